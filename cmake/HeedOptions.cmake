@@ -1,0 +1,21 @@
+# Flags every heed target shares.
+find_program(HEED_CCACHE ccache)
+if(HEED_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER
+      ${CMAKE_COMMAND} -E env CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} CCACHE_NOHASHDIR=1
+      CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime ${HEED_CCACHE})
+endif()
+
+add_library(heed_options INTERFACE)
+target_compile_options(heed_options INTERFACE -Wall -Wextra -Wno-unused-parameter -fno-math-errno $<$<CXX_COMPILER_ID:GNU>:-Wno-psabi>)
+if(HEED_SANITIZE)
+  target_compile_options(heed_options INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_link_options(heed_options INTERFACE -fsanitize=address,undefined)
+endif()
+
+# The commit goes into every measured figure.
+execute_process(COMMAND git -C ${PROJECT_SOURCE_DIR} rev-parse --short HEAD OUTPUT_VARIABLE HEED_COMMIT
+                OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+if(NOT HEED_COMMIT)
+  set(HEED_COMMIT unknown)
+endif()

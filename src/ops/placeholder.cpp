@@ -1,0 +1,1 @@
+#include "heed/attention.h"
