@@ -12,8 +12,11 @@ enum class Alignment : uint8_t {
 };
 
 /// Visible iff j <= i'.
-struct Causal { Alignment alignment = Alignment::bottom_right; };
-/// Visible iff -left <= j - i' <= right. `Window{w}` is the w keys that end at the own one: (w - 1, 0).
+struct Causal {
+  Alignment alignment = Alignment::bottom_right;
+};
+/// Visible iff -left <= j - i' <= right. `Window{w}` is the w keys that end at the own one: (w - 1, 0). left + right >=
+/// 0; sizes beyond any sequence, such as INT64_MAX, mean no bound on that side.
 struct Window {
   int64_t left, right;
   Alignment alignment = Alignment::bottom_right;
@@ -22,9 +25,13 @@ struct Window {
       : left(left), right(right), alignment(alignment) {}
 };
 /// Visible iff j < count.
-struct SinkTokens { int64_t count; };
+struct SinkTokens {
+  int64_t count;
+};
 /// Visible iff j < lengths[b]. Used as `Causal{} | Prefix{lengths}`.
-struct Prefix { const int64_t* lengths; };
+struct Prefix {
+  const int64_t* lengths;
+};
 /// Visible iff both tokens carry the same id: q_ids[b * q_stride + i] == k_ids[b * k_stride + j]. Any order of ids.
 struct DocumentIds {
   const int32_t* q_ids;
@@ -72,7 +79,8 @@ class Mask {
   bool visible(const MaskScope&, int64_t i, int64_t j) const;
   /// Tile of queries [i0, i1) and keys [j0, j1), clipped to the scope. Exact for every program.
   Coverage classify(const MaskScope&, int64_t i0, int64_t i1, int64_t j0, int64_t j1) const;
-  /// The fast half of classify: O(terms), says partial where it can't tell.
+  /// The fast half of classify, which says partial where it can't tell. O(terms), plus O(rows + keys) for document ids.
+  /// What it says of a tile it also says of every part of it, partial aside.
   Coverage classify_quickly(const MaskScope&, int64_t i0, int64_t i1, int64_t j0, int64_t j1) const;
   /// Bit c of the result: key j0 + c is visible to query i (c < 64; keys beyond the scope are 0).
   uint64_t row_bits(const MaskScope&, int64_t i, int64_t j0) const;
@@ -80,9 +88,10 @@ class Mask {
   int64_t area(const MaskScope&) const;
 
  private:
+  friend struct MaskTerms;
   enum class Op : uint8_t { causal, window, sink, prefix, documents, dilation, predicate, all_of, any_of, none_of };
   struct Term {
-    Op op;
+    Op op = Op::causal;
     Alignment alignment = Alignment::bottom_right;
     int64_t a = 0, b = 0;
     const void* p = nullptr;
