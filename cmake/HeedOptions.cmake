@@ -13,6 +13,13 @@ if(HEED_SANITIZE)
   target_link_options(heed_options INTERFACE -fsanitize=address,undefined)
 endif()
 
+if(HEED_FUZZ)
+  if(NOT CMAKE_CXX_COMPILER_ID MATCHES Clang)
+    message(FATAL_ERROR "HEED_FUZZ=ON needs clang for libFuzzer, not ${CMAKE_CXX_COMPILER_ID}")
+  endif()
+  target_compile_options(heed_options INTERFACE -fsanitize=fuzzer-no-link)
+endif()
+
 # The commit goes into every measured figure.
 execute_process(COMMAND git -C ${PROJECT_SOURCE_DIR} rev-parse --short HEAD OUTPUT_VARIABLE HEED_COMMIT
                 OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)

@@ -1,0 +1,20 @@
+// Any text is a configuration that survives writing and reading, or one heed::Error.
+#include <cstdlib>
+#include <string>
+
+#include "heed/error.h"
+#include "heed/formats/json_file.h"
+#include "heed/formats/model_config.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  using namespace heed::formats;
+  LlamaConfig config;
+  try {
+    config = parse_model_config(parse_json({reinterpret_cast<const char*>(data), size}, "fuzz"), "fuzz");
+  } catch (const heed::Error&) {
+    return 0;
+  }
+  const std::string once = model_config_json(config).dump();
+  if (model_config_json(parse_model_config(parse_json(once, "again"), "again")).dump() != once) std::abort();
+  return 0;
+}
