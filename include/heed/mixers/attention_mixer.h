@@ -1,0 +1,73 @@
+// Projections, positions, state and padding that every softmax-like mixer shares; a mechanism adds its own terms.
+#pragma once
+
+#include <string>
+
+#include "heed/attention.h"
+#include "heed/mixers/token_mixer.h"
+#include "heed/nn/config.h"
+#include "heed/nn/kv_storage.h"
+#include "heed/nn/positions.h"
+
+namespace heed {
+
+/// The part of a configuration that all attention mixers read.
+struct AttentionConfig {
+  int64_t dim = 64;         ///< C
+  int64_t heads = 4;        ///< query heads
+  int64_t kv_heads = 0;     ///< key and value heads; 0: heads (MHA), 1: MQA, between: GQA
+  int64_t head_dim = 0;     ///< 0: dim / heads
+  bool causal = true;
+  bool bias = false;        ///< biases of the q, k, v projections and the output
+  double dropout = 0;       ///< of attention weights, in training
+  int64_t max_length = 2048;  ///< length constants come from here, never from the current length
+  nn::PositionsConfig positions;
+
+  /// Reads its keys; the caller finishes the reader after its own.
+  static AttentionConfig read(ConfigReader& reader);
+};
+
+/// Keys and values in a KvStorage, and the padding seen with them.
+struct KvState : MixerState {
+  nn::KvStorage kv;
+  torch::Tensor padding;   ///< bool [B, length] or undefined: no padding so far
+  int64_t tokens = 0;      ///< seen, including those evicted
+
+  int64_t bytes() const override { return kv.bytes() + (padding.defined() ? padding.nbytes() : 0); }
+  int64_t seen() const override { return tokens; }
+  std::unique_ptr<MixerState> clone() const override;
+  void truncate(int64_t length) override;
+};
+
+class AttentionMixer : public TokenMixer {
+ public:
+  torch::Tensor forward(const MixerInput& input, MixerState* state = nullptr) override;
+  std::unique_ptr<MixerState> make_state(int64_t batch) const override;
+  torch::Tensor mix(const CoreInput& input) override;
+
+  const AttentionConfig& config() const { return config_; }
+
+ protected:
+  AttentionMixer(std::string name, AttentionConfig config);
+
+  /// The mask of the mechanism, on bottom-right aligned positions. Default: causal or everything.
+  virtual Mask mask() const;
+  /// Normaliser, score terms, block lists for this call. Default: none beyond mask, positions, dropout.
+  virtual void customize(AttentionOptions&, const CoreInput&) {}
+  /// Changes q, k, v [B, H, N, D] before positions are applied; `past` tokens came before x.
+  virtual void before_core(const MixerInput&, int64_t past, torch::Tensor& q, torch::Tensor& k, torch::Tensor& v) {}
+  /// Changes the head outputs [B, Hq, N, Dv] before the output projection.
+  virtual torch::Tensor after_core(const MixerInput&, torch::Tensor heads) { return heads; }
+  /// Slots of the state that no later query can see, as [begin, end); asked after every append.
+  virtual std::pair<int64_t, int64_t> evictable(const KvState&) const { return {0, 0}; }
+
+  AttentionOptions options_for(const CoreInput&);
+  torch::Tensor split_heads(const torch::Tensor& x, int64_t heads) const;
+
+  std::string name_;
+  AttentionConfig config_;
+  torch::nn::Linear q_proj_{nullptr}, k_proj_{nullptr}, v_proj_{nullptr}, o_proj_{nullptr};
+  nn::Positions positions_{nullptr};
+};
+
+}  // namespace heed

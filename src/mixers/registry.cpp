@@ -1,0 +1,45 @@
+// One row a mixer. Adding a mechanism: its file, its test, its row here.
+#include "heed/registry.h"
+
+#include "heed/error.h"
+#include "heed/mixers/token_mixer.h"
+#include "heed/names.h"
+#include "mixers/rows.h"
+
+namespace heed {
+
+std::string to_string(Kind kind) {
+  static const char* names[] = {"mixer", "operator", "policy", "conversion", "adapter", "probe", "intervention", "task", "benchmark", "model", "block"};
+  return names[static_cast<int>(kind)];
+}
+
+nlohmann::json to_json(const RegistryRow& row) {
+  auto patterns = nlohmann::json::array();
+  if (row.patterns.noncausal_self) patterns.push_back("noncausal_self");
+  if (row.patterns.causal_self) patterns.push_back("causal_self");
+  if (row.patterns.noncausal_cross) patterns.push_back("noncausal_cross");
+  if (row.patterns.causal_cross) patterns.push_back("causal_cross");
+  auto params = nlohmann::json::array();
+  for (const auto& p : row.parameters) params.push_back({{"name", p.name}, {"default", p.fallback}, {"meaning", p.meaning}});
+  return {{"name", row.name}, {"kind", to_string(row.kind)}, {"family", row.family}, {"paper", row.paper}, {"year", row.year},
+          {"patterns", patterns}, {"step", row.step}, {"core", row.core}, {"grid", row.grid}, {"fixed_n", row.fixed_n}, {"min_n", row.min_n},
+          {"training_free", row.training_free}, {"exact", row.exact}, {"cost", row.cost}, {"params", params}};
+}
+
+std::span<const RegistryRow> mixer_rows() {
+  static const std::vector<RegistryRow> rows{
+      rows::dense(),
+  };
+  return rows;
+}
+
+std::shared_ptr<TokenMixer> make_mixer(std::string_view name, const nlohmann::json& config) {
+  std::vector<std::string> known;
+  for (const auto& row : mixer_rows()) {
+    if (row.name == name) return row.make(config);
+    known.push_back(row.name);
+  }
+  fail("unknown mixer {}: {}", name, suggest(name, known));
+}
+
+}  // namespace heed

@@ -1,1 +1,0 @@
-#include "heed/attention.h"
