@@ -14,25 +14,38 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Variable;
 using torch::autograd::variable_list;
 
-Tensor or_undefined(const std::optional<Tensor>& tensor) { return tensor.value_or(Tensor()); }
+using OptionalTensor = c10::optional<Tensor>;
 
-bool wants_grad(const Tensor& tensor) { return tensor.defined() && tensor.requires_grad(); }
+OptionalTensor present(const std::optional<Tensor>& tensor) {
+  return tensor && tensor->defined() ? OptionalTensor(*tensor) : OptionalTensor();
+}
+
+bool wants_grad(const OptionalTensor& tensor) { return tensor && tensor->requires_grad(); }
 
 struct FlashFunction : torch::autograd::Function<FlashFunction> {
-  static variable_list forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& bias,
-                               const Tensor& temperature, const Tensor& multiplier, const Tensor& sink, const Tensor& sigmoid_bias,
-                               const std::shared_ptr<AttentionOptions>& options) {
+  static variable_list forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
+                               const OptionalTensor& temperature, const OptionalTensor& multiplier, const OptionalTensor& sink,
+                               const OptionalTensor& sigmoid_bias, const std::shared_ptr<AttentionOptions>& options) {
     ops::FlashCall call(q, k, v, *options);
     call.forward();
-    ctx->save_for_backward({q, k, v, bias, temperature, multiplier, sink, sigmoid_bias, call.out, call.lse});
-    ctx->saved_data["options"] = c10::IValue(c10::make_intrusive<OptionsHolder>(*options));
+    ctx->save_for_backward({q, k, v, bias.value_or(Tensor()), temperature.value_or(Tensor()), multiplier.value_or(Tensor()),
+                            sink.value_or(Tensor()), sigmoid_bias.value_or(Tensor()), call.out, call.lse});
+    auto holder = c10::make_intrusive<OptionsHolder>(*options);
+    auto& kept = holder->options;  // its differentiable tensors live among the saved variables
+    kept.bias = kept.temperature = kept.multiplier = kept.sink_logit = kept.sigmoid_bias = std::nullopt;
+    ctx->saved_data["options"] = c10::IValue::make_capsule(std::move(holder));
     if (!call.has_lse()) return {call.out};
     return {call.out, call.lse};
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
-    const auto& options = static_cast<OptionsHolder&>(*ctx->saved_data["options"].toCapsule()).options;
+    auto options = static_cast<OptionsHolder&>(*ctx->saved_data["options"].toCapsule()).options;
+    options.bias = saved[3];
+    options.temperature = saved[4];
+    options.multiplier = saved[5];
+    options.sink_logit = saved[6];
+    options.sigmoid_bias = saved[7];
     ops::FlashCall call(saved[0], saved[1], saved[2], options);
     call.out = saved[8];
     call.lse = saved[9];
@@ -47,8 +60,9 @@ struct FlashFunction : torch::autograd::Function<FlashFunction> {
     kernels::FlashGrads g;
     g.d_out = ops::view_of(grad_out);
     if (grad_lse.defined()) g.d_lse = ops::view_of(grad_lse);
+    size_t edge = 0;  // absent inputs have no edge in the graph
     auto into = [&](int index, kernels::AnyView& view, const torch::TensorOptions& type) {
-      if (!ctx->needs_input_grad(index)) return;
+      if (!saved[index].defined() || !ctx->needs_input_grad(edge++)) return;
       result[index] = torch::empty(saved[index].sizes(), type);
       view = ops::view_of(index < 6 ? result[index] : result[index].view({1, -1, 1, 1}));
     };
@@ -79,12 +93,13 @@ struct FlashFunction : torch::autograd::Function<FlashFunction> {
 }  // namespace
 
 AttentionResult attention_with_lse(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options) {
-  const auto bias = or_undefined(options.bias), temperature = or_undefined(options.temperature),
-             multiplier = or_undefined(options.multiplier), sink = or_undefined(options.sink_logit),
-             sigmoid_bias = or_undefined(options.sigmoid_bias);
+  const auto bias = present(options.bias), temperature = present(options.temperature),
+             multiplier = present(options.multiplier), sink = present(options.sink_logit),
+             sigmoid_bias = present(options.sigmoid_bias);
   bool grad = false;
   if (torch::GradMode::is_enabled())
-    for (const Tensor* input : {&q, &k, &v, &bias, &temperature, &multiplier, &sink, &sigmoid_bias}) grad |= wants_grad(*input);
+    for (const auto& input : {OptionalTensor(q), OptionalTensor(k), OptionalTensor(v), bias, temperature, multiplier, sink, sigmoid_bias})
+      grad |= wants_grad(input);
   if (!grad) {
     torch::NoGradGuard no_grad;
     ops::FlashCall call(q, k, v, options);
