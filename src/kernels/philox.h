@@ -25,7 +25,7 @@ inline std::array<uint32_t, 4> philox(uint64_t seed, std::array<uint32_t, 4> cou
 
 /// Smallest word that is kept: a weight stays iff its word >= probability * 2^32.
 inline uint32_t dropout_threshold(double probability) {
-  return static_cast<uint32_t>(std::ceil(probability * 4294967296.0));
+  return static_cast<uint32_t>(std::fmin(std::ceil(probability * 4294967296.0), 4294967295.0));
 }
 
 /// The keep decision of a pair, docs/semantics.md.

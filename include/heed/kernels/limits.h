@@ -1,0 +1,14 @@
+// What this machine can do, measured: the limits that speeds are stated against.
+#pragma once
+
+namespace heed::kernels {
+
+/// Peak float32 multiply-add rate of `threads` threads with the instruction set in use, in 1e9 operations a second
+/// (a multiply-add is two): independent accumulators in registers, best of many runs of about 5 ms. About 0.15 s.
+double measure_peak_gflops(int threads);
+
+/// Rate at which `threads` threads read a buffer of 256 MiB once, in 1e9 bytes a second: best of several passes. About
+/// 0.3 s.
+double measure_read_gbps(int threads);
+
+}  // namespace heed::kernels

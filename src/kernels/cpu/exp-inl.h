@@ -1,0 +1,97 @@
+// Exponentials for weights: float32 accuracy (about 2e-7 relative), NaN stays NaN, -inf gives exactly 0.
+#if defined(HEED_KERNELS_CPU_EXP_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef HEED_KERNELS_CPU_EXP_INL_H_
+#undef HEED_KERNELS_CPU_EXP_INL_H_
+#else
+#define HEED_KERNELS_CPU_EXP_INL_H_
+#endif
+
+#include "kernels/cpu/lanes-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace heed::kernels::HWY_NAMESPACE {
+
+constexpr float kLog2E = 1.44269504088896340736f;
+constexpr float kLn2 = 0.69314718055994530942f;
+
+struct ExponentSplit {
+  Vector scale;     ///< 2^n, n the integer nearest to x
+  Vector fraction;  ///< x - n, in [-1/2, 1/2]
+};
+
+// 1.5 * 2^23 leaves an integer in the low bits of the sum; 127 makes it a float's exponent field.
+HWY_INLINE ExponentSplit split_exponent(Vector x) {
+  const Lanes d;
+  const Words du;
+  const Vector magic = hn::Set(d, 12582912.0f + 127.0f);
+  const Vector shifted = hn::Add(x, magic);
+  return {hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(du, shifted))), hn::Sub(x, hn::Sub(shifted, magic))};
+}
+
+/// 2^x for x <= 127. Below 2^-126 the result is 0: a denormal weight would slow every product it enters.
+HWY_INLINE Vector exp2_of(Vector x) {
+  const Lanes d;
+#if HWY_TARGET == HWY_AVX3
+  // Two instructions split off and put back the exponent; both take infinities and NaN as the formula wants.
+  const __m512 f = _mm512_reduce_ps(x.raw, 0x09);  // x - floor(x)
+  // Minimax for 2^f on [0, 1], 7.5e-8 relative.
+  __m512 p = _mm512_set1_ps(0.0018775768112391233f);
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.00898933969438076f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.05582631751894951f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.24015361070632935f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.6931530833244324f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.9999999403953552f));
+  const __mmask16 normal = _mm512_cmp_ps_mask(x.raw, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
+  return Vector{_mm512_maskz_scalef_ps(normal, p, x.raw)};
+#else
+  const ExponentSplit split = split_exponent(x);
+  const Vector r = split.fraction;
+  // Minimax for 2^r on [-1/2, 1/2], 7.5e-8 relative.
+  Vector p = hn::Set(d, 0.0013276472454890609f);
+  p = hn::MulAdd(p, r, hn::Set(d, 0.009675540961325169f));
+  p = hn::MulAdd(p, r, hn::Set(d, 0.05550713092088699f));
+  p = hn::MulAdd(p, r, hn::Set(d, 0.24022120237350464f));
+  p = hn::MulAdd(p, r, hn::Set(d, 0.6931469440460205f));
+  p = hn::MulAdd(p, r, hn::Set(d, 1.0f));
+  return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -126.0f)), hn::Mul(p, split.scale));
+#endif
+}
+
+/// 2^x - 1 for |x| <= 127 without cancellation near 0.
+HWY_INLINE Vector exp2_minus_1(Vector x) {
+  const Lanes d;
+  const ExponentSplit split = split_exponent(x);
+  const Vector r = split.fraction;
+  // Minimax for (2^r - 1) / r on [-1/2, 1/2], 1.1e-8 relative.
+  Vector p = hn::Set(d, 0.00015403512225020677f);
+  p = hn::MulAdd(p, r, hn::Set(d, 0.0013390735257416964f));
+  p = hn::MulAdd(p, r, hn::Set(d, 0.009618237614631653f));
+  p = hn::MulAdd(p, r, hn::Set(d, 0.05550357326865196f));
+  p = hn::MulAdd(p, r, hn::Set(d, 0.24022649228572845f));
+  p = hn::MulAdd(p, r, hn::Set(d, 0.6931471824645996f));
+  return hn::MulAdd(hn::Mul(p, r), split.scale, hn::Sub(split.scale, hn::Set(d, 1.0f)));
+}
+
+/// tanh(x), accurate relative to its value.
+HWY_INLINE Vector tanh_of(Vector x) {
+  const Lanes d;
+  // Beyond 10 it is 1 in float. Min and Max may drop a NaN, so it is put back.
+  const Vector bounded = hn::Min(hn::Max(x, hn::Set(d, -10.0f)), hn::Set(d, 10.0f));
+  const Vector e = exp2_minus_1(hn::Mul(hn::Set(d, 2 * kLog2E), bounded));
+  const Vector result = hn::Div(e, hn::Add(e, hn::Set(d, 2.0f)));
+  return hn::IfThenElse(hn::Ne(x, x), x, result);
+}
+
+/// 1 / (1 + exp(-x)).
+HWY_INLINE Vector sigmoid_of(Vector x) {
+  const Lanes d;
+  const Vector one = hn::Set(d, 1.0f);
+  const Vector e = exp2_of(hn::Mul(hn::Set(d, -kLog2E), hn::Abs(x)));
+  const Vector numerator = hn::IfThenElse(hn::Lt(x, hn::Zero(d)), e, one);
+  return hn::Div(numerator, hn::Add(one, e));
+}
+
+}  // namespace heed::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard

@@ -1,0 +1,263 @@
+// The forward of the tile engine: for a block of query rows, one pass over the key tiles (two for clipped softmax).
+#include <cmath>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/flash_forward.cpp"
+#include "kernels/cpu/targets.h"
+
+#include <hwy/foreach_target.h>
+
+#include "kernels/cpu/convert-inl.h"
+#include "kernels/cpu/flash_engine.h"
+#include "kernels/cpu/gemm_tile-inl.h"
+#include "kernels/cpu/scratch.h"
+#include "kernels/cpu/softmax_tile-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace heed::kernels::HWY_NAMESPACE {
+
+using Kind = Normalizer::Kind;
+
+struct ForwardScratch {
+  float *queries, *outputs, *maximum, *sum, *tile, *factors, *key_rows, *value_rows, *row, *before, *moved;
+  uint32_t* bits;
+
+  ForwardScratch(Arena& arena, const FlashTask& task) {
+    const int64_t d_padded = round_up(task.d, 16), dv_padded = round_up(task.dv, 16);
+    queries = arena.take<float>(task.d * kBlockRows);
+    outputs = arena.take<float>(task.dv * kBlockRows);
+    maximum = arena.take<float>(kBlockRows);
+    sum = arena.take<float>(kBlockRows);
+    tile = arena.take<float>(kTileKeys * kPanelRows);
+    factors = task.has_factors ? arena.take<float>(kTileKeys * kPanelRows) : nullptr;
+    const bool converts = task.p.q.dtype != DType::f32;
+    key_rows = converts ? arena.take<float>(kTileKeys * d_padded) : nullptr;
+    value_rows = converts ? arena.take<float>(kTileKeys * dv_padded) : nullptr;
+    row = arena.take<float>(kPanelRows * std::max(d_padded, dv_padded));
+    before = arena.take<float>(kPanelRows);
+    moved = arena.take<float>(kPanelRows);
+    bits = arena.take<uint32_t>(kTileKeys / 32 * kPanelRows);
+  }
+};
+
+enum class Pass {
+  softmax,     // online: statistics and output together
+  statistics,  // maximum and sum only
+  clipped,     // output from known statistics
+  sigmoid,
+};
+
+class ForwardBlock {
+ public:
+  ForwardBlock(const FlashTask& task, const BlockItem& item, const ForwardScratch& scratch)
+      : task_(task), p_(task.p), item_(item), s_(scratch), sequence_(sequence_at(task.p, item.sequence)) {
+    key_head_ = key_head(p_, item.head), value_head_ = value_head(p_, item.head);
+    const bool natural = task.has_scores || p_.normalizer.kind == Kind::sigmoid;
+    pack_factor_ = static_cast<float>(natural ? task.scale : task.scale * M_LOG2E);
+    unit_ = natural ? kLog2E : 1.0f;
+  }
+
+  void run() {
+    pack();
+    const Kind kind = p_.normalizer.kind;
+    if (kind == Kind::softmax) {
+      sweep(Pass::softmax);
+    } else if (kind == Kind::sigmoid) {
+      sweep(Pass::sigmoid);
+    } else {
+      sweep(Pass::statistics);
+      for (int64_t r = 0; r < count(); ++r) {
+        // A row without weight takes +inf: every exponential is 0 then.
+        const float log_sum = s_.maximum[r] + std::log2(s_.sum[r]);
+        s_.sum[r] = log_sum == -INFINITY ? INFINITY : log_sum;
+      }
+      sweep(Pass::clipped);
+    }
+    write(kind);
+  }
+
+ private:
+  int64_t count() const { return item_.end - item_.begin; }
+
+  template <class Visit>
+  void each_panel(const Visit& visit) {
+    // An even number of vectors ends in pairs: a lone vector of queries cannot keep the multipliers busy.
+    int64_t left = (count() + kLanes - 1) / kLanes;
+    for (int64_t first = 0; left > 0;) {
+      const int64_t take = left == 4 ? 2 : std::min<int64_t>(left, kTileVectors);
+      visit(Panel{&task_, sequence_, item_.head, item_.begin + first, std::min(take * kLanes, count() - first), take},
+            first);
+      first += take * kLanes, left -= take;
+    }
+  }
+
+  void pack() {
+    each_panel([&](const Panel& panel, int64_t first) {
+      const FloatRows rows = packable_rows(panel);
+      pack_transposed(rows.data, rows.stride, panel.rows, task_.d, pack_factor_, s_.queries + first * task_.d,
+                      panel.width());
+    });
+    const int64_t lanes = round_up(count(), kLanes);
+    std::fill_n(s_.outputs, task_.dv * lanes, 0.0f);
+    std::fill_n(s_.maximum, lanes, -INFINITY);
+    std::fill_n(s_.sum, lanes, 0.0f);
+  }
+
+  FloatRows packable_rows(const Panel& panel) const {
+    const int64_t begin = sequence_.q_begin + panel.i0;
+    if (p_.q.dtype == DType::f32 && std::abs(p_.q.stride[2]) <= kLargestGatherStride) {
+      return {p_.q.as<const float>().row(sequence_.tensor_batch, item_.head, begin), p_.q.stride[2]};
+    }
+    const int64_t width = round_up(task_.d, kLanes);
+    read_rows(p_.q, sequence_.tensor_batch, item_.head, begin, panel.rows, s_.row, width);
+    return {s_.row, width};
+  }
+
+  void sweep(Pass pass) {
+    walk_tiles(p_, sequence_, item_.head, item_.begin, item_.end, [&](int64_t j0, int64_t j1) {
+      FloatRows keys{}, values{};
+      each_panel([&](const Panel& panel, int64_t first) {
+        const TileCover cover =
+            cover_tile(p_.mask, scope_of(sequence_, item_.head), panel.i0, panel.rows, j0, j1, panel.width(), s_.bits);
+        if (cover.empty()) return;
+        const int64_t batch = sequence_.tensor_batch, begin = sequence_.k_begin + j0;
+        if (keys.data == nullptr) {
+          keys = float_rows(p_.k, batch, key_head_, begin, j1 - j0, s_.key_rows);
+          if (pass != Pass::statistics) values = float_rows(p_.v, batch, value_head_, begin, j1 - j0, s_.value_rows);
+        }
+        const int64_t skip = cover.begin - j0;
+        panel_tile(pass, panel, cover, first, {keys.data + skip * keys.stride, keys.stride},
+                   {values.data + skip * values.stride, values.stride});
+      });
+    });
+  }
+
+  void panel_tile(Pass pass, const Panel& panel, const TileCover& cover, int64_t first, FloatRows keys,
+                  FloatRows values) {
+    const int64_t width = panel.width(), count = cover.end - cover.begin;
+    float *maximum = s_.maximum + first, *sum = s_.sum + first, *outputs = s_.outputs + first * task_.dv;
+    const float* queries = s_.queries + first * task_.d;
+    const bool online = pass == Pass::softmax || pass == Pass::statistics;
+    if (online) std::copy_n(maximum, width, s_.before);
+
+    if (online && !cover.masked && !task_.has_scores) {
+      gemm_nn<Store::maximum>(keys.data, keys.stride, queries, width, s_.tile, width, count, panel.vectors, task_.d,
+                              maximum);
+    } else {
+      gemm_nn<Store::overwrite>(keys.data, keys.stride, queries, width, s_.tile, width, count, panel.vectors, task_.d);
+      if (task_.has_scores) apply_scores(panel, cover, s_.tile, nullptr);
+      if (pass != Pass::sigmoid) {
+        std::copy_n(maximum, width, s_.moved);
+        hide_and_maximize(panel, cover, s_.bits, unit_, s_.tile, online ? maximum : s_.moved);
+      }
+    }
+
+    bool moved = false;
+    if (online) {
+      moved = rescale(width, s_.before, maximum, sum, s_.moved);
+      exponentiate(panel, cover, s_.tile, maximum, sum);
+      if (pass == Pass::statistics) return;
+    } else if (pass == Pass::clipped) {
+      clipped_softmax(panel, cover, s_.tile, sum);
+    } else {
+      sigmoid(panel, cover, s_.tile, sigmoid_bias());
+    }
+    if (task_.has_factors) {
+      fill_factors(panel, cover, s_.factors);
+      multiply(panel, cover, s_.tile, s_.factors);
+    }
+    if (task_.has_factors || pass == Pass::sigmoid) zero_hidden(panel, cover, s_.bits, s_.tile);
+
+    if (cover.masked && has_nonfinite(values.data, values.stride, count, task_.dv)) {
+      if (moved) scale_columns(outputs, task_.dv, width);
+      gemm_tn_visible(panel, cover, s_.bits, values.data, values.stride, s_.tile, outputs, task_.dv);
+    } else if (moved) {
+      gemm_tn<Store::rescale_add>(values.data, values.stride, s_.tile, width, outputs, width, task_.dv, panel.vectors,
+                                  count, s_.moved);
+    } else {
+      gemm_tn<Store::add>(values.data, values.stride, s_.tile, width, outputs, width, task_.dv, panel.vectors, count);
+    }
+  }
+
+  void scale_columns(float* rows, int64_t count, int64_t width) const {
+    for (int64_t r = 0; r < count; ++r) {
+      for (int64_t c = 0; c < width; ++c) rows[r * width + c] *= s_.moved[c];
+    }
+  }
+
+  float sigmoid_bias() const {
+    const AnyView& bias = p_.normalizer.sigmoid_bias;
+    if (!bias) return static_cast<float>(default_sigmoid_bias(sequence_));
+    return static_cast<const float*>(bias.data)[bias.size[1] == 1 ? 0 : item_.head * bias.stride[1]];
+  }
+
+  // The row's weight in the output and its lse, once all tiles are in.
+  struct Finish {
+    float factor, lse;
+  };
+  Finish finish(Kind kind, int64_t r) const {
+    if (kind == Kind::sigmoid) return {1, 0};
+    if (kind == Kind::clipped_softmax) return {1, s_.sum[r] == INFINITY ? -INFINITY : s_.sum[r] * kLn2};
+    const float maximum = s_.maximum[r], sum = s_.sum[r];
+    const AnyView& sinks = p_.normalizer.sink_logit;
+    const float sink = sinks ? static_cast<const float*>(sinks.data)[item_.head * sinks.stride[1]] * kLog2E : -INFINITY;
+    const float top = std::max(maximum, sink);
+    if (top == -INFINITY && sum == 0) return {0, -INFINITY};
+    const float shrink = maximum == -INFINITY && sum == 0 ? 0 : std::exp2(maximum - top);
+    const float total = sum * shrink + std::exp2(sink - top);
+    return {shrink / total, (top + std::log2(total)) * kLn2};
+  }
+
+  void write(Kind kind) {
+    each_panel([&](const Panel& panel, int64_t first) {
+      const int64_t batch = sequence_.tensor_batch;
+      for (int64_t r = 0; r < panel.rows; ++r) {
+        const int64_t i = sequence_.q_begin + panel.i0 + r;
+        const Finish result = finish(kind, first + r);
+        unpack_row(s_.outputs + first * task_.dv, panel.width(), r, task_.dv, s_.row);
+        with_float_type(p_.out, [&](auto* data) {
+          write_row(s_.row, result.factor, task_.dv,
+                    p_.out.as<std::remove_pointer_t<decltype(data)>>().row(batch, item_.head, i));
+        });
+        if (p_.lse) *p_.lse.as<float>().row(batch, item_.head, i) = result.lse;
+      }
+    });
+  }
+
+  const FlashTask& task_;
+  const FlashParams& p_;
+  const BlockItem& item_;
+  const ForwardScratch& s_;
+  const Sequence sequence_;
+  int64_t key_head_, value_head_;
+  float pack_factor_, unit_;
+};
+
+void ForwardItem(const FlashTask& task, const BlockItem& item, void* block) {
+  Arena arena(block);
+  const ForwardScratch scratch(arena, task);
+  ForwardBlock(task, item, scratch).run();
+}
+
+int64_t ForwardBytes(const FlashTask& task) {
+  Arena arena;
+  const ForwardScratch scratch(arena, task);
+  return arena.used();
+}
+
+}  // namespace heed::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace heed::kernels {
+
+HWY_EXPORT(ForwardItem);
+HWY_EXPORT(ForwardBytes);
+
+void run_forward_item(const FlashTask& task, const BlockItem& item, void* block) {
+  HEED_DISPATCH(ForwardItem)(task, item, block);
+}
+int64_t forward_scratch_bytes(const FlashTask& task) { return HEED_DISPATCH(ForwardBytes)(task); }
+
+}  // namespace heed::kernels
+#endif  // HWY_ONCE

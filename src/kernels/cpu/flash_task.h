@@ -1,0 +1,73 @@
+// What the forward and the backward engine share: the call, resolved, and how it is cut into items.
+#pragma once
+
+#include <vector>
+
+#include "kernels/flash_problem.h"
+
+namespace heed::kernels {
+
+/// Query rows that share the pass over the keys, at most. Keys and values are then read from the outer caches once per
+/// kBlockRows rows. A multiple of every instruction set's panel (48, 24, 12 rows).
+inline constexpr int64_t kBlockRows = 192;
+/// Keys per tile. Fixed, because it decides how the running maximum moves and so the last bits of a result.
+inline constexpr int64_t kTileKeys = 64;
+/// Widest panel: three vectors of the widest instruction set.
+inline constexpr int64_t kPanelRows = 48;
+
+/// Query rows [begin, end) of one (sequence, head).
+struct BlockItem {
+  int64_t sequence, head, begin, end;
+};
+
+struct FlashTask {
+  explicit FlashTask(const FlashParams& params);
+
+  const FlashParams& p;
+  int64_t d, dv;
+  double scale;
+  bool has_scores;   ///< a term stands between the product and the mask
+  bool has_factors;  ///< multiplier or dropout
+};
+
+/// Items over all sequences and heads, in an order that ends with the cheap ones of a causal mask. A function of the
+/// shapes.
+std::vector<BlockItem> cut_into_blocks(const FlashParams& params);
+
+/// Calls tile(j0, j1) for the key tiles that rows [begin, end) may see, ascending and cut at multiples of kTileKeys.
+template <class Tile>
+void walk_tiles(const FlashParams& p, const Sequence& s, int64_t head, int64_t begin, int64_t end, const Tile& tile) {
+  const MaskScope scope = scope_of(s, head);
+  const auto walk = [&](int64_t j0, int64_t j1) {
+    for (int64_t j = j0; j < j1;) {
+      const int64_t next = std::min(j1, (j / kTileKeys + 1) * kTileKeys);
+      tile(j, next);
+      j = next;
+    }
+  };
+  if (p.blocks != nullptr) {
+    const BlockList& list = *p.blocks;
+    const int64_t row = list_row(list, s.index, head, begin / list.query_block);
+    for (int64_t c = list.offsets[row]; c < list.offsets[row + 1];) {
+      // Neighbouring blocks are one run, so that a list of everything is cut as no list is.
+      int64_t last = c;
+      while (last + 1 < list.offsets[row + 1] && list.columns[last + 1] == list.columns[last] + 1) ++last;
+      walk(std::min(list.columns[c] * list.key_block, s.num_keys),
+           std::min((list.columns[last] + 1) * list.key_block, s.num_keys));
+      c = last + 1;
+    }
+    return;
+  }
+  // Spans that nobody sees are left out at once, so that a window's cost does not grow with the sequence.
+  constexpr int64_t kSpan = 16 * kTileKeys;
+  const auto bisect = [&](const auto& self, int64_t j0, int64_t j1) -> void {
+    if (p.mask.classify_quickly(scope, begin, end, j0, j1) == Coverage::empty) return;
+    if (j1 - j0 <= kSpan) return walk(j0, j1);
+    const int64_t middle = (j0 + j1) / 2 / kSpan * kSpan + ((j0 + j1) / 2 / kSpan * kSpan <= j0 ? kSpan : 0);
+    self(self, j0, middle);
+    self(self, middle, j1);
+  };
+  if (s.num_keys > 0) bisect(bisect, 0, s.num_keys);
+}
+
+}  // namespace heed::kernels

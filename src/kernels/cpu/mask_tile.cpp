@@ -1,0 +1,37 @@
+#include "kernels/cpu/mask_tile.h"
+
+#include <algorithm>
+
+namespace heed::kernels {
+
+TileCover cover_tile(const Mask& mask, const MaskScope& scope, int64_t i0, int64_t rows, int64_t j0, int64_t j1,
+                     int64_t width, uint32_t* bits) {
+  const int64_t i1 = i0 + rows;
+  const Coverage quick = mask.classify_quickly(scope, i0, i1, j0, j1);
+  if (quick == Coverage::empty) return {};
+  if (quick == Coverage::full) return {j0, j1, false};
+  // Groups of keys that nobody sees are cut off both ends: the diagonal of a causal mask then wastes little.
+  constexpr int64_t kGroup = 8;
+  while (j0 < j1 && mask.classify_quickly(scope, i0, i1, j0, std::min(j0 + kGroup, j1)) == Coverage::empty)
+    j0 += kGroup;
+  while (j0 < j1 && mask.classify_quickly(scope, i0, i1, std::max(j1 - kGroup, j0), j1) == Coverage::empty)
+    j1 -= kGroup;
+  if (j0 >= j1) return {};
+
+  uint64_t any = 0, all = ~uint64_t{0};
+  for (int64_t j = j0; j < j1; j += 64) {
+    const uint64_t valid = j1 - j >= 64 ? ~uint64_t{0} : (uint64_t{1} << (j1 - j)) - 1;
+    uint32_t* low = bits + (j - j0) / 32 * width;
+    uint32_t* high = j1 - j > 32 ? low + width : nullptr;
+    for (int64_t r = 0; r < width; ++r) {
+      const uint64_t word = r < rows ? mask.row_bits(scope, i0 + r, j) & valid : 0;
+      if (r < rows) any |= word, all &= word | ~valid;
+      low[r] = static_cast<uint32_t>(word);
+      if (high != nullptr) high[r] = static_cast<uint32_t>(word >> 32);
+    }
+  }
+  if (any == 0) return {};
+  return {j0, j1, all != ~uint64_t{0}};
+}
+
+}  // namespace heed::kernels

@@ -1,0 +1,22 @@
+// What a mask leaves of one panel of queries against one tile of keys.
+#pragma once
+
+#include <cstdint>
+
+#include "heed/kernels/mask.h"
+
+namespace heed::kernels {
+
+/// Keys [begin, end) of a tile are visible to some query of the panel; `masked`: not all to all, and bits say which.
+struct TileCover {
+  int64_t begin = 0, end = 0;
+  bool masked = false;
+  bool empty() const { return begin >= end; }
+};
+
+/// Rows [i0, i0 + rows) against keys [j0, j1). When masked, bit (j - begin) % 32 of bits[(j - begin) / 32 * width + r]
+/// says whether row r sees key j; rows beyond `rows`, up to `width`, see nothing.
+TileCover cover_tile(const Mask& mask, const MaskScope& scope, int64_t i0, int64_t rows, int64_t j0, int64_t j1,
+                     int64_t width, uint32_t* bits);
+
+}  // namespace heed::kernels

@@ -1,0 +1,144 @@
+// Score terms and weight factors of one panel against one key tile: extra passes over a tile that lies in L1.
+#if defined(HEED_KERNELS_CPU_SCORES_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef HEED_KERNELS_CPU_SCORES_TILE_INL_H_
+#undef HEED_KERNELS_CPU_SCORES_TILE_INL_H_
+#else
+#define HEED_KERNELS_CPU_SCORES_TILE_INL_H_
+#endif
+
+#include "kernels/cpu/exp-inl.h"
+#include "kernels/cpu/flash_task.h"
+#include "kernels/cpu/mask_tile.h"
+#include "kernels/cpu/philox-inl.h"
+#include "kernels/cpu/transpose-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace heed::kernels::HWY_NAMESPACE {
+
+/// Query rows [i0, i0 + rows) of one (sequence, head), in `vectors` vectors.
+struct Panel {
+  const FlashTask* task;
+  Sequence sequence;
+  int64_t head, i0, rows, vectors;
+  int64_t width() const { return vectors * kLanes; }
+};
+
+/// A [1|B, 1|Hq, 1|N, M] tensor read as vectors of the panel's queries.
+class PairReader {
+ public:
+  PairReader(const AnyView& view, const Panel& panel) : last_(panel.rows - 1) {
+    if (!view) return;
+    const auto stride = [&](int axis) { return view.size[axis] == 1 ? 0 : view.stride[axis]; };
+    row_ = stride(2), key_ = stride(3);
+    base_ = static_cast<const float*>(view.data) + panel.sequence.index * stride(0) + panel.head * stride(1) +
+            panel.i0 * row_;
+  }
+
+  explicit operator bool() const { return base_ != nullptr; }
+
+  HWY_INLINE Vector at(int64_t v, int64_t j) const {
+    const Lanes d;
+    const float* from = base_ + j * key_;
+    if (row_ == 0) return hn::Set(d, *from);
+    if (row_ <= kLargestGatherStride && row_ >= -kLargestGatherStride) {
+      return hn::GatherIndex(d, from, row_indices(v * kLanes, last_, row_));
+    }
+    HWY_ALIGN float lanes[kLanes];
+    for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] = from[std::min(v * kLanes + lane, last_) * row_];
+    return hn::Load(d, lanes);
+  }
+
+ private:
+  const float* base_ = nullptr;
+  int64_t row_ = 0, key_ = 0, last_;
+};
+
+/// Which lanes of vector v see key j of a masked tile.
+HWY_INLINE hn::Mask<Lanes> visible_lanes(const Panel& panel, const TileCover& cover, const uint32_t* bits, int64_t v,
+                                         int64_t j) {
+  const Words du;
+  const int64_t c = j - cover.begin;
+  const auto words = hn::LoadU(du, bits + c / 32 * panel.width() + v * kLanes);
+  return hn::RebindMask(Lanes(), hn::TestBit(words, hn::Set(du, uint32_t{1} << (c % 32))));
+}
+
+/// 1 / temperature of the lanes; 1 beyond the rows.
+HWY_INLINE Vector inverse_temperature(const Panel& panel, int64_t v) {
+  HWY_ALIGN float lanes[kLanes];
+  const AnyView& view = panel.task->p.scores.temperature;
+  const auto stride = [&](int axis) { return view.size[axis] == 1 ? 0 : view.stride[axis]; };
+  for (int64_t lane = 0; lane < kLanes; ++lane) {
+    const int64_t r = v * kLanes + lane;
+    lanes[lane] = 1;
+    if (!view || r >= panel.rows) continue;
+    lanes[lane] =
+        1 / static_cast<const float*>(
+                view.data)[panel.sequence.index * stride(0) + panel.head * stride(1) + (panel.i0 + r) * stride(2)];
+  }
+  return hn::Load(Lanes(), lanes);
+}
+
+/// S^T [keys][width], natural units: soft cap, bias, ALiBi, temperature. With `saturation` the tanh of the soft cap is
+/// kept.
+HWY_INLINE void apply_scores(const Panel& panel, const TileCover& cover, float* tile, float* saturation) {
+  const Lanes d;
+  const Scores& scores = panel.task->p.scores;
+  const int64_t width = panel.width();
+  const PairReader bias(scores.bias, panel);
+  const bool capped = scores.softcap > 0, alibi = scores.alibi_slopes != nullptr;
+  const Vector cap = hn::Set(d, static_cast<float>(scores.softcap)),
+               inverse_cap = hn::Set(d, capped ? static_cast<float>(1 / scores.softcap) : 0.0f);
+  const Vector slope = hn::Set(d, alibi ? scores.alibi_slopes[panel.head] : 0.0f);
+  const int64_t shift = panel.sequence.num_keys - panel.sequence.num_queries;
+  for (int64_t v = 0; v < panel.vectors; ++v) {
+    const Vector inverse_t = inverse_temperature(panel, v);
+    for (int64_t j = cover.begin; j < cover.end; ++j) {
+      float* at = tile + (j - cover.begin) * width + v * kLanes;
+      Vector s = hn::LoadU(d, at);
+      if (capped) {
+        const Vector t = tanh_of(hn::Mul(s, inverse_cap));
+        if (saturation != nullptr) hn::StoreU(t, d, saturation + (j - cover.begin) * width + v * kLanes);
+        s = hn::Mul(t, cap);
+      }
+      if (bias) s = hn::Add(s, bias.at(v, j));
+      if (alibi) {
+        const auto distance = hn::Iota(Integers(), static_cast<int32_t>(panel.i0 + v * kLanes + shift - j));
+        s = hn::NegMulAdd(slope, hn::Abs(hn::ConvertTo(d, distance)), s);
+      }
+      hn::StoreU(hn::Mul(s, inverse_t), d, at);
+    }
+  }
+}
+
+/// F^T [keys][width]: multiplier * keep / (1 - dropout).
+HWY_INLINE void fill_factors(const Panel& panel, const TileCover& cover, float* tile) {
+  const Lanes d;
+  const FlashParams& p = panel.task->p;
+  const int64_t width = panel.width();
+  const PairReader multiplier(p.scores.multiplier, panel);
+  const bool drops = p.dropout.probability > 0;
+  const uint32_t threshold = dropout_threshold(p.dropout.probability);
+  const Vector kept = hn::Set(d, static_cast<float>(1 / (1 - p.dropout.probability)));
+  HWY_ALIGN uint32_t words[4 * kLanes];
+  for (int64_t v = 0; v < panel.vectors; ++v) {
+    int64_t group = -1;
+    for (int64_t j = cover.begin; j < cover.end; ++j) {
+      Vector f = multiplier ? multiplier.at(v, j) : hn::Set(d, 1.0f);
+      if (drops) {
+        if (j / 4 != group) {
+          group = j / 4;
+          philox_words(p.dropout.seed, panel.i0 + v * kLanes, group, panel.head, panel.sequence.index, words);
+        }
+        const auto word = hn::Load(Words(), words + j % 4 * kLanes);
+        const auto keep = hn::RebindMask(d, hn::Eq(hn::Max(word, hn::Set(Words(), threshold)), word));
+        f = hn::Mul(f, hn::IfThenElseZero(keep, kept));
+      }
+      hn::StoreU(f, d, tile + (j - cover.begin) * width + v * kLanes);
+    }
+  }
+}
+
+}  // namespace heed::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard

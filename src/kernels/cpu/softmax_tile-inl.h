@@ -1,0 +1,174 @@
+// From logits to weights on a tile S^T [keys][width]: everything is vertical, a lane is a query.
+#if defined(HEED_KERNELS_CPU_SOFTMAX_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef HEED_KERNELS_CPU_SOFTMAX_TILE_INL_H_
+#undef HEED_KERNELS_CPU_SOFTMAX_TILE_INL_H_
+#else
+#define HEED_KERNELS_CPU_SOFTMAX_TILE_INL_H_
+#endif
+
+#include <limits>
+
+#include "kernels/cpu/exp-inl.h"
+#include "kernels/cpu/scores_tile-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace heed::kernels::HWY_NAMESPACE {
+
+HWY_INLINE Vector minus_infinity() { return hn::Set(Lanes(), -std::numeric_limits<float>::infinity()); }
+
+/// Hidden pairs become -inf, whatever stands there; logits are multiplied by `unit`; `maximum` [width] follows.
+HWY_INLINE void hide_and_maximize(const Panel& panel, const TileCover& cover, const uint32_t* bits, float unit,
+                                  float* tile, float* maximum) {
+  const Lanes d;
+  const Vector factor = hn::Set(d, unit);
+  const int64_t width = panel.width();
+  for (int64_t v = 0; v < panel.vectors; ++v) {
+    Vector top = hn::LoadU(d, maximum + v * kLanes);
+    for (int64_t j = cover.begin; j < cover.end; ++j) {
+      float* at = tile + (j - cover.begin) * width + v * kLanes;
+      Vector s = hn::Mul(hn::LoadU(d, at), factor);
+      if (cover.masked) s = hn::IfThenElse(visible_lanes(panel, cover, bits, v, j), s, minus_infinity());
+      top = hn::Max(s, top);
+      hn::StoreU(s, d, at);
+    }
+    hn::StoreU(top, d, maximum + v * kLanes);
+  }
+}
+
+/// Zeroes hidden pairs, whatever stands there.
+HWY_INLINE void zero_hidden(const Panel& panel, const TileCover& cover, const uint32_t* bits, float* tile) {
+  const Lanes d;
+  if (!cover.masked) return;
+  for (int64_t j = cover.begin; j < cover.end; ++j) {
+    for (int64_t v = 0; v < panel.vectors; ++v) {
+      float* at = tile + (j - cover.begin) * panel.width() + v * kLanes;
+      hn::StoreU(hn::IfThenElseZero(visible_lanes(panel, cover, bits, v, j), hn::LoadU(d, at)), d, at);
+    }
+  }
+}
+
+/// A row that has seen nothing has the maximum -inf; weights are taken against 0 then, and are 0.
+HWY_INLINE Vector finite_maximum(Vector maximum) {
+  return hn::IfThenZeroElse(hn::Eq(maximum, minus_infinity()), maximum);
+}
+
+/// tile = 2^(tile - maximum), sum += its column sums. V vectors wide.
+template <int V>
+HWY_INLINE void exponentiate_columns(float* HWY_RESTRICT tile, int64_t keys, const float* HWY_RESTRICT maximum,
+                                     float* HWY_RESTRICT sum) {
+  const Lanes d;
+  Vector top[V], total[V];
+  HWY_UNROLL(4) for (int v = 0; v < V; ++v) {
+    top[v] = finite_maximum(hn::LoadU(d, maximum + v * kLanes));
+    total[v] = hn::LoadU(d, sum + v * kLanes);
+  }
+  for (int64_t j = 0; j < keys; ++j) {
+    HWY_UNROLL(4) for (int v = 0; v < V; ++v) {
+      const Vector p = exp2_of(hn::Sub(hn::LoadU(d, tile + v * kLanes), top[v]));
+      hn::StoreU(p, d, tile + v * kLanes);
+      total[v] = hn::Add(total[v], p);
+    }
+    tile += V * kLanes;
+  }
+  HWY_UNROLL(4) for (int v = 0; v < V; ++v) hn::StoreU(total[v], d, sum + v * kLanes);
+}
+
+HWY_INLINE void exponentiate(const Panel& panel, const TileCover& cover, float* tile, const float* maximum,
+                             float* sum) {
+  const int64_t keys = cover.end - cover.begin;
+  if (panel.vectors == 3) {
+    exponentiate_columns<3>(tile, keys, maximum, sum);
+  } else if (panel.vectors == 2) {
+    exponentiate_columns<2>(tile, keys, maximum, sum);
+  } else {
+    exponentiate_columns<1>(tile, keys, maximum, sum);
+  }
+}
+
+/// The maximum moved from `before` to `after`: factor = 2^(before - after), sum *= factor. False when nothing moved.
+HWY_INLINE bool rescale(int64_t width, const float* before, const float* after, float* sum, float* factor) {
+  const Lanes d;
+  bool moved = false;
+  for (int64_t c = 0; c < width; c += kLanes) {
+    const Vector old_top = hn::LoadU(d, before + c), top = hn::LoadU(d, after + c);
+    moved |= !hn::AllTrue(d, hn::Eq(old_top, top));
+    const Vector f = exp2_of(hn::Sub(old_top, finite_maximum(top)));
+    hn::StoreU(f, d, factor + c);
+  }
+  if (!moved) return false;
+  for (int64_t c = 0; c < width; c += kLanes)
+    hn::StoreU(hn::Mul(hn::LoadU(d, sum + c), hn::LoadU(d, factor + c)), d, sum + c);
+  return true;
+}
+
+/// tile = clip((zeta - gamma) 2^(tile - log_sum) + gamma, 0, 1). NaN stays.
+HWY_INLINE void clipped_softmax(const Panel& panel, const TileCover& cover, float* tile, const float* log_sum) {
+  const Lanes d;
+  const Normalizer& n = panel.task->p.normalizer;
+  const Vector stretch = hn::Set(d, static_cast<float>(n.zeta - n.gamma)),
+               offset = hn::Set(d, static_cast<float>(n.gamma));
+  for (int64_t j = cover.begin; j < cover.end; ++j) {
+    for (int64_t v = 0; v < panel.vectors; ++v) {
+      float* at = tile + (j - cover.begin) * panel.width() + v * kLanes;
+      const Vector p = exp2_of(hn::Sub(hn::LoadU(d, at), hn::LoadU(d, log_sum + v * kLanes)));
+      const Vector stretched = hn::MulAdd(stretch, p, offset);
+      const Vector clipped = hn::Min(hn::Max(stretched, hn::Zero(d)), hn::Set(d, 1.0f));
+      hn::StoreU(hn::IfThenElse(hn::Ne(stretched, stretched), stretched, clipped), d, at);
+    }
+  }
+}
+
+/// tile = sigmoid(tile + bias), natural units.
+HWY_INLINE void sigmoid(const Panel& panel, const TileCover& cover, float* tile, float bias) {
+  const Lanes d;
+  const Vector b = hn::Set(d, bias);
+  const int64_t count = (cover.end - cover.begin) * panel.width();
+  for (int64_t c = 0; c < count; c += kLanes) hn::StoreU(sigmoid_of(hn::Add(hn::LoadU(d, tile + c), b)), d, tile + c);
+}
+
+/// tile *= factors, without letting a hidden pair's factor in.
+HWY_INLINE void multiply(const Panel& panel, const TileCover& cover, float* tile, const float* factors) {
+  const Lanes d;
+  const int64_t count = (cover.end - cover.begin) * panel.width();
+  for (int64_t c = 0; c < count; c += kLanes)
+    hn::StoreU(hn::Mul(hn::LoadU(d, tile + c), hn::LoadU(d, factors + c)), d, tile + c);
+}
+
+/// True when some element of rows x columns is NaN or infinite.
+HWY_INLINE bool has_nonfinite(const float* data, int64_t stride, int64_t rows, int64_t columns) {
+  const Lanes d;
+  const Vector zero = hn::Zero(d);
+  Vector sum = zero;
+  float rest = 0;
+  for (int64_t r = 0; r < rows; ++r) {
+    int64_t c = 0;
+    for (; c + kLanes <= columns; c += kLanes) sum = hn::MulAdd(hn::LoadU(d, data + r * stride + c), zero, sum);
+    for (; c < columns; ++c) rest += 0 * data[r * stride + c];
+  }
+  return !(hn::AllTrue(d, hn::Eq(sum, sum)) && rest == rest);
+}
+
+/// C[r][lanes] += A[j][r] * B[j][lanes] over visible pairs only: the product for tiles in which a hidden key must not
+/// matter although it is NaN or infinite.
+HWY_INLINE void gemm_tn_visible(const Panel& panel, const TileCover& cover, const uint32_t* bits, const float* a,
+                                ptrdiff_t lda, const float* b, float* c, int64_t rows) {
+  const Lanes d;
+  const int64_t width = panel.width();
+  for (int64_t j = cover.begin; j < cover.end; ++j) {
+    for (int64_t v = 0; v < panel.vectors; ++v) {
+      const auto seen = visible_lanes(panel, cover, bits, v, j);
+      const Vector p = hn::LoadU(d, b + (j - cover.begin) * width + v * kLanes);
+      for (int64_t r = 0; r < rows; ++r) {
+        float* at = c + r * width + v * kLanes;
+        const Vector before = hn::LoadU(d, at);
+        const Vector product = hn::MulAdd(hn::Set(d, a[(j - cover.begin) * lda + r]), p, before);
+        hn::StoreU(hn::IfThenElse(seen, product, before), d, at);
+      }
+    }
+  }
+}
+
+}  // namespace heed::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard
