@@ -2,7 +2,7 @@
 
 #include <sys/stat.h>
 
-#include "formats/test_files.h"
+#include "support/test_files.h"
 
 namespace heed::formats {
 namespace {

@@ -1,6 +1,6 @@
 #include "heed/formats/model_config.h"
 
-#include "formats/test_files.h"
+#include "support/test_files.h"
 #include "heed/formats/byte_tokenizer.h"
 #include "heed/formats/json_file.h"
 

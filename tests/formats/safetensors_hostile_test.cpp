@@ -1,7 +1,7 @@
 // What a safetensors file may do to its reader: nothing but a message.
 #include <random>
 
-#include "formats/test_files.h"
+#include "support/test_files.h"
 #include "heed/formats/json_file.h"
 #include "heed/formats/safetensors.h"
 

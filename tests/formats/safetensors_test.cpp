@@ -5,7 +5,7 @@
 #include <cstring>
 #include <random>
 
-#include "formats/test_files.h"
+#include "support/test_files.h"
 
 namespace heed::formats {
 namespace {

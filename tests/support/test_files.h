@@ -12,7 +12,7 @@
 
 #include "heed/error.h"
 
-namespace heed::formats {
+namespace heed {
 
 class TemporaryDirectory {
  public:
@@ -66,4 +66,4 @@ std::string error_of(Action&& action) {
   return "";
 }
 
-}  // namespace heed::formats
+}  // namespace heed
