@@ -31,7 +31,7 @@ std::vector<Parameter> attention_parameters(std::vector<Parameter> own) {
 
 RegistryRow dense() {
   return {.name = "dense",
-          .family = "exact",
+          .family = "exact_and_systems",
           .paper = "Attention Is All You Need; Fast Transformer Decoding; GQA (arXiv 1706.03762, 1911.02150, 2305.13245)",
           .year = 2017,
           .patterns = {true, true, true, true},

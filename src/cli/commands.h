@@ -1,0 +1,37 @@
+// One function a subcommand: adds it to the application. No logic of its own lives here.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <optional>
+#include <string>
+
+namespace heed::cli {
+
+/// Options that many commands share.
+struct Common {
+  int threads = 0;        ///< 0: the default
+  uint64_t seed = 0;
+  std::string json;       ///< file for JSON output; "-": stdout; empty: none
+  bool json_given = false;
+};
+
+/// --threads
+void add_threads(CLI::App& command, Common& common);
+/// --seed
+void add_seed(CLI::App& command, Common& common);
+/// --json[=FILE]: to FILE, or to stdout in place of the table.
+void add_json(CLI::App& command, Common& common);
+/// Sets threads; called by every command before its work.
+void apply(const Common& common);
+/// Writes JSON text where --json says. Returns true when stdout was taken, so that no table is printed.
+bool write_json(const Common& common, const std::string& text);
+
+void add_bench(CLI::App& app);
+void add_compare(CLI::App& app);
+void add_doctor(CLI::App& app);
+void add_eval(CLI::App& app);
+void add_list(CLI::App& app);
+void add_run(CLI::App& app);
+void add_train(CLI::App& app);
+
+}  // namespace heed::cli

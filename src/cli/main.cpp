@@ -1,0 +1,55 @@
+// heed COMMAND [options]. Exit status: 0, 2 for bad input, 1 for anything else that failed.
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <exception>
+
+#include "cli/commands.h"
+#include "heed/error.h"
+#include "heed/names.h"
+#include "heed/version.h"
+
+namespace {
+
+constexpr int kFailed = 1, kBadInput = 2;
+
+int complain(int status, std::string message) {
+  if (const auto newline = message.find('\n'); newline != std::string::npos) message.resize(newline);
+  fmt::print(stderr, "heed: {}\n", message);
+  return status;
+}
+
+/// A first word that is no command gets the nearest ones.
+void check_command(const CLI::App& app, int argc, char** argv) {
+  if (argc < 2 || argv[1][0] == '-') return;
+  std::vector<std::string> names;
+  for (const auto* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    if (command->get_name() == argv[1]) return;
+    names.push_back(command->get_name());
+  }
+  heed::fail("unknown command {}: {}", argv[1], heed::suggest(argv[1], names));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("heed: every attention mechanism, to choose, to use and to change models with", "heed");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", fmt::format("heed {} ({})", heed::version(), heed::commit()));
+  heed::cli::add_list(app);
+  heed::cli::add_train(app);
+  heed::cli::add_doctor(app);
+  try {
+    check_command(app, argc, argv);
+    app.parse(argc, argv);
+    return 0;
+  } catch (const CLI::Success& done) {
+    return app.exit(done);
+  } catch (const CLI::ParseError& error) {
+    return complain(kBadInput, error.what());
+  } catch (const heed::Error& error) {
+    return complain(kBadInput, error.what());
+  } catch (const std::exception& error) {
+    return complain(kFailed, error.what());
+  }
+}

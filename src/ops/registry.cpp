@@ -1,0 +1,63 @@
+// Operators: kernels under their own names, without projections.
+#include "heed/registry.h"
+
+namespace heed {
+
+std::span<const RegistryRow> operator_rows() {
+  static const std::vector<Parameter> scores{
+      {"causal", false, "bottom-right aligned"},
+      {"window", 0, "visible keys, the own one included; 0: no window"},
+      {"sinks", 0, "first keys that a window keeps visible"},
+      {"mask", "", "terms such as causal & (window(256) | sinks(4)); in place of causal, window, sinks"},
+      {"scale", 0.0, "0: 1 / sqrt(D)"},
+      {"softcap", 0.0, "c > 0: c * tanh(s / c)"},
+      {"normalizer", "softmax", "softmax, sigmoid, clipped_softmax"},
+      {"sigmoid_bias", nullptr, "default -log(M)"},
+      {"gamma", 0.0, "clipped softmax"},
+      {"zeta", 1.0, "clipped softmax"},
+      {"dropout", 0.0, "of weights, after the normaliser"},
+  };
+  auto with = [](std::vector<Parameter> more) {
+    auto all = scores;
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  };
+  static const std::vector<RegistryRow> rows{
+      {.name = "flash",
+       .kind = Kind::op,
+       .family = "exact_and_systems",
+       .paper = "FlashAttention (arXiv 2205.14135)",
+       .year = 2022,
+       .patterns = {true, true, true, true},
+       .core = true,
+       .training_free = true,
+       .exact = true,
+       .cost = "O(N^2)",
+       .parameters = scores},
+      {.name = "block_sparse",
+       .kind = Kind::op,
+       .family = "exact_and_systems",
+       .paper = "FlashAttention, block-sparse form (arXiv 2205.14135)",
+       .year = 2022,
+       .patterns = {true, true, true, true},
+       .core = true,
+       .training_free = true,
+       .cost = "O(N^2 s)",
+       .parameters = with({{"query_block", 64, "queries a block"}, {"key_block", 64, "keys a block"}})},
+      {.name = "decode",
+       .kind = Kind::op,
+       .family = "exact_and_systems",
+       .paper = "split-KV decoding with an exact merge",
+       .year = 2023,
+       .patterns = {false, true, false, true},
+       .core = true,
+       .training_free = true,
+       .exact = true,
+       .cost = "O(M)",
+       .parameters = {{"causal", true, "bottom-right aligned"}, {"scale", 0.0, "0: 1 / sqrt(D)"}, {"softcap", 0.0, "c > 0: c * tanh(s / c)"},
+                      {"window", 0, "visible keys, the own one included; 0: no window"}, {"sinks", 0, "first keys that a window keeps visible"}}},
+  };
+  return rows;
+}
+
+}  // namespace heed
