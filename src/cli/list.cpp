@@ -31,7 +31,8 @@ void print_table(const std::vector<const RegistryRow*>& rows) {
   fmt::print("{:<28} {:<10} {:<34} {:<5} {:<5} {:<12} {}\n", "name", "kind", "family", "step", "core", "cost", "patterns");
   for (const auto* row : rows) {
     std::string patterns;
-    for (const auto& pattern : to_json(*row)["patterns"]) patterns += (patterns.empty() ? "" : " ") + pattern.get<std::string>();
+    const auto names = to_json(*row)["patterns"];
+    for (const auto& pattern : names) patterns += (patterns.empty() ? "" : " ") + pattern.get<std::string>();
     fmt::print("{:<28} {:<10} {:<34} {:<5} {:<5} {:<12} {}\n", row->name, to_string(row->kind), row->family, row->step ? "yes" : "-",
                row->core ? "yes" : "-", row->cost, patterns);
   }

@@ -126,7 +126,7 @@ Tensor AttentionMixer::forward(const MixerInput& in, MixerState* raw_state) {
   const auto embedded = in.memory ? positions_->embed(source, k_positions) : positions_->embed(source, q_positions);
   auto k = split_heads(k_proj_(embedded), c.kv_heads);
   auto v = split_heads(v_proj_(embedded), c.kv_heads);
-  before_core(in, past, q, k, v);
+  before_core(in, state, q, k, v);
   q = positions_->rotate(q, q_positions);
   k = positions_->rotate(k, k_positions);
 

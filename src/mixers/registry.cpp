@@ -28,7 +28,8 @@ nlohmann::json to_json(const RegistryRow& row) {
 
 std::span<const RegistryRow> mixer_rows() {
   static const std::vector<RegistryRow> rows{
-      rows::dense(),
+      rows::dense(),        rows::sliding_window(), rows::flash_attention(), rows::sigmoid_attention(),     rows::s2_attention(),
+      rows::longformer(),   rows::linformer(),      rows::bigbird(),         rows::quantizable_attention(), rows::selective_self_attention(),
   };
   return rows;
 }

@@ -1,13 +1,35 @@
-// The rows that mixer files define, gathered by registry.cpp.
+// What mixer files share to state their rows, and the rows themselves, gathered by registry.cpp.
 #pragma once
 
+#include "heed/mixers/attention_mixer.h"
 #include "heed/registry.h"
 
 namespace heed::rows {
 
-/// The parameters every attention mixer has.
+/// The parameters every attention mixer has, and its own.
 std::vector<Parameter> attention_parameters(std::vector<Parameter> own = {});
 
+/// A `make` that reads the shared configuration, lets `build` read its own keys, and refuses the rest.
+template <class Build>
+auto attention_maker(const char* name, Build build) {
+  return [name, build](const nlohmann::json& json) -> std::shared_ptr<TokenMixer> {
+    ConfigReader reader(name, json);
+    const auto config = AttentionConfig::read(reader);
+    auto mixer = build(config, reader);
+    reader.finish();
+    return mixer;
+  };
+}
+
 RegistryRow dense();
+RegistryRow sliding_window();
+RegistryRow flash_attention();
+RegistryRow sigmoid_attention();
+RegistryRow s2_attention();
+RegistryRow longformer();
+RegistryRow linformer();
+RegistryRow bigbird();
+RegistryRow quantizable_attention();
+RegistryRow selective_self_attention();
 
 }  // namespace heed::rows

@@ -25,6 +25,8 @@ struct AttentionConfig {
 
   /// Reads its keys; the caller finishes the reader after its own.
   static AttentionConfig read(ConfigReader& reader);
+  /// Query heads that share one key and value head.
+  int64_t group() const { return heads / kv_heads; }
 };
 
 /// Keys and values in a KvStorage, and the padding seen with them.
@@ -54,8 +56,8 @@ class AttentionMixer : public TokenMixer {
   virtual Mask mask() const;
   /// Normaliser, score terms, block lists for this call. Default: none beyond mask, positions, dropout.
   virtual void customize(AttentionOptions&, const CoreInput&) {}
-  /// Changes q, k, v [B, H, N, D] before positions are applied; `past` tokens came before x.
-  virtual void before_core(const MixerInput&, int64_t past, torch::Tensor& q, torch::Tensor& k, torch::Tensor& v) {}
+  /// Changes q, k, v [B, H, N, D] before positions are applied; `state` still ends before x.
+  virtual void before_core(const MixerInput&, const KvState*, torch::Tensor& q, torch::Tensor& k, torch::Tensor& v) {}
   /// Changes the head outputs [B, Hq, N, Dv] before the output projection.
   virtual torch::Tensor after_core(const MixerInput&, torch::Tensor heads) { return heads; }
   /// Slots of the state that no later query can see, as [begin, end); asked after every append.
