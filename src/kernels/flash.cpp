@@ -54,8 +54,6 @@ void flash_forward(const FlashParams& p) {
   }
 }
 
-void flash_backward(const FlashParams& p, const FlashGrads& g) { reference::flash_backward(p, g); }
-
 int64_t flash_forward_bytes(const FlashParams& p) {
   check(p);
   if (takes_reference(p)) return 8 * (p.q.size[2] * p.q.size[3] + p.k.size[2] * (p.k.size[3] + p.v.size[3] + 6));
@@ -64,6 +62,5 @@ int64_t flash_forward_bytes(const FlashParams& p) {
   const int64_t threads = std::min<int64_t>(num_threads(), items.size());
   return threads * forward_scratch_bytes(task) + static_cast<int64_t>(items.size() * sizeof(BlockItem));
 }
-int64_t flash_backward_bytes(const FlashParams& p) { return flash_forward_bytes(p); }
 
 }  // namespace heed::kernels

@@ -44,8 +44,8 @@ void check_broadcast(const AnyView& view, const char* name, DType dtype, const s
   check_dtype(view, name, dtype);
   for (int axis = 0; axis < 4; ++axis) {
     const bool fits = view.size[axis] == full[axis] || (packed && axis >= 2 && view.size[axis] > full[axis]);
-    require(view.size[axis] == 1 || fits, "{} has shape {}; 1 or {} is accepted in dimension {}", name, shape(view),
-            full[axis], axis);
+    require((view.size[axis] == 1 && axis < 3) || fits, "{} has shape {}; 1 or {} is accepted in dimension {}", name,
+            shape(view), full[axis], axis);
   }
 }
 

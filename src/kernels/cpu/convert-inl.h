@@ -169,6 +169,18 @@ HWY_INLINE FloatRows float_rows(const AnyView& view, int64_t b, int64_t h, int64
   return {scratch, width};
 }
 
+/// The same rows for gathers and whole vectors. In place only when they are float; `whole`: and no vector reaches
+/// beyond a row.
+HWY_INLINE FloatRows vector_rows(const AnyView& view, int64_t b, int64_t h, int64_t begin, int64_t count,
+                                 float* scratch, bool whole = false) {
+  constexpr int64_t kLargestStride = int64_t{1} << 24;  // its multiples by a panel's rows fit a gather's 32-bit indices
+  const bool fits = view.dtype == DType::f32 && view.stride[2] <= kLargestStride && view.stride[2] >= -kLargestStride;
+  if (fits && (!whole || view.size[3] % kLanes == 0)) return {view.as<const float>().row(b, h, begin), view.stride[2]};
+  const int64_t width = round_up(view.size[3], kLanes);
+  read_rows(view, b, h, begin, count, scratch, width);
+  return {scratch, width};
+}
+
 }  // namespace heed::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 

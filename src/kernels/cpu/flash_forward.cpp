@@ -80,20 +80,14 @@ class ForwardBlock {
   int64_t count() const { return item_.end - item_.begin; }
 
   template <class Visit>
-  void each_panel(const Visit& visit) {
-    // An even number of vectors ends in pairs: a lone vector of queries cannot keep the multipliers busy.
-    int64_t left = (count() + kLanes - 1) / kLanes;
-    for (int64_t first = 0; left > 0;) {
-      const int64_t take = left == 4 ? 2 : std::min<int64_t>(left, kTileVectors);
-      visit(Panel{&task_, sequence_, item_.head, item_.begin + first, std::min(take * kLanes, count() - first), take},
-            first);
-      first += take * kLanes, left -= take;
-    }
+  void panels(const Visit& visit) {
+    each_panel(task_, sequence_, item_.head, item_.begin, item_.end, visit);
   }
 
   void pack() {
-    each_panel([&](const Panel& panel, int64_t first) {
-      const FloatRows rows = packable_rows(panel);
+    panels([&](const Panel& panel, int64_t first) {
+      const FloatRows rows =
+          vector_rows(p_.q, sequence_.tensor_batch, item_.head, sequence_.q_begin + panel.i0, panel.rows, s_.row);
       pack_transposed(rows.data, rows.stride, panel.rows, task_.d, pack_factor_, s_.queries + first * task_.d,
                       panel.width());
     });
@@ -103,20 +97,10 @@ class ForwardBlock {
     std::fill_n(s_.sum, lanes, 0.0f);
   }
 
-  FloatRows packable_rows(const Panel& panel) const {
-    const int64_t begin = sequence_.q_begin + panel.i0;
-    if (p_.q.dtype == DType::f32 && std::abs(p_.q.stride[2]) <= kLargestGatherStride) {
-      return {p_.q.as<const float>().row(sequence_.tensor_batch, item_.head, begin), p_.q.stride[2]};
-    }
-    const int64_t width = round_up(task_.d, kLanes);
-    read_rows(p_.q, sequence_.tensor_batch, item_.head, begin, panel.rows, s_.row, width);
-    return {s_.row, width};
-  }
-
   void sweep(Pass pass) {
     walk_tiles(p_, sequence_, item_.head, item_.begin, item_.end, [&](int64_t j0, int64_t j1) {
       FloatRows keys{}, values{};
-      each_panel([&](const Panel& panel, int64_t first) {
+      panels([&](const Panel& panel, int64_t first) {
         const TileCover cover =
             cover_tile(p_.mask, scope_of(sequence_, item_.head), panel.i0, panel.rows, j0, j1, panel.width(), s_.bits);
         if (cover.empty()) return;
@@ -160,7 +144,7 @@ class ForwardBlock {
     } else if (pass == Pass::clipped) {
       clipped_softmax(panel, cover, s_.tile, sum);
     } else {
-      sigmoid(panel, cover, s_.tile, sigmoid_bias());
+      sigmoid(panel, cover, s_.tile, sigmoid_bias(panel));
     }
     if (task_.has_factors) {
       fill_factors(panel, cover, s_.factors);
@@ -185,12 +169,6 @@ class ForwardBlock {
     }
   }
 
-  float sigmoid_bias() const {
-    const AnyView& bias = p_.normalizer.sigmoid_bias;
-    if (!bias) return static_cast<float>(default_sigmoid_bias(sequence_));
-    return static_cast<const float*>(bias.data)[bias.size[1] == 1 ? 0 : item_.head * bias.stride[1]];
-  }
-
   // The row's weight in the output and its lse, once all tiles are in.
   struct Finish {
     float factor, lse;
@@ -209,7 +187,7 @@ class ForwardBlock {
   }
 
   void write(Kind kind) {
-    each_panel([&](const Panel& panel, int64_t first) {
+    panels([&](const Panel& panel, int64_t first) {
       const int64_t batch = sequence_.tensor_batch;
       for (int64_t r = 0; r < panel.rows; ++r) {
         const int64_t i = sequence_.q_begin + panel.i0 + r;

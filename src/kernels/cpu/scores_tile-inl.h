@@ -23,6 +23,19 @@ struct Panel {
   int64_t width() const { return vectors * kLanes; }
 };
 
+/// Calls visit(panel, first row inside the block) for rows [begin, end).
+template <class Visit>
+HWY_INLINE void each_panel(const FlashTask& task, const Sequence& sequence, int64_t head, int64_t begin, int64_t end,
+                           const Visit& visit) {
+  // Four vectors left are two pairs: a lone vector of queries cannot keep the multipliers busy.
+  int64_t left = (end - begin + kLanes - 1) / kLanes;
+  for (int64_t i = begin; left > 0;) {
+    const int64_t take = left == 4 ? 2 : std::min<int64_t>(left, kTileVectors);
+    visit(Panel{&task, sequence, head, i, std::min(take * kLanes, end - i), take}, i - begin);
+    i += take * kLanes, left -= take;
+  }
+}
+
 /// A [1|B, 1|Hq, 1|N, M] tensor read as vectors of the panel's queries.
 class PairReader {
  public:
@@ -110,12 +123,12 @@ HWY_INLINE void apply_scores(const Panel& panel, const TileCover& cover, float* 
   }
 }
 
-/// F^T [keys][width]: multiplier * keep / (1 - dropout).
-HWY_INLINE void fill_factors(const Panel& panel, const TileCover& cover, float* tile) {
+/// F^T [keys][width]: keep / (1 - dropout), times the multiplier unless it is left out.
+HWY_INLINE void fill_factors(const Panel& panel, const TileCover& cover, float* tile, bool with_multiplier = true) {
   const Lanes d;
   const FlashParams& p = panel.task->p;
   const int64_t width = panel.width();
-  const PairReader multiplier(p.scores.multiplier, panel);
+  const PairReader multiplier(with_multiplier ? p.scores.multiplier : AnyView(), panel);
   const bool drops = p.dropout.probability > 0;
   const uint32_t threshold = dropout_threshold(p.dropout.probability);
   const Vector kept = hn::Set(d, static_cast<float>(1 / (1 - p.dropout.probability)));

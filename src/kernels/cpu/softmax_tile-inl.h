@@ -118,6 +118,12 @@ HWY_INLINE void clipped_softmax(const Panel& panel, const TileCover& cover, floa
   }
 }
 
+HWY_INLINE float sigmoid_bias(const Panel& panel) {
+  const AnyView& bias = panel.task->p.normalizer.sigmoid_bias;
+  if (!bias) return static_cast<float>(default_sigmoid_bias(panel.sequence));
+  return static_cast<const float*>(bias.data)[bias.size[1] == 1 ? 0 : panel.head * bias.stride[1]];
+}
+
 /// tile = sigmoid(tile + bias), natural units.
 HWY_INLINE void sigmoid(const Panel& panel, const TileCover& cover, float* tile, float bias) {
   const Lanes d;
@@ -163,6 +169,22 @@ HWY_INLINE void gemm_tn_visible(const Panel& panel, const TileCover& cover, cons
         const Vector before = hn::LoadU(d, at);
         const Vector product = hn::MulAdd(hn::Set(d, a[(j - cover.begin) * lda + r]), p, before);
         hn::StoreU(hn::IfThenElse(seen, product, before), d, at);
+      }
+    }
+  }
+}
+
+/// C[j][columns] += A[j][r] * B[r][columns] over visible pairs (j, r) only.
+HWY_INLINE void gemm_nn_visible(const Panel& panel, const TileCover& cover, const uint32_t* bits, const float* a,
+                                const float* b, ptrdiff_t ldb, float* c, ptrdiff_t ldc, int64_t vectors) {
+  const Lanes d;
+  for (int64_t j = 0; j < cover.end - cover.begin; ++j) {
+    for (int64_t r = 0; r < panel.rows; ++r) {
+      if ((bits[j / 32 * panel.width() + r] >> (j % 32) & 1) == 0) continue;
+      const Vector weight = hn::Set(d, a[j * panel.width() + r]);
+      for (int64_t v = 0; v < vectors * kLanes; v += kLanes) {
+        hn::StoreU(hn::MulAdd(weight, hn::LoadU(d, b + r * ldb + v), hn::LoadU(d, c + j * ldc + v)), d,
+                   c + j * ldc + v);
       }
     }
   }

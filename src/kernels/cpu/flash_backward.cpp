@@ -1,0 +1,187 @@
+// The backward of the tile engine: five products per panel and tile, gradients of the inputs and of what belongs to
+// rows.
+#include <cmath>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/flash_backward.cpp"
+#include "kernels/cpu/targets.h"
+
+#include <hwy/foreach_target.h>
+
+#include "kernels/cpu/flash_engine.h"
+#include "kernels/cpu/flash_gradient-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace heed::kernels::HWY_NAMESPACE {
+
+struct BackwardScratch {
+  float *d_queries, *query_rows, *d_output_rows;
+  GradientScratch shared;
+
+  BackwardScratch(Arena& arena, const FlashTask& task)
+      : d_queries(arena.take<float>(task.d * kBlockRows)),
+        query_rows(arena.take<float>(round_up(task.d, 16) * kBlockRows)),
+        d_output_rows(arena.take<float>(round_up(task.dv, 16) * kBlockRows)),
+        shared(arena, task, false) {}
+};
+
+class BackwardBlock {
+ public:
+  BackwardBlock(const FlashTask& task, const FlashGrads& grads, const BlockItem& item, const BackwardScratch& scratch,
+                float* d_key_rows, float* d_value_rows, const RowSums& sums)
+      : task_(task),
+        p_(task.p),
+        g_(grads),
+        item_(item),
+        s_(scratch),
+        block_(task, grads, item, scratch.shared),
+        d_keys_(d_key_rows),
+        d_values_(d_value_rows),
+        sums_(sums),
+        d_padded_(round_up(task.d, 16)),
+        dv_padded_(round_up(task.dv, 16)) {}
+
+  void run() {
+    const Sequence& sequence = block_.sequence();
+    block_.prepare();
+    const int64_t b = sequence.tensor_batch, begin = sequence.q_begin + item_.begin, count = item_.end - item_.begin;
+    query_rows_ = vector_rows(p_.q, b, item_.head, begin, count, s_.query_rows, true);
+    d_output_rows_ = vector_rows(g_.d_out, b, item_.head, begin, count, s_.d_output_rows, true);
+    std::fill_n(s_.d_queries, task_.d * round_up(count, kLanes), 0.0f);
+    block_.sweep(0, sequence.num_keys,
+                 [&](const Panel& panel, int64_t first, const TileCover& cover, FloatRows keys, FloatRows values) {
+                   block_.tile(Gradient::inputs, panel, cover, first, keys, values);
+                   products(panel, first, cover, keys);
+                 });
+    if (g_.d_q) write_queries();
+    write_row_sums();
+  }
+
+ private:
+  void products(const Panel& panel, int64_t first, const TileCover& cover, FloatRows keys) {
+    const GradientScratch& s = s_.shared;
+    const int64_t width = panel.width(), count = cover.end - cover.begin;
+    const FloatRows q{query_rows_.data + first * query_rows_.stride, query_rows_.stride};
+    const FloatRows d_out{d_output_rows_.data + first * d_output_rows_.stride, d_output_rows_.stride};
+    if (g_.d_v)
+      add_key_rows(panel, cover, s.weights, d_out, task_.dv, d_values_ + cover.begin * dv_padded_, dv_padded_);
+    if (g_.d_k) add_key_rows(panel, cover, s.d_logits, q, task_.d, d_keys_ + cover.begin * d_padded_, d_padded_);
+    if (!g_.d_q) return;
+    float* d_queries = s_.d_queries + first * task_.d;
+    if (cover.masked && has_nonfinite(keys.data, keys.stride, count, task_.d)) {
+      gemm_tn_visible(panel, cover, s.bits, keys.data, keys.stride, s.d_logits, d_queries, task_.d);
+    } else {
+      gemm_tn<Store::add>(keys.data, keys.stride, s.d_logits, width, d_queries, width, task_.d, panel.vectors, count);
+    }
+  }
+
+  // rows of keys += tile [keys][queries] * rows of queries
+  void add_key_rows(const Panel& panel, const TileCover& cover, const float* tile, FloatRows rows, int64_t columns,
+                    float* to, int64_t padded) const {
+    const int64_t vectors = (columns + kLanes - 1) / kLanes;
+    if (cover.masked && has_nonfinite(rows.data, rows.stride, panel.rows, columns)) {
+      gemm_nn_visible(panel, cover, s_.shared.bits, tile, rows.data, rows.stride, to, padded, vectors);
+    } else {
+      gemm_nn<Store::add>(tile, panel.width(), rows.data, rows.stride, to, padded, cover.end - cover.begin, vectors,
+                          panel.rows);
+    }
+  }
+
+  void write_queries() {
+    const Sequence& sequence = block_.sequence();
+    block_.panels([&](const Panel& panel, int64_t first) {
+      for (int64_t r = 0; r < panel.rows; ++r) {
+        unpack_row(s_.d_queries + first * task_.d, panel.width(), r, task_.d, s_.shared.row);
+        with_float_type(g_.d_q, [&](auto* data) {
+          write_row(s_.shared.row, static_cast<float>(task_.scale), task_.d,
+                    g_.d_q.as<std::remove_pointer_t<decltype(data)>>().row(sequence.tensor_batch, item_.head,
+                                                                           sequence.q_begin + panel.i0 + r));
+        });
+      }
+    });
+  }
+
+  void write_row_sums() const {
+    const Sequence& sequence = block_.sequence();
+    const GradientScratch& s = s_.shared;
+    const AnyView& sinks = p_.normalizer.sink_logit;
+    for (int64_t r = 0; r < item_.end - item_.begin; ++r) {
+      const int64_t at =
+          (sequence.tensor_batch * p_.q.size[1] + item_.head) * p_.q.size[2] + sequence.q_begin + item_.begin + r;
+      if (sums_.temperature != nullptr) sums_.temperature[at] = s.temperature_sum[r];
+      if (sums_.sigmoid_bias != nullptr) sums_.sigmoid_bias[at] = s.bias_sum[r];
+      if (sums_.sink == nullptr) continue;
+      // The sink is one more key of value 0: its weight times (0 - delta).
+      const float sink = static_cast<const float*>(sinks.data)[item_.head * sinks.stride[1]] * kLog2E;
+      sums_.sink[at] = sink == -INFINITY ? 0 : -std::exp2(sink - s.log_sum[r]) * s.delta[r];
+    }
+  }
+
+  const FlashTask& task_;
+  const FlashParams& p_;
+  const FlashGrads& g_;
+  const BlockItem& item_;
+  const BackwardScratch& s_;
+  GradientBlock block_;
+  FloatRows query_rows_{}, d_output_rows_{};
+  float *d_keys_, *d_values_;
+  const RowSums& sums_;
+  int64_t d_padded_, dv_padded_;
+};
+
+void BackwardItem(const FlashTask& task, const FlashGrads& grads, const BackwardUnit& unit, const BlockItem& item,
+                  const KeyGradients& buffer, const RowSums& sums, void* block) {
+  Arena arena(block);
+  const BackwardScratch scratch(arena, task);
+  const auto place = [](const std::vector<int64_t>& heads, int64_t head) {
+    return std::lower_bound(heads.begin(), heads.end(), head) - heads.begin();
+  };
+  BackwardBlock(task, grads, item, scratch, buffer.key_rows(place(unit.key_heads, key_head(task.p, item.head))),
+                buffer.value_rows(place(unit.value_heads, value_head(task.p, item.head))), sums)
+      .run();
+}
+
+int64_t BackwardBytes(const FlashTask& task) {
+  Arena arena;
+  const BackwardScratch scratch(arena, task);
+  return arena.used();
+}
+
+/// to[r] = factor * (parts[0][r] + parts[1][r] + ...), rows [begin, end) of one head.
+void SumParts(const float* const* parts, int64_t count, int64_t padded, int64_t begin, int64_t end, float factor,
+              const AnyView& to, int64_t b, int64_t h, int64_t first_row, float* row) {
+  const Lanes d;
+  for (int64_t r = begin; r < end; ++r) {
+    for (int64_t c = 0; c < padded; c += kLanes) {
+      Vector sum = hn::LoadU(d, parts[0] + r * padded + c);
+      for (int64_t t = 1; t < count; ++t) sum = hn::Add(sum, hn::LoadU(d, parts[t] + r * padded + c));
+      hn::StoreU(sum, d, row + c);
+    }
+    with_float_type(to, [&](auto* data) {
+      write_row(row, factor, to.size[3], to.as<std::remove_pointer_t<decltype(data)>>().row(b, h, first_row + r));
+    });
+  }
+}
+
+}  // namespace heed::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace heed::kernels {
+
+HWY_EXPORT(BackwardItem);
+HWY_EXPORT(BackwardBytes);
+HWY_EXPORT(SumParts);
+
+void run_backward_item(const FlashTask& task, const FlashGrads& grads, const BackwardUnit& unit, const BlockItem& item,
+                       const KeyGradients& buffer, const RowSums& sums, void* block) {
+  HEED_DISPATCH(BackwardItem)(task, grads, unit, item, buffer, sums, block);
+}
+int64_t backward_scratch_bytes(const FlashTask& task) { return HEED_DISPATCH(BackwardBytes)(task); }
+void sum_parts(const float* const* parts, int64_t count, int64_t padded, int64_t begin, int64_t end, float factor,
+               const AnyView& to, int64_t b, int64_t h, int64_t first_row, float* row) {
+  HEED_DISPATCH(SumParts)(parts, count, padded, begin, end, factor, to, b, h, first_row, row);
+}
+
+}  // namespace heed::kernels
+#endif  // HWY_ONCE

@@ -1,0 +1,257 @@
+// The part that every gradient shares: for a panel of queries and a key tile, the weights and the logits' gradients.
+#if defined(HEED_KERNELS_CPU_FLASH_GRADIENT_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef HEED_KERNELS_CPU_FLASH_GRADIENT_INL_H_
+#undef HEED_KERNELS_CPU_FLASH_GRADIENT_INL_H_
+#else
+#define HEED_KERNELS_CPU_FLASH_GRADIENT_INL_H_
+#endif
+
+#include <cmath>
+
+#include "kernels/cpu/convert-inl.h"
+#include "kernels/cpu/gemm_tile-inl.h"
+#include "kernels/cpu/scratch.h"
+#include "kernels/cpu/softmax_tile-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace heed::kernels::HWY_NAMESPACE {
+
+using Kind = Normalizer::Kind;
+
+struct GradientScratch {
+  float *queries, *d_outputs, *log_sum, *delta, *temperature_sum, *bias_sum;  // of a block of rows
+  float *weights, *d_logits, *saturation, *factors, *keep;                    // of a tile
+  float *key_rows, *value_rows, *row;
+  uint32_t* bits;
+
+  GradientScratch(Arena& arena, const FlashTask& task, bool keeps) {
+    const int64_t d_padded = round_up(task.d, 16), dv_padded = round_up(task.dv, 16), tile = kTileKeys * kPanelRows;
+    queries = arena.take<float>(task.d * kBlockRows);
+    d_outputs = arena.take<float>(task.dv * kBlockRows);
+    for (float** rows : {&log_sum, &delta, &temperature_sum, &bias_sum}) *rows = arena.take<float>(kBlockRows);
+    weights = arena.take<float>(tile);
+    d_logits = arena.take<float>(tile);
+    saturation = task.p.scores.softcap > 0 ? arena.take<float>(tile) : nullptr;
+    factors = task.has_factors ? arena.take<float>(tile) : nullptr;
+    keep = keeps ? arena.take<float>(tile) : nullptr;
+    const bool converts = task.p.q.dtype != DType::f32;
+    key_rows = converts ? arena.take<float>(kTileKeys * d_padded) : nullptr;
+    value_rows = converts ? arena.take<float>(kTileKeys * dv_padded) : nullptr;
+    row = arena.take<float>(kPanelRows * std::max(d_padded, dv_padded));
+    bits = arena.take<uint32_t>(kTileKeys / 32 * kPanelRows);
+  }
+};
+
+/// What a tile is wanted for.
+enum class Gradient {
+  inputs,  // weights: what multiplies v; d_logits: by the product q k
+  terms,   // weights: the multiplier's gradient; d_logits: the bias's
+  means,   // delta += sum_j p dp (clipped softmax)
+};
+
+class GradientBlock {
+ public:
+  GradientBlock(const FlashTask& task, const FlashGrads& grads, const BlockItem& item, const GradientScratch& scratch)
+      : task_(task), p_(task.p), g_(grads), item_(item), s_(scratch), sequence_(sequence_at(task.p, item.sequence)) {
+    natural_ = task.has_scores || p_.normalizer.kind == Kind::sigmoid;
+    pack_factor_ = static_cast<float>(natural_ ? task.scale : task.scale * M_LOG2E);
+  }
+
+  const Sequence& sequence() const { return sequence_; }
+
+  template <class Visit>
+  void panels(const Visit& visit) const {
+    each_panel(task_, sequence_, item_.head, item_.begin, item_.end, visit);
+  }
+
+  /// Packs the rows, and what the elementwise part needs of each row.
+  void prepare() {
+    panels([&](const Panel& panel, int64_t first) {
+      const int64_t b = sequence_.tensor_batch, begin = sequence_.q_begin + panel.i0;
+      const FloatRows q = vector_rows(p_.q, b, item_.head, begin, panel.rows, s_.row);
+      pack_transposed(q.data, q.stride, panel.rows, task_.d, pack_factor_, s_.queries + first * task_.d, panel.width());
+      const FloatRows d_out = vector_rows(g_.d_out, b, item_.head, begin, panel.rows, s_.row);
+      pack_transposed(d_out.data, d_out.stride, panel.rows, task_.dv, 1, s_.d_outputs + first * task_.dv,
+                      panel.width());
+    });
+    const int64_t rows = item_.end - item_.begin, lanes = round_up(rows, kLanes);
+    for (int64_t r = 0; r < lanes; ++r) {
+      s_.temperature_sum[r] = s_.bias_sum[r] = s_.delta[r] = 0;
+      s_.log_sum[r] = INFINITY;  // weights are 0: rows beyond the block, and rows that see nothing
+      if (r >= rows || p_.normalizer.kind == Kind::sigmoid) continue;
+      const int64_t b = sequence_.tensor_batch, i = sequence_.q_begin + item_.begin + r;
+      const float lse = *p_.lse.as<float>().row(b, item_.head, i);
+      if (lse != -INFINITY) s_.log_sum[r] = lse * kLog2E;
+      s_.delta[r] = g_.d_lse ? -*g_.d_lse.as<float>().row(b, item_.head, i) : 0;
+      if (p_.normalizer.kind == Kind::softmax) s_.delta[r] += output_product(b, i);
+    }
+    if (p_.normalizer.kind == Kind::clipped_softmax) add_means();
+  }
+
+  /// Fills s_.weights and s_.d_logits of a tile; hidden pairs are 0 in both.
+  void tile(Gradient wanted, const Panel& panel, const TileCover& cover, int64_t first, FloatRows keys,
+            FloatRows values) const {
+    const int64_t width = panel.width(), count = cover.end - cover.begin;
+    gemm_nn<Store::overwrite>(keys.data, keys.stride, s_.queries + first * task_.d, width, s_.weights, width, count,
+                              panel.vectors, task_.d);
+    gemm_nn<Store::overwrite>(values.data, values.stride, s_.d_outputs + first * task_.dv, width, s_.d_logits, width,
+                              count, panel.vectors, task_.dv);
+    if (task_.has_scores) apply_scores(panel, cover, s_.weights, s_.saturation);
+    if (task_.has_factors) fill_factors(panel, cover, s_.factors);
+    if (s_.keep != nullptr) fill_factors(panel, cover, s_.keep, false);
+    const bool plain =
+        !task_.has_scores && !task_.has_factors && p_.normalizer.kind == Kind::softmax && wanted == Gradient::inputs;
+    if (plain) {
+      plain_softmax(panel, cover, first);
+    } else {
+      elementwise(wanted, panel, cover, first);
+    }
+  }
+
+  /// Calls visit(panel, first, cover, keys, values) for the visible part of every tile of keys [begin, end) and panel.
+  template <class Visit>
+  void sweep(int64_t begin, int64_t end, const Visit& visit) const {
+    walk_tiles(p_, sequence_, item_.head, item_.begin, item_.end, [&](int64_t j0, int64_t j1) {
+      if (j0 < begin || j0 >= end) return;
+      FloatRows keys{}, values{};
+      panels([&](const Panel& panel, int64_t first) {
+        const TileCover cover =
+            cover_tile(p_.mask, scope_of(sequence_, item_.head), panel.i0, panel.rows, j0, j1, panel.width(), s_.bits);
+        if (cover.empty()) return;
+        const int64_t b = sequence_.tensor_batch, row = sequence_.k_begin + j0;
+        if (keys.data == nullptr) {
+          keys = float_rows(p_.k, b, key_head(p_, item_.head), row, j1 - j0, s_.key_rows);
+          values = float_rows(p_.v, b, value_head(p_, item_.head), row, j1 - j0, s_.value_rows);
+        }
+        const int64_t skip = cover.begin - j0;
+        visit(panel, first, cover, FloatRows{keys.data + skip * keys.stride, keys.stride},
+              FloatRows{values.data + skip * values.stride, values.stride});
+      });
+    });
+  }
+
+  const GradientScratch& scratch() const { return s_; }
+
+ private:
+  // sum_d out_d * d_out_d, which is sum_j p_j dp_j.
+  float output_product(int64_t b, int64_t i) const {
+    float sum = 0;
+    with_float_type(p_.out, [&](auto* data) {
+      using T = std::remove_pointer_t<decltype(data)>;
+      const T* out = p_.out.template as<T>().row(b, item_.head, i);
+      const T* d_out = g_.d_out.template as<T>().row(b, item_.head, i);
+      Vector total = hn::Zero(Lanes());
+      int64_t c = 0;
+      for (; c + kLanes <= task_.dv; c += kLanes)
+        total = hn::MulAdd(load_vector(out + c), load_vector(d_out + c), total);
+      if (c < task_.dv) total = hn::MulAdd(load_some(out + c, task_.dv - c), load_some(d_out + c, task_.dv - c), total);
+      sum = hn::GetLane(hn::SumOfLanes(Lanes(), total));
+    });
+    return sum;
+  }
+
+  void add_means() {
+    sweep(0, sequence_.num_keys,
+          [&](const Panel& panel, int64_t first, const TileCover& cover, FloatRows keys, FloatRows values) {
+            tile(Gradient::means, panel, cover, first, keys, values);
+            for (int64_t v = 0; v < panel.width(); v += kLanes) {
+              Vector sum = hn::LoadU(Lanes(), s_.delta + first + v);
+              for (int64_t j = 0; j < cover.end - cover.begin; ++j)
+                sum = hn::Add(sum, hn::LoadU(Lanes(), s_.d_logits + j * panel.width() + v));
+              hn::StoreU(sum, Lanes(), s_.delta + first + v);
+            }
+          });
+  }
+
+  void plain_softmax(const Panel& panel, const TileCover& cover, int64_t first) const {
+    const Lanes d;
+    const int64_t width = panel.width(), count = cover.end - cover.begin;
+    for (int64_t v = 0; v < panel.vectors; ++v) {
+      const Vector log_sum = hn::LoadU(d, s_.log_sum + first + v * kLanes),
+                   delta = hn::LoadU(d, s_.delta + first + v * kLanes);
+      for (int64_t j = 0; j < count; ++j) {
+        float *weight = s_.weights + j * width + v * kLanes, *d_logit = s_.d_logits + j * width + v * kLanes;
+        const Vector p = exp2_of(hn::Sub(hn::LoadU(d, weight), log_sum));
+        hn::StoreU(p, d, weight);
+        hn::StoreU(hn::Mul(p, hn::Sub(hn::LoadU(d, d_logit), delta)), d, d_logit);
+      }
+    }
+    zero_hidden(panel, cover, s_.bits, s_.weights);
+    zero_hidden(panel, cover, s_.bits, s_.d_logits);
+  }
+
+  void elementwise(Gradient wanted, const Panel& panel, const TileCover& cover, int64_t first) const {
+    const Lanes d;
+    const Normalizer& n = p_.normalizer;
+    const int64_t width = panel.width();
+    const Vector one = hn::Set(d, 1.0f), zero = hn::Zero(d), unit = hn::Set(d, natural_ ? kLog2E : 1.0f);
+    const Vector stretch = hn::Set(d, static_cast<float>(n.zeta - n.gamma)),
+                 offset = hn::Set(d, static_cast<float>(n.gamma));
+    const Vector bias = hn::Set(d, n.kind == Kind::sigmoid ? sigmoid_bias(panel) : 0.0f);
+    for (int64_t v = 0; v < panel.vectors; ++v) {
+      const Vector log_sum = hn::LoadU(d, s_.log_sum + first + v * kLanes),
+                   delta = hn::LoadU(d, s_.delta + first + v * kLanes);
+      const Vector inverse_t = inverse_temperature(panel, v);
+      Vector temperature_sum = hn::LoadU(d, s_.temperature_sum + first + v * kLanes),
+             bias_sum = hn::LoadU(d, s_.bias_sum + first + v * kLanes);
+      for (int64_t j = cover.begin; j < cover.end; ++j) {
+        const int64_t at = (j - cover.begin) * width + v * kLanes;
+        const auto seen = cover.masked ? visible_lanes(panel, cover, s_.bits, v, j) : hn::Eq(zero, zero);
+        const Vector s = hn::LoadU(d, s_.weights + at), d_after = hn::LoadU(d, s_.d_logits + at);
+        Vector d_normal = d_after;
+        if (task_.has_factors) d_normal = hn::Mul(d_normal, hn::LoadU(d, s_.factors + at));
+        Vector normal, d_logit;
+        if (n.kind == Kind::sigmoid) {
+          normal = sigmoid_of(hn::Add(s, bias));
+          d_logit = hn::Mul(d_normal, hn::Mul(normal, hn::Sub(one, normal)));
+        } else {
+          const Vector p = exp2_of(hn::Sub(hn::Mul(s, unit), log_sum));
+          normal = p;
+          if (n.kind == Kind::clipped_softmax) {
+            const Vector stretched = hn::MulAdd(stretch, p, offset);
+            const auto inside = hn::And(hn::Gt(stretched, zero), hn::Lt(stretched, one));
+            normal = hn::IfThenElse(hn::Ne(stretched, stretched), stretched, hn::Min(hn::Max(stretched, zero), one));
+            d_normal = hn::IfThenElseZero(inside, hn::Mul(d_normal, stretch));
+          }
+          d_logit = wanted == Gradient::means ? hn::Mul(p, d_normal) : hn::Mul(p, hn::Sub(d_normal, delta));
+        }
+        d_logit = hn::IfThenElseZero(seen, d_logit);
+        if (wanted == Gradient::inputs) {
+          // A logit of -inf has weight and derivative 0, although -inf * 0 has not.
+          const Vector moment = hn::IfThenZeroElse(hn::Eq(d_logit, zero), hn::Mul(d_logit, s));
+          temperature_sum = hn::Sub(temperature_sum, hn::Mul(moment, inverse_t));
+          bias_sum = hn::Add(bias_sum, d_logit);
+        }
+        if (wanted != Gradient::means) d_logit = hn::Mul(d_logit, inverse_t);
+        Vector weight = normal;
+        if (wanted == Gradient::inputs) {
+          if (s_.saturation != nullptr) {
+            const Vector t = hn::LoadU(d, s_.saturation + at);
+            d_logit = hn::IfThenElseZero(seen, hn::Mul(d_logit, hn::NegMulAdd(t, t, one)));
+          }
+          if (task_.has_factors) weight = hn::Mul(normal, hn::LoadU(d, s_.factors + at));
+        } else if (wanted == Gradient::terms) {
+          weight = hn::Mul(hn::Mul(normal, d_after), hn::LoadU(d, s_.keep + at));
+        }
+        hn::StoreU(hn::IfThenElseZero(seen, weight), d, s_.weights + at);
+        hn::StoreU(d_logit, d, s_.d_logits + at);
+      }
+      hn::StoreU(temperature_sum, d, s_.temperature_sum + first + v * kLanes);
+      hn::StoreU(bias_sum, d, s_.bias_sum + first + v * kLanes);
+    }
+  }
+
+  const FlashTask& task_;
+  const FlashParams& p_;
+  const FlashGrads& g_;
+  const BlockItem& item_;
+  const GradientScratch& s_;
+  const Sequence sequence_;
+  bool natural_;
+  float pack_factor_;
+};
+
+}  // namespace heed::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard
