@@ -1,0 +1,24 @@
+// How an answer in text is judged.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace heed::tasks {
+
+/// Share of the references that occur in the output, letter case aside (RULER's string_match_all).
+double match_all(std::string_view output, std::span<const std::string> references);
+/// 1 if any reference occurs in the output, letter case aside, else 0.
+double match_any(std::string_view output, std::span<const std::string> references);
+/// 1 if the output is the reference followed by anything, else 0. Leading blanks of both are ignored.
+double exact(std::string_view output, std::string_view reference);
+
+/// 95 % confidence interval of a share of `right` in `count` trials (Wilson, 1927).
+struct Interval {
+  double low = 0, high = 1;
+};
+Interval wilson(int64_t right, int64_t count);
+
+}  // namespace heed::tasks

@@ -1,0 +1,82 @@
+// A task: a generator of samples, a metric, and answers that are known.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "heed/registry.h"
+#include "heed/tasks/random.h"
+
+namespace heed::tasks {
+
+/// Bytes [begin, end) of a text.
+struct TextSpan {
+  int64_t begin = 0, end = 0;
+
+  std::string_view of(std::string_view text) const {
+    return text.substr(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
+  }
+};
+
+/// A sample in text. A model is given `prompt` and should go on with `continuation`.
+struct TaskSample {
+  std::string prompt;
+  std::string continuation;            ///< a right answer; never empty
+  std::vector<std::string> answers;    ///< references of the metric
+  std::vector<TextSpan> answer_spans;  ///< of prompt: where answers[i] is to be found
+  std::vector<TextSpan> scored;        ///< of prompt + continuation: the bytes that training counts, in order, disjoint
+  nlohmann::json meta;                 ///< what the generator drew: keys, depths, positions
+
+  std::string text() const { return prompt + continuation; }
+};
+
+/// A sample in tokens: the model sees `inputs`, and the output at position i is to be `labels[i]`, unless that is
+/// kNoLabel.
+struct TokenSample {
+  static constexpr int64_t kNoLabel = -100;
+  std::vector<int64_t> inputs, labels;  ///< equally many
+};
+
+/// Sample i of split s is a pure function of (task, its parameters, s, i): a counter-based generator, no shared stream.
+class Task {
+ public:
+  virtual ~Task() = default;
+
+  virtual const std::string& name() const = 0;
+  /// Size of the alphabet of `tokens`; 256 where tokens are bytes.
+  virtual int64_t vocabulary() const = 0;
+  /// Share of right answers of a model that knows the task's form and guesses.
+  virtual double chance() const = 0;
+  virtual TokenSample tokens(Split split, uint64_t index) const = 0;
+};
+
+/// A task whose tokens are the bytes of a text.
+class TextTask : public Task {
+ public:
+  virtual TaskSample sample(Split split, uint64_t index) const = 0;
+  /// Score in [0, 1] of what a model wrote after the prompt.
+  virtual double score(const TaskSample& sample, std::string_view output) const;
+  /// How many bytes a model is to write.
+  virtual int64_t answer_bytes() const = 0;
+
+  int64_t vocabulary() const override { return 256; }
+  TokenSample tokens(Split split, uint64_t index) const override;
+};
+
+/// A task from the registry; every parameter is optional. Throws heed::Error for an unknown name, parameter or value.
+std::unique_ptr<Task> make_task(std::string_view name, const nlohmann::json& parameters = {});
+/// The same for a task in text.
+std::unique_ptr<TextTask> make_text_task(std::string_view name, const nlohmann::json& parameters = {});
+
+/// The tasks there are, with their parameters.
+std::span<const RegistryRow> task_rows();
+
+/// Inputs and labels of a text: labels only where `scored` says.
+TokenSample byte_tokens(const TaskSample& sample);
+
+}  // namespace heed::tasks

@@ -1,0 +1,60 @@
+// Pairs of keys and values, some asked for.
+#pragma once
+
+#include "heed/tasks/task.h"
+
+namespace heed::tasks {
+
+/// Lines "key: value" up to the limit, the last line asks for one (after LongEval).
+class KvLookupTask final : public TextTask {
+ public:
+  explicit KvLookupTask(const nlohmann::json& parameters);
+  const std::string& name() const override { return name_; }
+  double chance() const override;
+  TaskSample sample(Split split, uint64_t index) const override;
+  int64_t answer_bytes() const override { return value_length_; }
+  static std::vector<Parameter> parameters();
+
+ private:
+  int64_t lines() const { return (max_tokens_ - line_bytes() + 1) / line_bytes(); }
+  int64_t line_bytes() const { return key_length_ + value_length_ + 3; }
+
+  std::string name_ = "kv_lookup";
+  int64_t max_tokens_, key_length_, value_length_;
+  uint64_t seed_;
+};
+
+/// Multi-query associative recall over bytes: "ab=37 cd=12 | cd=12 ab=37 ", every value behind the bar counted.
+class AssocRecallTask final : public TextTask {
+ public:
+  explicit AssocRecallTask(const nlohmann::json& parameters);
+  const std::string& name() const override { return name_; }
+  double chance() const override { return 1.0 / static_cast<double>(pairs_); }
+  TaskSample sample(Split split, uint64_t index) const override;
+  int64_t answer_bytes() const override { return value_length_; }
+  static std::vector<Parameter> parameters();
+
+ private:
+  std::string name_ = "assoc_recall";
+  int64_t pairs_, queries_, key_length_, value_length_;
+  uint64_t seed_;
+};
+
+/// Multi-query associative recall over tokens, exactly the generator of Zoology (Arora et al., 2023).
+class MqarTask final : public Task {
+ public:
+  explicit MqarTask(const nlohmann::json& parameters);
+  const std::string& name() const override { return name_; }
+  int64_t vocabulary() const override { return vocabulary_; }
+  double chance() const override { return 2.0 / static_cast<double>(vocabulary_); }
+  TokenSample tokens(Split split, uint64_t index) const override;
+  static std::vector<Parameter> parameters();
+
+ private:
+  std::string name_ = "mqar";
+  int64_t vocabulary_, length_, pairs_;
+  double power_;
+  uint64_t seed_;
+};
+
+}  // namespace heed::tasks

@@ -1,0 +1,30 @@
+#include "heed/tasks/task.h"
+
+#include "heed/error.h"
+#include "heed/formats/byte_tokenizer.h"
+#include "heed/tasks/metrics.h"
+
+namespace heed::tasks {
+
+TokenSample byte_tokens(const TaskSample& sample) {
+  const auto ids = formats::ByteTokenizer::encode(sample.text());
+  TokenSample result;
+  result.inputs.assign(ids.begin(), ids.end() - 1);
+  result.labels.assign(result.inputs.size(), TokenSample::kNoLabel);
+  for (const TextSpan& span : sample.scored) {
+    require(span.begin >= 1 && span.end <= static_cast<int64_t>(ids.size()), "a scored span [{}, {}) of {} bytes",
+            span.begin, span.end, ids.size());
+    for (int64_t i = span.begin; i < span.end; ++i) {
+      result.labels[static_cast<size_t>(i - 1)] = ids[static_cast<size_t>(i)];
+    }
+  }
+  return result;
+}
+
+TokenSample TextTask::tokens(Split split, uint64_t index) const { return byte_tokens(sample(split, index)); }
+
+double TextTask::score(const TaskSample& sample, std::string_view output) const {
+  return match_all(output, sample.answers);
+}
+
+}  // namespace heed::tasks
