@@ -1,5 +1,6 @@
 #include "heed/train/lm_trainer.h"
 
+#include <ATen/autocast_mode.h>
 #include <fmt/format.h>
 
 #include <chrono>
@@ -17,6 +18,24 @@ using torch::Tensor;
 using Clock = std::chrono::steady_clock;
 
 constexpr const char* kStateFile = "training.safetensors";
+
+/// Matrix products in bfloat16 while alive.
+class Autocast {
+ public:
+  explicit Autocast(bool on) : before_(at::autocast::is_cpu_enabled()) {
+    at::autocast::set_autocast_cpu_dtype(torch::kBFloat16);
+    at::autocast::set_cpu_enabled(on);
+  }
+  ~Autocast() {
+    at::autocast::clear_cache();
+    at::autocast::set_cpu_enabled(before_);
+  }
+  Autocast(const Autocast&) = delete;
+  Autocast& operator=(const Autocast&) = delete;
+
+ private:
+  bool before_;
+};
 
 /// AdamW over a model's parameters, whose state goes to and from one file.
 class Optimizer {
@@ -126,7 +145,11 @@ double train_lm(DecoderLm& model, const BatchSource& batches, const LmTrainOptio
   auto since = Clock::now();
   for (; step < options.steps; ++step) {
     const auto batch = batches(step);
-    auto loss = lm_loss(model, batch, options.seed + uint64_t(step));
+    torch::Tensor loss;
+    {
+      const Autocast autocast(options.bfloat16);
+      loss = lm_loss(model, batch, options.seed + uint64_t(step));
+    }
     last_loss = loss.item<double>();
     if (!std::isfinite(last_loss)) fail("step {}: the loss is {}: a lower --lr may help", step, last_loss);
     loss.backward();

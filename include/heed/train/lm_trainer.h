@@ -30,6 +30,7 @@ struct LmTrainOptions {
   int64_t save_every = 200;
   int64_t eval_every = 200;
   uint64_t seed = 0;             ///< of dropout
+  bool bfloat16 = false;         ///< matrix products in bfloat16; weights, norms and the loss stay float32
   bool resume = false;           ///< go on from the training state in `out`
 };
 

@@ -1,0 +1,153 @@
+#include <fmt/format.h>
+
+#include "cli/commands.h"
+#include "heed/checkpoint/decoder_checkpoint.h"
+#include "heed/error.h"
+#include "heed/train/lm_data.h"
+
+namespace heed::cli {
+namespace {
+
+struct TrainOptions {
+  Common common;
+  std::vector<std::string> text;
+  std::string out, from, mixture = "text", dtype = "float32", rope_scaling;
+  std::vector<std::string> layer_mixers;
+  bool resume = false;
+  DecoderConfig model{.layers = std::vector<LayerPlan>(6)};
+  int64_t layers = 6;
+  double rope_theta = 10000, rope_factor = 1;
+  train::LmTrainOptions training;
+  train::LmDataOptions data;
+};
+
+/// `dense`, or `INDEX=NAME`, or `INDEX=NAME:{json}`; without an index: every layer.
+void apply_mixer(DecoderConfig& config, const std::string& text) {
+  const auto equals = text.find('=');
+  const auto colon = text.find(':');
+  const bool indexed = equals != std::string::npos && equals < colon;
+  const auto name = text.substr(indexed ? equals + 1 : 0, colon == std::string::npos ? colon : colon - (indexed ? equals + 1 : 0));
+  LayerPlan plan{name, nlohmann::json::object()};
+  if (colon != std::string::npos) {
+    plan.config = nlohmann::json::parse(text.substr(colon + 1), nullptr, false);
+    require(plan.config.is_object(), "--mixer {}: the configuration is not a JSON object", text);
+  }
+  if (!indexed) {
+    for (auto& layer : config.layers) layer = plan;
+    return;
+  }
+  char* stop = nullptr;
+  const auto index = std::strtoll(text.c_str(), &stop, 10);
+  require(stop == text.c_str() + equals && index >= 0 && index < int64_t(config.layers.size()), "--mixer {}: layer 0 to {} is accepted", text,
+          config.layers.size() - 1);
+  config.layers[size_t(index)] = plan;
+}
+
+DecoderLm make_model(TrainOptions& o) {
+  auto& config = o.model;
+  if (!o.from.empty()) {
+    config = checkpoint::load_decoder(o.from)->config();
+  } else {
+    config.layers.assign(size_t(o.layers), {});
+    config.positions.kind = "rope";
+    config.positions.rope.theta = o.rope_theta;
+  }
+  if (!o.rope_scaling.empty()) {
+    auto& rope = config.positions.rope;
+    rope.scaling = o.rope_scaling;
+    rope.factor = o.rope_factor;
+    rope.original_length = config.max_length;
+  }
+  for (const auto& mixer : o.layer_mixers) apply_mixer(config, mixer);
+  if (o.from.empty() || o.data.context > config.max_length) config.max_length = o.data.context;
+  torch::manual_seed(int64_t(o.common.seed));
+  DecoderLm model(config);
+  if (!o.from.empty()) {
+    // Weights of what both models have; an exchanged mixer keeps its own parameters where names or shapes differ.
+    auto source = checkpoint::load_decoder(o.from);
+    const auto old = source->named_parameters();
+    torch::NoGradGuard no_grad;
+    for (auto& entry : model->named_parameters())
+      if (const auto* found = old.find(entry.key()); found && found->sizes() == entry.value().sizes()) entry.value().copy_(*found);
+  }
+  return model;
+}
+
+void run(TrainOptions& o) {
+  apply(o.common);
+  require(!std::filesystem::exists(o.out) || std::filesystem::is_directory(o.out), "{}: is no folder", o.out);
+  require(o.dtype == "float32" || o.dtype == "bfloat16", "--dtype {}: float32 or bfloat16 is accepted", o.dtype);
+  o.data.mixture = train::parse_mixture(o.mixture);
+  o.data.seed = o.training.seed = o.common.seed;
+
+  std::shared_ptr<const tasks::Corpus> corpus;
+  if (!o.text.empty()) {
+    std::vector<std::filesystem::path> inputs(o.text.begin(), o.text.end());
+    corpus = std::make_shared<tasks::Corpus>(tasks::Corpus::read(inputs));
+    const auto& report = corpus->report();
+    fmt::print("text: {} documents, {:.1f} MB train, {:.1f} MB valid, {:.1f} MB test\n", report.documents, double(report.bytes[0]) / 1e6,
+               double(report.bytes[1]) / 1e6, double(report.bytes[2]) / 1e6);
+  }
+  const train::LmData data(corpus, o.data);
+  auto model = make_model(o);
+  int64_t parameters = 0;
+  for (const auto& p : model->parameters()) parameters += p.numel();
+  fmt::print("model: {} layers, {} parameters, context {}\n", model->config().layers.size(), parameters, o.data.context);
+
+  o.training.bfloat16 = o.dtype == "bfloat16";
+  const auto save = [&](DecoderLm& trained) { checkpoint::save_decoder(o.out, trained, torch::kBFloat16); };
+  const auto report = [&](const train::LmEvaluation& e) {
+    std::string line = fmt::format("step {:>7}  loss {:.4f}  {:.0f} tokens/s", e.step, e.loss, e.tokens_per_second);
+    if (corpus && corpus->evaluation_windows(tasks::Split::valid, o.data.context) > 0) {
+      line += fmt::format("  valid {:.3f} bits/byte", train::bits_per_byte(model, *corpus, tasks::Split::valid, o.data.context, 32));
+    }
+    fmt::print("{}\n", line);
+    std::fflush(stdout);
+  };
+  o.training.out = o.out;
+  o.training.resume = o.resume;
+  train::train_lm(model, [&](int64_t step) { return data.batch(step); }, o.training, save, report);
+  fmt::print("written: {}\n", o.out);
+}
+
+}  // namespace
+
+void add_train(CLI::App& app) {
+  auto* command = app.add_subcommand("train", "train a model");
+  command->require_subcommand(1);
+  auto options = std::make_shared<TrainOptions>();
+  auto* lm = command->add_subcommand("lm", "a byte language model on text and tasks\nexample: heed train lm --text book.txt --out my-lm --steps 2000");
+  lm->add_option("--text", options->text, "files and folders of text");
+  lm->add_option("--out", options->out, "folder of the checkpoint")->required();
+  lm->add_option("--from", options->from, "begin with the weights of this checkpoint");
+  lm->add_flag("--resume", options->resume, "go on where a stopped training in --out was");
+  lm->add_option("--mixture", options->mixture, "shares of text and tasks, as text=0.6,niah_single=0.2,copy=0.2 (default text)");
+  lm->add_option("--mixer", options->layer_mixers, "mixer of all layers (NAME, NAME:{json}) or of one (INDEX=NAME)");
+  lm->add_option("--context", options->data.context, "tokens a sequence (default 1024)")->check(CLI::Range(8, 1 << 24));
+  lm->add_option("--batch", options->data.batch, "sequences a step (default 8)")->check(CLI::Range(1, 1 << 20));
+  lm->add_option("--steps", options->training.steps, "steps (default 1000)")->check(CLI::Range(1, 1 << 30));
+  lm->add_option("--lr", options->training.learning_rate, "peak learning rate (default 1e-3)")->check(CLI::PositiveNumber);
+  lm->add_option("--warmup", options->training.warmup, "steps of warm-up (default 100)")->check(CLI::NonNegativeNumber);
+  lm->add_option("--final-rate", options->training.final_rate, "share of the peak at the end (default 0.1)")->check(CLI::Range(0.0, 1.0));
+  lm->add_option("--weight-decay", options->training.weight_decay, "on matrices (default 0.1)")->check(CLI::NonNegativeNumber);
+  lm->add_option("--clip", options->training.clip, "largest gradient norm (default 1; 0: none)")->check(CLI::NonNegativeNumber);
+  lm->add_option("--save-every", options->training.save_every, "steps between checkpoints (default 200)")->check(CLI::PositiveNumber);
+  lm->add_option("--eval-every", options->training.eval_every, "steps between reports (default 200)")->check(CLI::PositiveNumber);
+  lm->add_option("--answer-weight", options->data.answer_weight, "loss weight of a task's answers (default 4)")->check(CLI::NonNegativeNumber);
+  lm->add_option("--filler-weight", options->data.filler_weight, "loss weight of a task's other bytes (default 0.2)")->check(CLI::NonNegativeNumber);
+  lm->add_option("--dtype", options->dtype, "float32, or bfloat16 for the matrix products (default float32)");
+  lm->add_option("--layers", options->layers, "layers (default 6)")->check(CLI::Range(1, 4096));
+  lm->add_option("--dim", options->model.dim, "model width (default 256)")->check(CLI::Range(1, 1 << 20));
+  lm->add_option("--heads", options->model.heads, "query heads (default 8)")->check(CLI::Range(1, 4096));
+  lm->add_option("--kv-heads", options->model.kv_heads, "key and value heads (default 4)")->check(CLI::Range(1, 4096));
+  lm->add_option("--head-dim", options->model.head_dim, "head size (default 32)")->check(CLI::Range(1, 4096));
+  lm->add_option("--hidden", options->model.hidden, "width of the SwiGLU (default 704)")->check(CLI::Range(1, 1 << 20));
+  lm->add_option("--rope-theta", options->rope_theta, "RoPE base (default 10000)")->check(CLI::PositiveNumber);
+  lm->add_option("--rope-scaling", options->rope_scaling, "stretch RoPE beyond the loaded checkpoint's context: linear, dynamic, yarn, llama3");
+  lm->add_option("--rope-factor", options->rope_factor, "by how much (default 1)")->check(CLI::Range(1.0, 1e6));
+  add_threads(*lm, options->common);
+  add_seed(*lm, options->common);
+  lm->callback([options] { run(*options); });
+}
+
+}  // namespace heed::cli
