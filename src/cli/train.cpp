@@ -11,8 +11,8 @@ namespace {
 struct TrainOptions {
   Common common;
   std::vector<std::string> text;
-  std::string out, from, mixture = "text", dtype = "float32", rope_scaling;
-  std::vector<std::string> layer_mixers;
+  std::string out, from, dtype = "float32", rope_scaling;
+  std::vector<std::string> layer_mixers, mixture;
   bool resume = false;
   DecoderConfig model{.layers = std::vector<LayerPlan>(6)};
   int64_t layers = 6;
@@ -77,7 +77,7 @@ void run(TrainOptions& o) {
   apply(o.common);
   require(!std::filesystem::exists(o.out) || std::filesystem::is_directory(o.out), "{}: is no folder", o.out);
   require(o.dtype == "float32" || o.dtype == "bfloat16", "--dtype {}: float32 or bfloat16 is accepted", o.dtype);
-  o.data.mixture = train::parse_mixture(o.mixture);
+  for (const auto& part : o.mixture) o.data.mixture.push_back(train::parse_mixture_part(part));
   o.data.seed = o.training.seed = o.common.seed;
 
   std::shared_ptr<const tasks::Corpus> corpus;
@@ -121,7 +121,7 @@ void add_train(CLI::App& app) {
   lm->add_option("--out", options->out, "folder of the checkpoint")->required();
   lm->add_option("--from", options->from, "begin with the weights of this checkpoint");
   lm->add_flag("--resume", options->resume, "go on where a stopped training in --out was");
-  lm->add_option("--mixture", options->mixture, "shares of text and tasks, as text=0.6,niah_single=0.2,copy=0.2 (default text)");
+  lm->add_option("--mix", options->mixture, "parts of the data, each NAME=SHARE or NAME=SHARE:{json}: text, or a task (default text=1)");
   lm->add_option("--mixer", options->layer_mixers, "mixer of all layers (NAME, NAME:{json}) or of one (INDEX=NAME)");
   lm->add_option("--context", options->data.context, "tokens a sequence (default 1024)")->check(CLI::Range(8, 1 << 24));
   lm->add_option("--batch", options->data.batch, "sequences a step (default 8)")->check(CLI::Range(1, 1 << 20));

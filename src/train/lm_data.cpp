@@ -1,7 +1,6 @@
 #include "heed/train/lm_data.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 
 #include "heed/error.h"
@@ -12,46 +11,44 @@ namespace heed::train {
 
 using tasks::Split;
 
-std::vector<MixturePart> parse_mixture(const std::string& text) {
-  std::vector<MixturePart> parts;
-  size_t begin = 0;
-  while (begin <= text.size()) {
-    const size_t end = std::min(text.find(',', begin), text.size());
-    const auto item = text.substr(begin, end - begin);
-    const auto equals = item.find('=');
-    MixturePart part{item.substr(0, equals), 1};
-    if (equals != std::string::npos) {
-      const char* number = item.c_str() + equals + 1;
-      char* stop = nullptr;
-      part.share = std::strtod(number, &stop);
-      require(stop != number && *stop == 0, "mixture part \"{}\": name=share is accepted", item);
-    }
-    require(!part.name.empty() && part.share > 0 && std::isfinite(part.share), "mixture part \"{}\": name=share with a share above 0 is accepted", item);
-    parts.push_back(part);
-    begin = end + 1;
+MixturePart parse_mixture_part(const std::string& text) {
+  const size_t equals = text.find('='), colon = text.find(':', equals);
+  MixturePart part{text.substr(0, equals)};
+  const bool has_json = equals != std::string::npos && colon != std::string::npos;
+  if (equals != std::string::npos) {
+    const auto number = text.substr(equals + 1, has_json ? colon - equals - 1 : std::string::npos);
+    char* stop = nullptr;
+    part.share = std::strtod(number.c_str(), &stop);
+    require(!number.empty() && *stop == 0 && part.share > 0 && std::isfinite(part.share),
+            "mixture part \"{}\": NAME=SHARE with a share above 0 is accepted", text);
   }
-  return parts;
+  if (has_json) part.parameters = nlohmann::json::parse(text.substr(colon + 1), nullptr, false);
+  require(part.parameters.is_object(), "mixture part \"{}\": what stands behind the colon is no JSON object", text);
+  return part;
 }
 
 LmData::LmData(std::shared_ptr<const tasks::Corpus> corpus, LmDataOptions options) : corpus_(std::move(corpus)), options_(std::move(options)) {
+  if (options_.mixture.empty()) options_.mixture = {{"text"}};
   double total = 0;
   for (const auto& part : options_.mixture) total += part.share;
   for (const auto& part : options_.mixture) {
-    Part own{part.share / total, {}};
-    if (part.name == "text")
+    Part own{part.share / total, nullptr};
+    if (part.name == "text") {
       require(corpus_ != nullptr, "the mixture has text: give files or folders with --text");
-    else
-      // Shorter forms too: what is learned at many lengths does not lean on one.
-      for (int64_t length = options_.context; length >= std::max<int64_t>(options_.context / 8, 128); length /= 2)
-        own.forms.push_back(tasks::make_text_task(part.name, {{"max_tokens", length}}));
-    require(part.name == "text" || !own.forms.empty(), "context = {}: tasks need 128 or more", options_.context);
+    } else {
+      auto parameters = part.parameters;
+      for (const auto& row : tasks::task_rows())
+        for (const auto& parameter : row.parameters)
+          if (row.name == part.name && parameter.name == "max_tokens" && !parameters.contains("max_tokens")) parameters["max_tokens"] = options_.context;
+      own.task = tasks::make_text_task(part.name, parameters);
+    }
     parts_.push_back(std::move(own));
   }
 }
 
 void LmData::fill(const Part& part, uint64_t index, int64_t* tokens, float* weights) const {
   const int64_t length = options_.context + 1;
-  if (part.forms.empty()) {
+  if (!part.task) {
     const auto window = corpus_->window(Split::train, index, length, options_.seed);
     for (int64_t i = 0; i < length; ++i) tokens[i] = static_cast<unsigned char>(window[i]);
     std::fill(weights, weights + length - 1, 1.0f);
@@ -59,9 +56,9 @@ void LmData::fill(const Part& part, uint64_t index, int64_t* tokens, float* weig
   }
   // Whole samples one behind the other, the last one cut: a separator begins each.
   int64_t at = 0;
+  constexpr int kSampleBits = 20;  // samples a sequence has room for
   for (uint64_t n = 0; at < length; ++n) {
-    const auto& form = *part.forms[(index + n) % part.forms.size()];
-    const auto sample = form.sample(Split::train, (index << 6) + n);
+    const auto sample = part.task->sample(Split::train, (index << kSampleBits) + n);
     tokens[at] = formats::ByteTokenizer::kSeparator;
     if (at > 0) weights[at - 1] = 0;
     ++at;

@@ -11,17 +11,18 @@
 
 namespace heed::train {
 
-/// One part of a mixture: `text`, or a task in text by name.
+/// One part of a mixture: `text`, or a task in text by name with its parameters.
 struct MixturePart {
   std::string name;
   double share = 1;
+  nlohmann::json parameters = nlohmann::json::object();
 };
 
-/// `text=0.6,niah_single=0.2,copy=0.2`; shares are normalised. Throws heed::Error that names the part.
-std::vector<MixturePart> parse_mixture(const std::string& text);
+/// `NAME=SHARE` or `NAME=SHARE:{json}`, as niah_single=0.2:{"filler":"mixed"}. Throws heed::Error that names the part.
+MixturePart parse_mixture_part(const std::string& text);
 
 struct LmDataOptions {
-  std::vector<MixturePart> mixture{{"text", 1}};
+  std::vector<MixturePart> mixture;  ///< shares are normalised; empty: text
   int64_t batch = 8;
   int64_t context = 1024;
   double answer_weight = 4;   ///< of the bytes a task scores
@@ -31,7 +32,8 @@ struct LmDataOptions {
 
 class LmData {
  public:
-  /// `corpus` may be null when the mixture has no text. Throws heed::Error for a task that is unknown.
+  /// `corpus` may be null when the mixture has no text. A task that has `max_tokens` gets the context, unless its parameters say otherwise.
+  /// Throws heed::Error for an unknown task.
   LmData(std::shared_ptr<const tasks::Corpus> corpus, LmDataOptions options);
 
   /// Batch of a training step: a pure function of the step and the options.
@@ -40,7 +42,7 @@ class LmData {
  private:
   struct Part {
     double share;
-    std::vector<std::unique_ptr<tasks::TextTask>> forms;  ///< variants of the task, taken in turn; empty: text
+    std::unique_ptr<tasks::TextTask> task;  ///< null: text
   };
   void fill(const Part& part, uint64_t index, int64_t* tokens, float* weights) const;
 
