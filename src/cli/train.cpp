@@ -12,13 +12,14 @@ struct TrainOptions {
   Common common;
   std::vector<std::string> text;
   std::string out, from, dtype = "float32", rope_scaling;
-  std::vector<std::string> layer_mixers, mixture;
+  std::vector<std::string> layer_mixers;
+  std::string mixture = "text=1";
+  int64_t batch = 8, context = 1024;
   bool resume = false;
   DecoderConfig model{.layers = std::vector<LayerPlan>(6)};
   int64_t layers = 6;
   double rope_theta = 10000, rope_factor = 1;
   train::LmTrainOptions training;
-  train::LmDataOptions data;
 };
 
 /// `dense`, or `INDEX=NAME`, or `INDEX=NAME:{json}`; without an index: every layer.
@@ -59,7 +60,7 @@ DecoderLm make_model(TrainOptions& o) {
     rope.original_length = config.max_length;
   }
   for (const auto& mixer : o.layer_mixers) apply_mixer(config, mixer);
-  if (o.from.empty() || o.data.context > config.max_length) config.max_length = o.data.context;
+  if (o.from.empty() || o.context > config.max_length) config.max_length = o.context;
   torch::manual_seed(int64_t(o.common.seed));
   DecoderLm model(config);
   if (!o.from.empty()) {
@@ -77,8 +78,7 @@ void run(TrainOptions& o) {
   apply(o.common);
   require(!std::filesystem::exists(o.out) || std::filesystem::is_directory(o.out), "{}: is no folder", o.out);
   require(o.dtype == "float32" || o.dtype == "bfloat16", "--dtype {}: float32 or bfloat16 is accepted", o.dtype);
-  for (const auto& part : o.mixture) o.data.mixture.push_back(train::parse_mixture_part(part));
-  o.data.seed = o.training.seed = o.common.seed;
+  o.training.seed = o.common.seed;
 
   std::shared_ptr<const tasks::Corpus> corpus;
   if (!o.text.empty()) {
@@ -88,25 +88,25 @@ void run(TrainOptions& o) {
     fmt::print("text: {} documents, {:.1f} MB train, {:.1f} MB valid, {:.1f} MB test\n", report.documents, double(report.bytes[0]) / 1e6,
                double(report.bytes[1]) / 1e6, double(report.bytes[2]) / 1e6);
   }
-  const train::LmData data(corpus, o.data);
+  const tasks::Mixture mixture(o.mixture, corpus.get(), o.context, o.common.seed);
   auto model = make_model(o);
   int64_t parameters = 0;
   for (const auto& p : model->parameters()) parameters += p.numel();
-  fmt::print("model: {} layers, {} parameters, context {}\n", model->config().layers.size(), parameters, o.data.context);
+  fmt::print("model: {} layers, {} parameters, context {}\n", model->config().layers.size(), parameters, o.context);
 
   o.training.bfloat16 = o.dtype == "bfloat16";
   const auto save = [&](DecoderLm& trained) { checkpoint::save_decoder(o.out, trained, torch::kBFloat16); };
   const auto report = [&](const train::LmEvaluation& e) {
     std::string line = fmt::format("step {:>7}  loss {:.4f}  {:.0f} tokens/s", e.step, e.loss, e.tokens_per_second);
-    if (corpus && corpus->evaluation_windows(tasks::Split::valid, o.data.context) > 0) {
-      line += fmt::format("  valid {:.3f} bits/byte", train::bits_per_byte(model, *corpus, tasks::Split::valid, o.data.context, 32));
+    if (corpus && corpus->evaluation_windows(tasks::Split::valid, o.context) > 0) {
+      line += fmt::format("  valid {:.3f} bits/byte", train::bits_per_byte(model, *corpus, tasks::Split::valid, o.context, 32));
     }
     fmt::print("{}\n", line);
     std::fflush(stdout);
   };
   o.training.out = o.out;
   o.training.resume = o.resume;
-  train::train_lm(model, [&](int64_t step) { return data.batch(step); }, o.training, save, report);
+  train::train_lm(model, [&](int64_t step) { return train::mixture_batch(mixture, step, o.batch, o.context); }, o.training, save, report);
   fmt::print("written: {}\n", o.out);
 }
 
@@ -121,10 +121,10 @@ void add_train(CLI::App& app) {
   lm->add_option("--out", options->out, "folder of the checkpoint")->required();
   lm->add_option("--from", options->from, "begin with the weights of this checkpoint");
   lm->add_flag("--resume", options->resume, "go on where a stopped training in --out was");
-  lm->add_option("--mix", options->mixture, "parts of the data, each NAME=SHARE or NAME=SHARE:{json}: text, or a task (default text=1)");
+  lm->add_option("--mix", options->mixture, "shares of text and tasks, as text=0.6,niah_single=0.2,repeat=0.2 (default text=1)");
   lm->add_option("--mixer", options->layer_mixers, "mixer of all layers (NAME, NAME:{json}) or of one (INDEX=NAME)");
-  lm->add_option("--context", options->data.context, "tokens a sequence (default 1024)")->check(CLI::Range(8, 1 << 24));
-  lm->add_option("--batch", options->data.batch, "sequences a step (default 8)")->check(CLI::Range(1, 1 << 20));
+  lm->add_option("--context", options->context, "tokens a sequence (default 1024)")->check(CLI::Range(8, 1 << 24));
+  lm->add_option("--batch", options->batch, "sequences a step (default 8)")->check(CLI::Range(1, 1 << 20));
   lm->add_option("--steps", options->training.steps, "steps (default 1000)")->check(CLI::Range(1, 1 << 30));
   lm->add_option("--lr", options->training.learning_rate, "peak learning rate (default 1e-3)")->check(CLI::PositiveNumber);
   lm->add_option("--warmup", options->training.warmup, "steps of warm-up (default 100)")->check(CLI::NonNegativeNumber);
@@ -133,8 +133,6 @@ void add_train(CLI::App& app) {
   lm->add_option("--clip", options->training.clip, "largest gradient norm (default 1; 0: none)")->check(CLI::NonNegativeNumber);
   lm->add_option("--save-every", options->training.save_every, "steps between checkpoints (default 200)")->check(CLI::PositiveNumber);
   lm->add_option("--eval-every", options->training.eval_every, "steps between reports (default 200)")->check(CLI::PositiveNumber);
-  lm->add_option("--answer-weight", options->data.answer_weight, "loss weight of a task's answers (default 4)")->check(CLI::NonNegativeNumber);
-  lm->add_option("--filler-weight", options->data.filler_weight, "loss weight of a task's other bytes (default 0.2)")->check(CLI::NonNegativeNumber);
   lm->add_option("--dtype", options->dtype, "float32, or bfloat16 for the matrix products (default float32)");
   lm->add_option("--layers", options->layers, "layers (default 6)")->check(CLI::Range(1, 4096));
   lm->add_option("--dim", options->model.dim, "model width (default 256)")->check(CLI::Range(1, 1 << 20));

@@ -11,84 +11,12 @@ namespace heed::train {
 
 using tasks::Split;
 
-MixturePart parse_mixture_part(const std::string& text) {
-  const size_t equals = text.find('='), colon = text.find(':', equals);
-  MixturePart part{text.substr(0, equals)};
-  const bool has_json = equals != std::string::npos && colon != std::string::npos;
-  if (equals != std::string::npos) {
-    const auto number = text.substr(equals + 1, has_json ? colon - equals - 1 : std::string::npos);
-    char* stop = nullptr;
-    part.share = std::strtod(number.c_str(), &stop);
-    require(!number.empty() && *stop == 0 && part.share > 0 && std::isfinite(part.share),
-            "mixture part \"{}\": NAME=SHARE with a share above 0 is accepted", text);
-  }
-  if (has_json) part.parameters = nlohmann::json::parse(text.substr(colon + 1), nullptr, false);
-  require(part.parameters.is_object(), "mixture part \"{}\": what stands behind the colon is no JSON object", text);
-  return part;
-}
-
-LmData::LmData(std::shared_ptr<const tasks::Corpus> corpus, LmDataOptions options) : corpus_(std::move(corpus)), options_(std::move(options)) {
-  if (options_.mixture.empty()) options_.mixture = {{"text"}};
-  double total = 0;
-  for (const auto& part : options_.mixture) total += part.share;
-  for (const auto& part : options_.mixture) {
-    Part own{part.share / total, nullptr};
-    if (part.name == "text") {
-      require(corpus_ != nullptr, "the mixture has text: give files or folders with --text");
-    } else {
-      auto parameters = part.parameters;
-      for (const auto& row : tasks::task_rows())
-        for (const auto& parameter : row.parameters)
-          if (row.name == part.name && parameter.name == "max_tokens" && !parameters.contains("max_tokens")) parameters["max_tokens"] = options_.context;
-      own.task = tasks::make_text_task(part.name, parameters);
-    }
-    parts_.push_back(std::move(own));
-  }
-}
-
-void LmData::fill(const Part& part, uint64_t index, int64_t* tokens, float* weights) const {
-  const int64_t length = options_.context + 1;
-  if (!part.task) {
-    const auto window = corpus_->window(Split::train, index, length, options_.seed);
-    for (int64_t i = 0; i < length; ++i) tokens[i] = static_cast<unsigned char>(window[i]);
-    std::fill(weights, weights + length - 1, 1.0f);
-    return;
-  }
-  // Whole samples one behind the other, the last one cut: a separator begins each.
-  int64_t at = 0;
-  constexpr int kSampleBits = 20;  // samples a sequence has room for
-  for (uint64_t n = 0; at < length; ++n) {
-    const auto sample = part.task->sample(Split::train, (index << kSampleBits) + n);
-    tokens[at] = formats::ByteTokenizer::kSeparator;
-    if (at > 0) weights[at - 1] = 0;
-    ++at;
-    const auto text = sample.text();
-    const int64_t count = std::min<int64_t>(int64_t(text.size()), length - at);
-    for (int64_t i = 0; i < count; ++i) {
-      tokens[at + i] = static_cast<unsigned char>(text[i]);
-      weights[at + i - 1] = float(options_.filler_weight);
-    }
-    for (const auto& span : sample.scored)
-      for (int64_t i = span.begin; i < std::min(span.end, count); ++i) weights[at + i - 1] = float(options_.answer_weight);
-    at += count;
-  }
-}
-
-LmBatch LmData::batch(int64_t step) const {
-  LmBatch batch{torch::empty({options_.batch, options_.context + 1}, torch::kInt64), torch::empty({options_.batch, options_.context})};
-  const auto key = tasks::stream_key("mixture", Split::train, options_.seed);
-  for (int64_t b = 0; b < options_.batch; ++b) {
-    const uint64_t index = uint64_t(step) * uint64_t(options_.batch) + uint64_t(b);
-    double u = tasks::Random(key, index).uniform();
-    const Part* part = &parts_.back();
-    for (const auto& candidate : parts_) {
-      if (u < candidate.share) {
-        part = &candidate;
-        break;
-      }
-      u -= candidate.share;
-    }
-    fill(*part, index, batch.tokens.data_ptr<int64_t>() + b * (options_.context + 1), batch.weights.data_ptr<float>() + b * options_.context);
+LmBatch mixture_batch(const tasks::Mixture& mixture, int64_t step, int64_t size, int64_t context) {
+  LmBatch batch{torch::empty({size, context + 1}, torch::kInt64), torch::empty({size, context})};
+  for (int64_t b = 0; b < size; ++b) {
+    const auto window = mixture.window(Split::train, uint64_t(step) * uint64_t(size) + uint64_t(b));
+    std::copy(window.tokens.begin(), window.tokens.end(), batch.tokens.data_ptr<int64_t>() + b * (context + 1));
+    std::copy(window.weights.begin(), window.weights.end(), batch.weights.data_ptr<float>() + b * context);
   }
   return batch;
 }
