@@ -2,87 +2,97 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "heed/kernels/mask.h"
-#include "heed/kernels/scores.h"
 #include "heed/kernels/view.h"
+#include "heed/kernels/work_plan.h"
 
 namespace heed::kernels {
 
-/// Keys or values of all sequences, contiguous or in pages, possibly quantised.
+/// Keys or values of all sequences, contiguous or in pages, possibly quantised. The last dimension is dense (stride 1).
 struct CacheView {
-  /// Contiguous: [B, Hkv, capacity, D]. Paged: [P, page, 1, D] per head pool, see `table`. Storage f32, f16, bf16 or i8.
+  /// Contiguous: [B, Hkv, capacity, D]. Paged: [P, page_size, 1, D], a page belongs to one head. f32, f16, bf16 or i8.
   AnyView data;
-  /// Paged: page of slot s of (sequence b, KV head h) is table[(b * Hkv + h) * table_stride + s / page_size]. Null: contiguous.
+  /// Slot s of (sequence b, KV head h) is in page table[(b * Hkv + h) * table_stride + s / page_size]. Null: contiguous.
+  /// A page size of 1 gathers single slots; pages may repeat and may be shared by heads and sequences.
   const int32_t* table = nullptr;
   int64_t table_stride = 0;
   int64_t page_size = 0;
-  /// i8 storage: value = stored * scale. Sizes of 1 broadcast, so the scale axis is the caller's:
-  /// contiguous [1|B, 1|Hkv, 1|capacity, 1|D]; paged [1|P, 1|page, 1, 1|D].
+  /// i8 storage only: value = stored * scale (+ zero). Contiguous [1|B, 1|Hkv, 1|slots, 1|channels], paged
+  /// [1|P, 1|slots, 1, 1|channels], with slots = ceil(capacity or page_size / slot_group) and channels =
+  /// ceil(D / channel_group): the scale axis is the caller's. Sizes of 1 broadcast.
   View<const float> scale;
+  View<const float> zero;  ///< optional, sizes by the same rule
+  int64_t slot_group = 1, channel_group = 1;
 };
 
-/// Rotation applied to keys when they are read (caches that store unrotated keys). Half-split pairs.
+/// Rotation applied to keys when they are read (caches that store unrotated keys). Queries come rotated. Angles are
+/// position * frequency in double precision.
 struct ReadRotation {
   const float* inverse_frequencies = nullptr;  ///< [rotated / 2]; null: keys are stored as they are used
-  int64_t rotated = 0;                         ///< rotated leading dimensions of D
+  int64_t rotated = 0;                         ///< rotated leading dimensions of D, even
+  bool interleaved = false;                    ///< pairs (2i, 2i + 1); otherwise (i, i + rotated / 2)
   /// Position of slot s: positions[(b * Hkv + h) * positions_stride + s]; null: s itself.
   const int64_t* positions = nullptr;
   int64_t positions_stride = 0;
 };
 
-/// Softmax over the real slots [0, length) of each (sequence, KV head) and then the synthetic slots.
+/// Softmax over the real slots [0, length) of each (sequence, KV head) and then the synthetic slots. The order of scale,
+/// soft cap, biases and mask is that of docs/semantics.md.
 struct DecodeParams {
-  AnyView q;          ///< [B, Hq, N, D] f32, f16 or bf16; N small (1 .. 16)
-  CacheView k, v;     ///< Hkv heads; Hq a multiple of Hkv; query head h reads KV head h / (Hq / Hkv)
-  AnyView out;        ///< [B, Hq, N, Dv], dtype of q
-  AnyView lse;        ///< float [B, Hq, N, 1], optional
+  AnyView q;     ///< [B, Hq, N, D] f32, f16 or bf16; any N, made for N of 1 to 16
+  CacheView k;   ///< Hkv heads; Hq a multiple of Hkv; query head h reads KV head h / (Hq / Hkv)
+  CacheView v;   ///< own storage type, pages and table
+  AnyView out;   ///< [B, Hq, N, Dv], dtype of q, or f32 where partial results are merged afterwards
+  AnyView lse;   ///< float [B, Hq, N, 1], optional
   int64_t num_kv_heads = 0;
 
   /// Valid slots: lengths[b * lengths_stride_b + h * lengths_stride_h] (stride_h 0: shared by the heads).
+  /// Null: the capacity of contiguous storage.
   const int64_t* lengths = nullptr;
   int64_t lengths_stride_b = 1, lengths_stride_h = 0;
 
-  double scale = 0;   ///< 0: 1 / sqrt(D)
-  Mask mask;          ///< asked with i' = i + length - N; default: Causal, so that row N-1 sees every slot
+  double scale = 0;  ///< 0: 1 / sqrt(D)
+  /// Asked with j = slot and i' = i + length - N: the last rows sit on the last slots. See slot_positions.
+  Mask mask = Causal{};
   double softcap = 0;
-  const float* alibi_slopes = nullptr;  ///< [Hq]
-  View<const float> slot_bias;          ///< [1|B, 1|Hq, 1, capacity], added to the logits of real slots
-  View<const float> sink_logit;         ///< [1, Hq, 1, 1]
+  const float* alibi_slopes = nullptr;  ///< [Hq]: adds -slope * |i' - j|
+  View<const float> slot_bias;          ///< [1|B, 1|Hq, 1, slots], added to the logits of real slots
+  View<const float> sink_logit;         ///< [1, Hq, 1, 1]: one more key of value 0
   ReadRotation rotation;
 
-  /// Extra keys and values not tied to a token, visible to every row: float [1|B, Hkv, S, D] and [1|B, Hkv, S, Dv].
+  /// After an eviction a slot is not a position. When given, mask and ALiBi see j =
+  /// slot_positions[(b * Hkv + h) * slot_positions_stride + s] and i' = i + context_lengths[b] - N.
+  const int64_t* slot_positions = nullptr;
+  int64_t slot_positions_stride = 0;
+  const int64_t* context_lengths = nullptr;  ///< [B]: tokens of the sequence so far, the N of q included
+
+  /// Extra keys and values not tied to a token, visible to every row, never rotated, without ALiBi:
+  /// float [1|B, 1|Hkv, S, D] and [1|B, 1|Hkv, S, Dv], dense last dimension.
   View<const float> synthetic_k, synthetic_v;
-  View<const float> synthetic_bias;     ///< [1|B, 1|Hq, 1, S]
+  View<const float> synthetic_bias;  ///< [1|B, 1|Hq, 1, S]
 
-  /// Optional functionals of the weights, per real slot, over the query rows: float [B, Hkv, 1, capacity], overwritten;
-  /// the sum runs over the N rows and the query heads of the group. Slots beyond the length are 0.
+  /// Optional functionals of the weights of real slots (sink and synthetic slots count in the normalisation), overwritten.
+  /// Float [B, Hkv, 1, slots], summed over the N rows and the query heads of the group, or [B, Hq, 1, slots], over the N
+  /// rows. Slots beyond the length are 0.
   View<float> column_sum;
-  View<int64_t> arg_max;                ///< [B, Hq, N, 1]: slot of the largest weight, -1 when nothing is visible
+  View<int64_t> arg_max;          ///< [B, Hq, N, 1]: real slot of the largest weight, lowest on ties; -1: none above 0
+  int64_t* slots_read = nullptr;  ///< [1]: how many key rows of the cache were visited; tiles the mask hides are not
 };
 
-/// How the units (KV tiles) of all (sequence, KV head) rows are cut over workers. Results do not depend on it.
-struct WorkPlan {
-  enum class Split : uint8_t { stream_k, fixed, none };
-  struct Segment { int64_t row, begin, end; };           ///< units [begin, end) of one row
-  std::vector<std::vector<Segment>> workers;             ///< consecutive units per worker
-  int64_t tile = 0;                                      ///< slots per unit
-  int64_t units = 0;
-  double efficiency() const;                             ///< units / (workers * most units of one worker)
-};
-
-/// `lengths` [rows]: slots per row. Stream-K gives every worker floor or ceil of units / workers, in order.
-WorkPlan make_work_plan(const std::vector<int64_t>& lengths, int64_t tile, int workers,
-                        WorkPlan::Split split = WorkPlan::Split::stream_k);
-
+/// Throws heed::Error naming what does not fit. Called by every entry below.
 void check(const DecodeParams& params);
-/// Plans with the current thread count and runs.
+/// Plans with the current thread count and runs. Extra memory: a few tiles per thread and two partial results per
+/// worker; with column_sum also 4 bytes per (query row, slot).
 void decode(const DecodeParams& params);
+/// Runs a plan made from this call's lengths, ordered by (sequence, KV head). Results agree over plans up to rounding.
 void decode(const DecodeParams& params, const WorkPlan& plan);
 
+/// Lengths of all (sequence, KV head) rows in the order a plan wants.
+std::vector<int64_t> row_lengths(const DecodeParams& params);
+
 namespace reference {
-void decode(const DecodeParams& params);  ///< the formula in double, slot by slot
+void decode(const DecodeParams& params);  ///< the formula in double, slot by slot; q, k, v, out, lse may also be f64
 }
 
 }  // namespace heed::kernels
