@@ -17,8 +17,8 @@ void require_size(const std::array<int64_t, 4>& size, const std::array<int64_t, 
 // Each size is 1 or the wanted one.
 void require_broadcast(const std::array<int64_t, 4>& size, const std::array<int64_t, 4>& want, const char* name) {
   for (int axis = 0; axis < 4; ++axis) {
-    require(size[axis] == 1 || size[axis] == want[axis], "decode: {} is {}; {}, with 1 where it broadcasts, is accepted", name,
-            text_of(size), text_of(want));
+    require(size[axis] == 1 || size[axis] == want[axis],
+            "decode: {} is {}; {}, with 1 where it broadcasts, is accepted", name, text_of(size), text_of(want));
   }
 }
 
@@ -27,7 +27,8 @@ bool is_float(DType type) { return type == DType::f32 || type == DType::f16 || t
 int64_t groups(int64_t size, int64_t group) { return (size + group - 1) / group; }
 
 void check_dense(const std::array<int64_t, 4>& size, const std::array<int64_t, 4>& stride, const char* name) {
-  require(size[3] <= 1 || stride[3] == 1, "decode: the last dimension of {} has stride {}; 1 is accepted", name, stride[3]);
+  require(size[3] <= 1 || stride[3] == 1, "decode: the last dimension of {} has stride {}; 1 is accepted", name,
+          stride[3]);
 }
 
 void check_quantiser(const CacheView& cache, const View<const float>& view, const char* name, const char* which) {
@@ -46,17 +47,22 @@ void check_cache(const DecodeParams& p, const CacheView& cache, const char* name
           "decode: {} is {}; float32, float16, bfloat16 and int8 are accepted", name, name_of(cache.data.dtype));
   check_dense(size, cache.data.stride, name);
   if (cache.table != nullptr) {
-    require(cache.page_size >= 1, "decode: {} has a table and page size {}; at least 1 is accepted", name, cache.page_size);
+    require(cache.page_size >= 1, "decode: {} has a table and page size {}; at least 1 is accepted", name,
+            cache.page_size);
     require(size[1] == cache.page_size && size[2] == 1, "decode: pages of {} are {}; [P, {}, 1, D] is accepted", name,
             text_of(size), cache.page_size);
   } else {
-    require(size[0] == p.q.size[0] && size[1] == p.num_kv_heads, "decode: {} is {}; [{}, {}, capacity, D] is accepted", name,
-            text_of(size), p.q.size[0], p.num_kv_heads);
+    require(size[0] == p.q.size[0] && size[1] == p.num_kv_heads, "decode: {} is {}; [{}, {}, capacity, D] is accepted",
+            name, text_of(size), p.q.size[0], p.num_kv_heads);
   }
-  require(cache.slot_group >= 1 && cache.channel_group >= 1, "decode: scale groups of {} are {} slots by {} channels; at "
-          "least 1 by 1 is accepted", name, cache.slot_group, cache.channel_group);
-  require((cache.data.dtype == DType::i8) == static_cast<bool>(cache.scale), "decode: {} is {} {} a scale; int8 storage has "
-          "one, other storage has none", name, name_of(cache.data.dtype), cache.scale ? "with" : "without");
+  require(cache.slot_group >= 1 && cache.channel_group >= 1,
+          "decode: scale groups of {} are {} slots by {} channels; at "
+          "least 1 by 1 is accepted",
+          name, cache.slot_group, cache.channel_group);
+  require((cache.data.dtype == DType::i8) == static_cast<bool>(cache.scale),
+          "decode: {} is {} {} a scale; int8 storage has "
+          "one, other storage has none",
+          name, name_of(cache.data.dtype), cache.scale ? "with" : "without");
   require(!cache.zero || cache.scale, "decode: {} has a zero point without a scale", name);
   if (cache.scale) check_quantiser(cache, cache.scale, name, "the scale");
   if (cache.zero) check_quantiser(cache, cache.zero, name, "the zero point");
@@ -66,8 +72,9 @@ void check_lengths(const DecodeParams& p) {
   const int64_t batch = p.q.size[0], heads = p.num_kv_heads;
   if (p.lengths == nullptr) {
     require(p.k.table == nullptr && p.v.table == nullptr, "decode: paged storage needs lengths");
-    require(p.k.data.size[2] == p.v.data.size[2], "decode: k holds {} slots and v {}; equal capacities or lengths are accepted",
-            p.k.data.size[2], p.v.data.size[2]);
+    require(p.k.data.size[2] == p.v.data.size[2],
+            "decode: k holds {} slots and v {}; equal capacities or lengths are accepted", p.k.data.size[2],
+            p.v.data.size[2]);
   }
   for (int64_t b = 0; b < batch; ++b) {
     for (int64_t h = 0; h < heads; ++h) {
@@ -77,26 +84,30 @@ void check_lengths(const DecodeParams& p) {
       for (const CacheView* cache : {&p.k, &p.v}) {
         const char* name = cache == &p.k ? "k" : "v";
         if (cache->table == nullptr) {
-          require(length <= cache->data.size[2], "decode: sequence {}, head {} has {} slots and {} holds {}", b, h, length, name,
-                  cache->data.size[2]);
+          require(length <= cache->data.size[2], "decode: sequence {}, head {} has {} slots and {} holds {}", b, h,
+                  length, name, cache->data.size[2]);
           continue;
         }
         const int64_t pages = groups(length, cache->page_size);
-        require(pages <= cache->table_stride || batch * heads == 1, "decode: sequence {}, head {} needs {} pages and a table row "
-                "of {} has {}", b, h, pages, name, cache->table_stride);
+        require(pages <= cache->table_stride || batch * heads == 1,
+                "decode: sequence {}, head {} needs {} pages and a table row "
+                "of {} has {}",
+                b, h, pages, name, cache->table_stride);
         const int32_t* row = cache->table + (b * heads + h) * cache->table_stride;
         for (int64_t page = 0; page < pages; ++page) {
-          require(row[page] >= 0 && row[page] < cache->data.size[0], "decode: the table of {} names page {} for sequence {}, "
-                  "head {}; 0 to {} are accepted", name, row[page], b, h, cache->data.size[0] - 1);
+          require(row[page] >= 0 && row[page] < cache->data.size[0],
+                  "decode: the table of {} names page {} for sequence {}, "
+                  "head {}; 0 to {} are accepted",
+                  name, row[page], b, h, cache->data.size[0] - 1);
         }
       }
       if (p.slot_bias) {
-        require(length <= p.slot_bias.size[3], "decode: sequence {}, head {} has {} slots and slot_bias {}", b, h, length,
-                p.slot_bias.size[3]);
+        require(length <= p.slot_bias.size[3], "decode: sequence {}, head {} has {} slots and slot_bias {}", b, h,
+                length, p.slot_bias.size[3]);
       }
       if (p.column_sum) {
-        require(length <= p.column_sum.size[3], "decode: sequence {}, head {} has {} slots and column_sum {}", b, h, length,
-                p.column_sum.size[3]);
+        require(length <= p.column_sum.size[3], "decode: sequence {}, head {} has {} slots and column_sum {}", b, h,
+                length, p.column_sum.size[3]);
       }
     }
   }
@@ -123,8 +134,8 @@ void check(const DecodeParams& p) {
           name_of(p.q.dtype));
   require(d >= 1 && dv >= 1, "decode: head sizes {} and {} are not accepted; at least 1 is", d, dv);
   check_dense(p.q.size, p.q.stride, "q");
-  require(p.num_kv_heads >= 1 && heads % p.num_kv_heads == 0, "decode: {} query heads over {} KV heads; a multiple is accepted",
-          heads, p.num_kv_heads);
+  require(p.num_kv_heads >= 1 && heads % p.num_kv_heads == 0,
+          "decode: {} query heads over {} KV heads; a multiple is accepted", heads, p.num_kv_heads);
   check_cache(p, p.k, "k");
   check_cache(p, p.v, "v");
   require(p.k.data.size[3] == d, "decode: k has head size {} and q {}", p.k.data.size[3], d);
@@ -138,8 +149,8 @@ void check(const DecodeParams& p) {
             "decode: lse is {}; float32 is accepted", name_of(p.lse.dtype));
   }
   require(std::isfinite(p.scale), "decode: the scale is {}; a finite number is accepted", p.scale);
-  require(std::isfinite(p.softcap) && p.softcap >= 0, "decode: the soft cap is {}; 0 (none) or a positive number is accepted",
-          p.softcap);
+  require(std::isfinite(p.softcap) && p.softcap >= 0,
+          "decode: the soft cap is {}; 0 (none) or a positive number is accepted", p.softcap);
   if (p.slot_bias) require_broadcast(p.slot_bias.size, {batch, heads, 1, p.slot_bias.size[3]}, "slot_bias");
   if (p.sink_logit) require_size(p.sink_logit.size, {1, heads, 1, 1}, "sink_logit");
   if (p.rotation.inverse_frequencies != nullptr) {

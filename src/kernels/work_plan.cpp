@@ -46,7 +46,8 @@ double WorkPlan::efficiency() const {
     for (const Segment& segment : segments) own += segment.end - segment.begin;
     most = std::max(most, own);
   }
-  return most == 0 ? 1.0 : static_cast<double>(units) / (static_cast<double>(workers.size()) * static_cast<double>(most));
+  return most == 0 ? 1.0
+                   : static_cast<double>(units) / (static_cast<double>(workers.size()) * static_cast<double>(most));
 }
 
 WorkPlan make_work_plan(const std::vector<int64_t>& lengths, int64_t tile, int workers, WorkPlan::Split split) {

@@ -13,8 +13,8 @@ namespace heed::kernels {
 struct CacheView {
   /// Contiguous: [B, Hkv, capacity, D]. Paged: [P, page_size, 1, D], a page belongs to one head. f32, f16, bf16 or i8.
   AnyView data;
-  /// Slot s of (sequence b, KV head h) is in page table[(b * Hkv + h) * table_stride + s / page_size]. Null: contiguous.
-  /// A page size of 1 gathers single slots; pages may repeat and may be shared by heads and sequences.
+  /// Slot s of (sequence b, KV head h) is in page table[(b * Hkv + h) * table_stride + s / page_size]. Null:
+  /// contiguous. A page size of 1 gathers single slots; pages may repeat and may be shared by heads and sequences.
   const int32_t* table = nullptr;
   int64_t table_stride = 0;
   int64_t page_size = 0;
@@ -37,14 +37,14 @@ struct ReadRotation {
   int64_t positions_stride = 0;
 };
 
-/// Softmax over the real slots [0, length) of each (sequence, KV head) and then the synthetic slots. The order of scale,
-/// soft cap, biases and mask is that of docs/semantics.md.
+/// Softmax over the real slots [0, length) of each (sequence, KV head) and then the synthetic slots. The order of
+/// scale, soft cap, biases and mask is that of docs/semantics.md.
 struct DecodeParams {
-  AnyView q;     ///< [B, Hq, N, D] f32, f16 or bf16; any N, made for N of 1 to 16
-  CacheView k;   ///< Hkv heads; Hq a multiple of Hkv; query head h reads KV head h / (Hq / Hkv)
-  CacheView v;   ///< own storage type, pages and table
-  AnyView out;   ///< [B, Hq, N, Dv], dtype of q, or f32 where partial results are merged afterwards
-  AnyView lse;   ///< float [B, Hq, N, 1], optional
+  AnyView q;    ///< [B, Hq, N, D] f32, f16 or bf16; any N, made for N of 1 to 16
+  CacheView k;  ///< Hkv heads; Hq a multiple of Hkv; query head h reads KV head h / (Hq / Hkv)
+  CacheView v;  ///< own storage type, pages and table
+  AnyView out;  ///< [B, Hq, N, Dv], dtype of q, or f32 where partial results are merged afterwards
+  AnyView lse;  ///< float [B, Hq, N, 1], optional
   int64_t num_kv_heads = 0;
 
   /// Valid slots: lengths[b * lengths_stride_b + h * lengths_stride_h] (stride_h 0: shared by the heads).
@@ -72,9 +72,9 @@ struct DecodeParams {
   View<const float> synthetic_k, synthetic_v;
   View<const float> synthetic_bias;  ///< [1|B, 1|Hq, 1, S]
 
-  /// Optional functionals of the weights of real slots (sink and synthetic slots count in the normalisation), overwritten.
-  /// Float [B, Hkv, 1, slots], summed over the N rows and the query heads of the group, or [B, Hq, 1, slots], over the N
-  /// rows. Slots beyond the length are 0.
+  /// Optional functionals of the weights of real slots (sink and synthetic slots count in the normalisation),
+  /// overwritten. Float [B, Hkv, 1, slots], summed over the N rows and the query heads of the group, or [B, Hq, 1,
+  /// slots], over the N rows. Slots beyond the length are 0.
   View<float> column_sum;
   View<int64_t> arg_max;          ///< [B, Hq, N, 1]: real slot of the largest weight, lowest on ties; -1: none above 0
   int64_t* slots_read = nullptr;  ///< [1]: how many key rows of the cache were visited; tiles the mask hides are not

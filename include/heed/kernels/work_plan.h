@@ -6,9 +6,9 @@
 
 namespace heed::kernels {
 
-/// A unit is one tile of slots of one row. Units are ordered by row, then by slot, and the segments of all workers, read
-/// in order, walk that order once from end to end. The worker that owns a row's first unit is the row's host.
-/// Lean Attention, arXiv 2405.10480. Results of `decode` do not depend on the plan beyond rounding.
+/// A unit is one tile of slots of one row. Units are ordered by row, then by slot, and the segments of all workers,
+/// read in order, walk that order once from end to end. The worker that owns a row's first unit is the row's host. Lean
+/// Attention, arXiv 2405.10480. Results of `decode` do not depend on the plan beyond rounding.
 struct WorkPlan {
   enum class Split : uint8_t {
     stream_k,  ///< every worker gets floor or ceil of units / workers, across row borders
@@ -28,7 +28,8 @@ struct WorkPlan {
   double efficiency() const;
 };
 
-/// `lengths` [rows]: slots per row, 0 allowed. Throws heed::Error for a negative length, a tile or a worker count below 1.
+/// `lengths` [rows]: slots per row, 0 allowed. Throws heed::Error for a negative length, a tile or a worker count
+/// below 1.
 WorkPlan make_work_plan(const std::vector<int64_t>& lengths, int64_t tile, int workers,
                         WorkPlan::Split split = WorkPlan::Split::stream_k);
 

@@ -44,6 +44,11 @@ HWY_INLINE Vector load_vector(const Half* from) {
 #endif
 }
 
+HWY_INLINE Vector load_vector(const int8_t* from) {
+  const hn::Rebind<int8_t, Lanes> bytes;
+  return hn::ConvertTo(Lanes(), hn::PromoteTo(Integers(), hn::LoadU(bytes, from)));
+}
+
 HWY_INLINE void store_vector(Vector value, float* to) { hn::StoreU(value, Lanes(), to); }
 
 HWY_INLINE void store_shorts(hn::Vec<Words> bits, uint16_t* to) {
@@ -111,7 +116,7 @@ template <class T>
 HWY_INLINE void read_row(const T* from, int64_t count, float* to, bool pad) {
   int64_t c = 0;
   for (; c + kLanes <= count; c += kLanes) store_vector(load_vector(from + c), to + c);
-  if (c == count) return;
+  if (c >= count) return;
   const Vector rest = load_some(from + c, count - c);
   if (pad) {
     store_vector(rest, to + c);

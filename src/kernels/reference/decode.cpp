@@ -25,14 +25,16 @@ double cached(const DecodeParams& p, const CacheView& cache, int64_t b, int64_t 
     const double stored = load_element(cache.data, b, h, s, d);
     if (!cache.scale) return stored;
     const int64_t slot = s / cache.slot_group, channel = d / cache.channel_group;
-    return stored * value_of(cache.scale, b, h, slot, channel) + (cache.zero ? value_of(cache.zero, b, h, slot, channel) : 0.0);
+    return stored * value_of(cache.scale, b, h, slot, channel) +
+           (cache.zero ? value_of(cache.zero, b, h, slot, channel) : 0.0);
   }
   const int64_t page = cache.table[(b * p.num_kv_heads + h) * cache.table_stride + s / cache.page_size];
   const int64_t within = s % cache.page_size;
   const double stored = load_element(cache.data, page, within, 0, d);
   if (!cache.scale) return stored;
   const int64_t slot = within / cache.slot_group, channel = d / cache.channel_group;
-  return stored * value_of(cache.scale, page, slot, 0, channel) + (cache.zero ? value_of(cache.zero, page, slot, 0, channel) : 0.0);
+  return stored * value_of(cache.scale, page, slot, 0, channel) +
+         (cache.zero ? value_of(cache.zero, page, slot, 0, channel) : 0.0);
 }
 
 std::vector<double> key_row(const DecodeParams& p, int64_t b, int64_t h, int64_t s) {
@@ -55,17 +57,12 @@ std::vector<double> key_row(const DecodeParams& p, int64_t b, int64_t h, int64_t
 
 double capped(const DecodeParams& p, double s) { return p.softcap > 0 ? p.softcap * std::tanh(s / p.softcap) : s; }
 
-// One query row: logits, visibility and keys of its (sequence, KV head) were gathered by the caller.
-struct RowResult {
-  double lse = -kInfinity;
-  std::vector<double> out;
-};
-
 }  // namespace
 
 void decode(const DecodeParams& p) {
   check(p);
-  const int64_t batch = p.q.size[0], heads = p.q.size[1], rows = p.q.size[2], d_size = p.q.size[3], dv = p.v.data.size[3];
+  const int64_t batch = p.q.size[0], heads = p.q.size[1], rows = p.q.size[2], d_size = p.q.size[3],
+                dv = p.v.data.size[3];
   const int64_t group = heads / p.num_kv_heads;
   const double scale = p.scale != 0 ? p.scale : 1 / std::sqrt(static_cast<double>(d_size));
   const std::vector<int64_t> lengths = row_lengths(p);
@@ -94,12 +91,15 @@ void decode(const DecodeParams& p) {
             for (int64_t d = 0; d < d_size; ++d) dot += load_element(p.q, b, h, i, d) * keys[s][d];
             logit[s] = capped(p, scale * dot);
             if (p.slot_bias) logit[s] += value_of(p.slot_bias, b, h, 0, s);
-            if (p.alibi_slopes != nullptr) logit[s] -= p.alibi_slopes[h] * std::fabs(static_cast<double>(i + seen - rows - j));
+            if (p.alibi_slopes != nullptr)
+              logit[s] -= p.alibi_slopes[h] * std::fabs(static_cast<double>(i + seen - rows - j));
           }
           for (int64_t s = 0; s < synthetic; ++s) {
             double dot = 0;
-            for (int64_t d = 0; d < d_size; ++d) dot += load_element(p.q, b, h, i, d) * value_of(p.synthetic_k, b, g, s, d);
-            logit[length + s] = capped(p, scale * dot) + (p.synthetic_bias ? value_of(p.synthetic_bias, b, h, 0, s) : 0.0);
+            for (int64_t d = 0; d < d_size; ++d)
+              dot += load_element(p.q, b, h, i, d) * value_of(p.synthetic_k, b, g, s, d);
+            logit[length + s] =
+                capped(p, scale * dot) + (p.synthetic_bias ? value_of(p.synthetic_bias, b, h, 0, s) : 0.0);
           }
           const double sink = p.sink_logit ? value_of(p.sink_logit, 0, h, 0, 0) : -kInfinity;
           double top = sink, sum = 0;
@@ -115,7 +115,8 @@ void decode(const DecodeParams& p) {
             if (!visible[s]) continue;
             const double weight = sum == 0 ? 0.0 : std::exp(logit[s] - shift) / sum;
             for (int64_t d = 0; d < dv; ++d) {
-              out[d] += weight * (s < length ? cached(p, p.v, b, g, s, d) : value_of(p.synthetic_v, b, g, s - length, d));
+              out[d] +=
+                  weight * (s < length ? cached(p, p.v, b, g, s, d) : value_of(p.synthetic_v, b, g, s - length, d));
             }
             if (s >= length) continue;
             if (p.column_sum) columns[s] += weight;

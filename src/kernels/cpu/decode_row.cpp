@@ -1,0 +1,489 @@
+// One row of decode: the query rows of a (sequence, KV head) against a range of its slots, in steps that stay in cache.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/decode_row.cpp"
+#include "kernels/cpu/targets.h"
+
+#include <hwy/foreach_target.h>
+
+#include "kernels/cpu/decode_logits-inl.h"
+#include "kernels/cpu/decode_products-inl.h"
+#include "kernels/cpu/decode_stage-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace heed::kernels::HWY_NAMESPACE {
+
+constexpr int64_t kStepWords = kStepSlots / 64;
+
+struct RowScratch {
+  RowScratch(Arena& arena, const DecodeCall& call)
+      : q_stride(round_up(call.d, 16)), q(arena.take<float>((call.query_rows + RowState::kRowPadding) * q_stride)) {
+    const int64_t rows = call.query_rows + RowState::kRowPadding;
+    query_shift = arena.take<float>(rows);
+    factor = arena.take<float>(rows);
+    logits = arena.take<float>(rows * kStepSlots);
+    bits = arena.take<uint64_t>(rows * kStepWords);
+    for (const char**& list :
+         {std::ref(key_rows), std::ref(next_key_rows), std::ref(value_rows), std::ref(some_rows)}) {
+      list = arena.take<const char*>(kStepSlots + kSums);
+    }
+    for (float*& list :
+         {std::ref(key_scale), std::ref(key_zero), std::ref(value_scale), std::ref(position), std::ref(some_weights)}) {
+      list = arena.take<float>(kStepSlots);
+    }
+    slots = arena.take<int64_t>(kStepSlots);
+    next_slots = arena.take<int64_t>(kStepSlots);
+    staged_keys = arena.take<float>(kStepSlots * q_stride);
+    value_stride = round_up(call.dv, 16);
+    staged_values = arena.take<float>(kStepSlots * value_stride);
+    angles = arena.take<float>(4 * call.rotation.half);
+    synthetic = RowState(arena, call.query_rows, call.dv);
+  }
+
+  int64_t q_stride, value_stride;
+  float* q;  ///< [rows][q_stride], scaled, zero beyond d
+  float *query_shift, *factor, *logits;
+  uint64_t* bits;  ///< [rows][kStepWords]: which slots of a step a row sees
+  const char **key_rows, **next_key_rows, **value_rows, **some_rows;
+  float *key_scale, *key_zero, *value_scale, *position, *some_weights;
+  int64_t *slots, *next_slots;
+  float *staged_keys, *staged_values, *angles;
+  RowState synthetic;
+};
+
+void clear(const DecodeCall& call, const RowState& state) {
+  std::fill_n(state.o, (call.query_rows + RowState::kRowPadding) * state.stride, 0.0f);
+  std::fill_n(state.maximum, call.query_rows + RowState::kRowPadding, -INFINITY);
+  std::fill_n(state.sum, call.query_rows + RowState::kRowPadding, 0.0f);
+  std::fill_n(state.best, call.query_rows, -INFINITY);
+  std::fill_n(state.best_slot, call.query_rows, int64_t{-1});
+}
+
+/// The walk over slots. `kReal`: slots of the cache, which masks, ALiBi, rotation and the functionals concern.
+template <bool kReal>
+class SlotWalk {
+ public:
+  SlotWalk(const DecodeCall& call, int64_t row, const RowState& state, const RowScratch& scratch)
+      : call_(call),
+        p_(call.p),
+        keys_(kReal ? call.keys : call.synthetic_keys),
+        values_(kReal ? call.values : call.synthetic_values),
+        bias_(kReal ? p_.slot_bias : p_.synthetic_bias),
+        row_(row),
+        b_(row / call.kv_heads),
+        h_(row % call.kv_heads),
+        length_(kReal ? call.lengths[row] : p_.synthetic_k.size[2]),
+        seen_(kReal && p_.slot_positions != nullptr ? p_.context_lengths[b_] : length_),
+        rotates_(kReal && p_.rotation.inverse_frequencies != nullptr),
+        stages_keys_(call.d % kLanes != 0 || rotates_ || keys_.scale_use == ScaleUse::general),
+        stages_values_(call.dv % kLanes != 0 || values_.scale_use == ScaleUse::general),
+        state_(state),
+        s_(scratch),
+        rotator_(call.rotation, p_.rotation, scratch.angles) {
+    clear(call, state);
+  }
+
+  int64_t run(int64_t begin, int64_t end) {
+    if (begin >= end) return 0;
+    pack_queries();
+    if (kReal && call_.logits != nullptr) {
+      for (int64_t r = 0; r < call_.query_rows; ++r) std::fill(logit_row(r) + begin, logit_row(r) + end, -INFINITY);
+    }
+    int64_t visited = 0;
+    Step step = find(begin, end, s_.slots, s_.key_rows);
+    while (step.count > 0) {
+      const Step next = find(step.end, end, step.slots == s_.slots ? s_.next_slots : s_.slots,
+                             step.key_rows == s_.key_rows ? s_.next_key_rows : s_.key_rows);
+      take(step, next);
+      visited += step.count;
+      step = next;
+    }
+    finish_values();
+    return visited;
+  }
+
+ private:
+  /// Up to kStepSlots slots that some row sees.
+  struct Step {
+    int64_t count = 0, begin = 0, end = 0;
+    bool partial = false;  ///< some row does not see all of them
+    int64_t* slots = nullptr;
+    const char** key_rows = nullptr;
+  };
+
+  float* logit_row(int64_t r) const { return call_.logits + call_.logit_begin[row_] + r * length_; }
+
+  void pack_queries() {
+    const float scale = static_cast<float>(call_.scale);
+    const bool folds = keys_.scale_use == ScaleUse::per_channel;
+    const CacheView& cache = keys_.cache;
+    std::fill_n(s_.q + call_.query_rows * s_.q_stride, RowState::kRowPadding * s_.q_stride, 0.0f);
+    for (int64_t r = 0; r < call_.query_rows; ++r) {
+      float* to = s_.q + r * s_.q_stride;
+      with_float_type(p_.q, [&](auto* data) {
+        const auto view = p_.q.as<std::remove_pointer_t<decltype(data)>>();
+        read_row(view.row(b_, h_ * call_.group + r / call_.rows, r % call_.rows), call_.d, to, true);
+      });
+      for (int64_t c = 0; c < call_.d; ++c) to[c] *= scale;
+      double shift = 0;
+      if (folds) {
+        const float* factors = keys_.channels(cache.scale, b_, h_, 0);
+        const auto at = [&](const View<const float>& view, int64_t c) {
+          return view.size[3] == 1 ? 0 : c / cache.channel_group * view.stride[3];
+        };
+        const float* zeros = cache.zero ? keys_.channels(cache.zero, b_, h_, 0) : nullptr;
+        for (int64_t c = 0; c < call_.d; ++c) {
+          if (zeros != nullptr) shift += static_cast<double>(to[c]) * zeros[at(cache.zero, c)];
+          to[c] *= factors[at(cache.scale, c)];
+        }
+      } else {
+        for (int64_t c = 0; c < call_.d; ++c) shift += to[c];
+      }
+      s_.query_shift[r] = static_cast<float>(shift);
+    }
+  }
+
+  MaskScope scope(int64_t r) const { return {b_, h_ * call_.group + r / call_.rows, call_.rows, seen_}; }
+
+  int64_t position(int64_t s) const {
+    return p_.slot_positions == nullptr ? s : p_.slot_positions[row_ * p_.slot_positions_stride + s];
+  }
+
+  void fill_bits(int64_t begin, int64_t end) {
+    for (int64_t r = 0; r < call_.query_rows; ++r) {
+      const MaskScope mask_scope = scope(r);
+      for (int64_t word = 0; word < kStepWords; ++word) {
+        const int64_t first = begin + 64 * word;
+        uint64_t bits = 0;
+        if (p_.slot_positions == nullptr) {
+          bits = first < end ? p_.mask.row_bits(mask_scope, r % call_.rows, first) : 0;
+        } else {
+          for (int64_t s = first; s < std::min(first + 64, end); ++s) {
+            const bool visible = p_.mask.visible(mask_scope, r % call_.rows, position(s));
+            bits |= static_cast<uint64_t>(visible) << (s - first);
+          }
+        }
+        if (end - first < 64) bits &= end > first ? (uint64_t{1} << (end - first)) - 1 : 0;
+        s_.bits[r * kStepWords + word] = bits;
+      }
+    }
+  }
+
+  /// The next slots that somebody sees, from `begin` on; count 0 when there are none before `end`.
+  Step find(int64_t begin, int64_t end, int64_t* slots, const char** key_rows) {
+    Step step{0, begin, begin, false, slots, key_rows};
+    while (step.count == 0 && step.end < end) {
+      step.begin = step.end;
+      step.end = std::min(step.begin + kStepSlots, end);
+      Coverage cover = Coverage::full;
+      if (kReal && !p_.mask.everything()) {
+        // Heads of a group differ by a user's predicate only, and of that the quick answer is "partial".
+        cover = p_.slot_positions != nullptr ? Coverage::partial
+                                             : p_.mask.classify_quickly(scope(0), 0, call_.rows, step.begin, step.end);
+      }
+      if (cover == Coverage::empty) continue;
+      if (cover == Coverage::full) {
+        for (int64_t s = step.begin; s < step.end; ++s) slots[step.count++] = s;
+      } else {
+        fill_bits(step.begin, step.end);
+        list_visible(step);
+      }
+    }
+    if (step.count == 0) return step;
+    for (int64_t k = 0; k < step.count; ++k) key_rows[k] = keys_.row(b_, h_, slots[k]);
+    for (int64_t k = 0; k < kSums; ++k) key_rows[step.count + k] = key_rows[step.count - 1];
+    return step;
+  }
+
+  void list_visible(Step& step) const {
+    for (int64_t word = 0; word < kStepWords; ++word) {
+      uint64_t any = 0;
+      for (int64_t r = 0; r < call_.query_rows; ++r) any |= s_.bits[r * kStepWords + word];
+      for (int64_t r = 0; r < call_.query_rows; ++r) step.partial |= s_.bits[r * kStepWords + word] != any;
+      for (; any != 0; any &= any - 1) step.slots[step.count++] = step.begin + 64 * word + std::countr_zero(any);
+    }
+  }
+
+  /// `next` is only looked at to bring its keys closer.
+  void take(const Step& step, const Step& next) {
+    if (step.partial) fill_bits(step.begin, step.end);
+    for (int64_t k = 0; k < step.count; ++k) s_.value_rows[k] = values_.row(b_, h_, step.slots[k]);
+    multiply_keys(step);
+    fill_slot_terms(step);
+    for (int64_t r = 0; r < call_.query_rows; ++r) weigh(step, r);
+    multiply_values(step, next);
+  }
+
+  static int64_t lines_of(const SlotSource& source) {
+    return (source.width * static_cast<int64_t>(size_of(source.cache.data.dtype)) + 63) / 64;
+  }
+
+  void multiply_keys(const Step& step) {
+    const char** rows = step.key_rows;
+    DType dtype = keys_.cache.data.dtype;
+    if (stages_keys_) {
+      for (int64_t k = 0; k < step.count; ++k) {
+        float* to = s_.staged_keys + k * s_.q_stride;
+        stage_slot(keys_, b_, h_, step.slots[k], to);
+        if (rotates_) rotator_.rotate(rotation_position(step.slots[k]), to);
+      }
+      rows = s_.some_rows;
+      dtype = DType::f32;
+      for (int64_t k = 0; k < step.count + kSums; ++k) {
+        rows[k] = reinterpret_cast<const char*>(s_.staged_keys + std::min(k, step.count - 1) * s_.q_stride);
+      }
+    }
+    Ahead ahead{s_.value_rows, step.count, 0, lines_of(values_)};
+    for (int64_t r = 0; r < call_.query_rows;) {
+      const int64_t block = block_rows(call_.query_rows - r);
+      row_kernels(dtype, block)
+          .keys(s_.q + r * s_.q_stride, s_.q_stride, rows, step.count, round_up(call_.d, kLanes) / kLanes,
+                s_.logits + r * kStepSlots, kStepSlots, ahead);
+      ahead.count = 0;
+      r += block;
+    }
+  }
+
+  int64_t rotation_position(int64_t s) const {
+    return p_.rotation.positions == nullptr ? s : p_.rotation.positions[row_ * p_.rotation.positions_stride + s];
+  }
+
+  /// What the slots of a step contribute to every row alike.
+  void fill_slot_terms(const Step& step) {
+    const auto fill = [&](const SlotSource& source, const View<const float>& view, float* to) {
+      for (int64_t k = 0; k < step.count; ++k) to[k] = *source.channels(view, b_, h_, step.slots[k]);
+    };
+    if (keys_.scale_use == ScaleUse::per_slot) {
+      fill(keys_, keys_.cache.scale, s_.key_scale);
+      if (keys_.cache.zero) fill(keys_, keys_.cache.zero, s_.key_zero);
+    }
+    if (values_.scale_use == ScaleUse::per_slot) fill(values_, values_.cache.scale, s_.value_scale);
+    if (kReal && p_.alibi_slopes != nullptr) {
+      for (int64_t k = 0; k < step.count; ++k) {
+        s_.position[k] = static_cast<float>(position(step.slots[k]) - (seen_ - call_.rows));
+      }
+    }
+  }
+
+  bool sees(const Step& step, int64_t r, int64_t k) const {
+    const int64_t at = step.slots[k] - step.begin;
+    return (s_.bits[r * kStepWords + at / 64] >> (at % 64) & 1) != 0;
+  }
+
+  /// From products to weights, and the running softmax of one query row.
+  void weigh(const Step& step, int64_t r) {
+    float* x = s_.logits + r * kStepSlots;
+    const int64_t head = h_ * call_.group + r / call_.rows, count = step.count;
+    if (keys_.scale_use == ScaleUse::per_slot) {
+      scale_slots(x, s_.key_scale, keys_.cache.zero ? s_.key_zero : nullptr, s_.query_shift[r], count);
+    } else if (keys_.scale_use == ScaleUse::per_channel && keys_.cache.zero) {
+      for (int64_t k = 0; k < count; ++k) x[k] += s_.query_shift[r];
+    }
+    if (p_.softcap > 0) soft_cap(x, p_.softcap, count);
+    if (bias_) {
+      const float* bias = bias_.data + (bias_.size[0] == 1 ? 0 : b_ * bias_.stride[0]) +
+                          (bias_.size[1] == 1 ? 0 : head * bias_.stride[1]);
+      const int64_t stride = bias_.size[3] == 1 ? 0 : bias_.stride[3];
+      for (int64_t k = 0; k < count; ++k) x[k] += bias[step.slots[k] * stride];
+    }
+    if (kReal && p_.alibi_slopes != nullptr) {
+      add_alibi(x, p_.alibi_slopes[head], static_cast<float>(r % call_.rows), s_.position, count);
+    }
+    if (step.partial) {
+      for (int64_t k = 0; k < count; ++k) x[k] = sees(step, r, k) ? x[k] : -INFINITY;
+    }
+    if (kReal && call_.logits != nullptr) {
+      for (int64_t k = 0; k < count; ++k) logit_row(r)[step.slots[k]] = x[k];
+    }
+    const float before = state_.maximum[r], top = pad_and_maximize(x, count);
+    if (kReal && p_.arg_max && top > state_.best[r]) {
+      state_.best[r] = top;
+      state_.best_slot[r] = step.slots[std::find(x, x + count, top) - x];
+    }
+    const float maximum = top > before ? top : before;
+    s_.factor[r] = before == maximum ? 1 : std::exp(before - maximum);
+    state_.maximum[r] = maximum;
+    state_.sum[r] = state_.sum[r] * s_.factor[r] + exponentiate_row(x, maximum, count);
+    if (values_.scale_use == ScaleUse::per_slot) {
+      for (int64_t k = 0; k < count; ++k) x[k] *= s_.value_scale[k];
+    }
+  }
+
+  void multiply_values(const Step& step, const Step& next) {
+    const char** rows = s_.value_rows;
+    DType dtype = values_.cache.data.dtype;
+    if (stages_values_) {
+      dtype = DType::f32;
+      for (int64_t k = 0; k < step.count; ++k) {
+        stage_slot(values_, b_, h_, step.slots[k], s_.staged_values + k * s_.value_stride);
+        rows[k] = reinterpret_cast<const char*>(s_.staged_values + k * s_.value_stride);
+      }
+    }
+    const int64_t vectors = round_up(call_.dv, kLanes) / kLanes;
+    Ahead ahead{next.key_rows, next.count, 0, lines_of(keys_)};
+    if (!step.partial) {
+      std::fill_n(s_.factor + call_.query_rows, RowState::kRowPadding, 0.0f);
+      for (int64_t r = 0; r < call_.query_rows;) {
+        const int64_t block = block_rows(call_.query_rows - r);
+        row_kernels(dtype, block)
+            .values(s_.logits + r * kStepSlots, kStepSlots, rows, step.count, vectors, s_.factor + r,
+                    state_.o + r * state_.stride, state_.stride, ahead);
+        ahead.count = 0;
+        r += block;
+      }
+      return;
+    }
+    // A value that a row does not see is no part of its sum, not even with weight 0: it may be NaN.
+    for (int64_t r = 0; r < call_.query_rows; ++r) {
+      int64_t count = 0;
+      for (int64_t k = 0; k < step.count; ++k) {
+        if (!sees(step, r, k)) continue;
+        s_.some_rows[count] = rows[k];
+        s_.some_weights[count++] = s_.logits[r * kStepSlots + k];
+      }
+      row_kernels(dtype, 1).values(s_.some_weights, kStepSlots, s_.some_rows, count, vectors, s_.factor + r,
+                                   state_.o + r * state_.stride, state_.stride, ahead);
+      ahead.count = 0;
+    }
+  }
+
+  /// Channel scales of values are applied to the sum, once.
+  void finish_values() {
+    if (values_.scale_use != ScaleUse::per_channel) return;
+    const CacheView& cache = values_.cache;
+    for (int64_t r = 0; r < call_.query_rows; ++r) {
+      float* o = state_.o + r * state_.stride;
+      join_channels(cache.scale, values_.channels(cache.scale, b_, h_, 0), cache.channel_group, call_.dv, o,
+                    [](float x, float y) { return x * y; });
+      if (!cache.zero) continue;
+      const float sum = state_.sum[r];
+      join_channels(cache.zero, values_.channels(cache.zero, b_, h_, 0), cache.channel_group, call_.dv, o,
+                    [sum](float x, float y) { return x + sum * y; });
+    }
+  }
+
+  const DecodeCall& call_;
+  const DecodeParams& p_;
+  const SlotSource &keys_, &values_;
+  const View<const float>& bias_;
+  const int64_t row_, b_, h_, length_, seen_;
+  const bool rotates_, stages_keys_, stages_values_;
+  const RowState& state_;
+  const RowScratch& s_;
+  Rotator rotator_;
+};
+
+/// a = the softmax state over both sets of slots, b's after a's.
+void merge_states(const DecodeCall& call, const RowState& a, const RowState& b) {
+  for (int64_t r = 0; r < call.query_rows; ++r) {
+    const float top = b.maximum[r] > a.maximum[r] ? b.maximum[r] : a.maximum[r];
+    // Two empty sides keep their zeros: the difference of equal infinities must not become NaN.
+    const float wa = a.maximum[r] == top ? 1 : std::exp(a.maximum[r] - top),
+                wb = b.maximum[r] == top ? 1 : std::exp(b.maximum[r] - top);
+    float *HWY_RESTRICT to = a.o + r * a.stride, *HWY_RESTRICT from = b.o + r * b.stride;
+    for (int64_t c = 0; c < call.dv; ++c) to[c] = wa * to[c] + wb * from[c];
+    a.sum[r] = wa * a.sum[r] + wb * b.sum[r];
+    a.maximum[r] = top;
+    if (b.best[r] > a.best[r]) {
+      a.best[r] = b.best[r];
+      a.best_slot[r] = b.best_slot[r];
+    }
+  }
+}
+
+/// The sink: one more key of value 0.
+void join_sinks(const DecodeCall& call, int64_t h, const RowState& state) {
+  for (int64_t r = 0; r < call.query_rows; ++r) {
+    const float sink = call.p.sink_logit.at(0, h * call.group + r / call.rows, 0);
+    if (sink == -INFINITY) continue;
+    const float top = sink > state.maximum[r] ? sink : state.maximum[r];
+    const float shrink = state.maximum[r] == top ? 1 : std::exp(state.maximum[r] - top);
+    for (int64_t c = 0; c < call.dv; ++c) state.o[r * state.stride + c] *= shrink;
+    state.sum[r] = state.sum[r] * shrink + std::exp(sink - top);
+    state.maximum[r] = top;
+  }
+}
+
+void write_column_sums(const DecodeCall& call, int64_t row, const RowState& state, float* buffer) {
+  const View<float>& to = call.p.column_sum;
+  const int64_t b = row / call.kv_heads, h = row % call.kv_heads, length = call.lengths[row];
+  const bool per_head = to.size[1] == call.heads;
+  const int64_t rows = per_head ? call.rows : call.query_rows;
+  for (int64_t first = 0; first < call.query_rows; first += rows) {
+    const int64_t head = per_head ? h * call.group + first / call.rows : h;
+    for (int64_t s0 = 0; s0 < to.size[3]; s0 += kStepSlots) {
+      const int64_t count = std::min(kStepSlots, to.size[3] - s0), real = std::clamp<int64_t>(length - s0, 0, count);
+      std::fill_n(buffer, count, 0.0f);
+      for (int64_t r = first; r < first + rows; ++r) {
+        const float factor = state.sum[r] == 0 ? 0 : 1 / state.sum[r];
+        add_weights(call.logits + call.logit_begin[row] + r * length + s0, state.maximum[r], factor, real, buffer);
+      }
+      for (int64_t k = 0; k < count; ++k) to.at(b, head, 0, s0 + k) = buffer[k];
+    }
+  }
+}
+
+int64_t RunSlots(const DecodeCall& call, int64_t row, int64_t begin, int64_t end, const RowState& state, void* block) {
+  Arena arena(block);
+  const RowScratch scratch(arena, call);
+  return SlotWalk<true>(call, row, state, scratch).run(begin, end);
+}
+
+void FinishRow(const DecodeCall& call, int64_t row, const RowState* parts, int64_t count, void* block) {
+  Arena arena(block);
+  const RowScratch scratch(arena, call);
+  const DecodeParams& p = call.p;
+  const int64_t b = row / call.kv_heads, h = row % call.kv_heads;
+  const RowState& state = parts[0];
+  for (int64_t part = 1; part < count; ++part) merge_states(call, state, parts[part]);
+  if (p.synthetic_k) {
+    SlotWalk<false>(call, row, scratch.synthetic, scratch).run(0, p.synthetic_k.size[2]);
+    merge_states(call, state, scratch.synthetic);
+  }
+  if (p.sink_logit) join_sinks(call, h, state);
+  for (int64_t r = 0; r < call.query_rows; ++r) {
+    const int64_t head = h * call.group + r / call.rows, i = r % call.rows;
+    const float sum = state.sum[r];
+    with_float_type(p.out, [&](auto* data) {
+      write_row(state.o + r * state.stride, sum == 0 ? 0.0f : 1 / sum, call.dv,
+                p.out.as<std::remove_pointer_t<decltype(data)>>().row(b, head, i));
+    });
+    if (p.lse) {
+      *p.lse.as<float>().row(b, head, i) =
+          sum == 0 ? -INFINITY : static_cast<float>(state.maximum[r] + std::log(static_cast<double>(sum)));
+    }
+    if (p.arg_max) p.arg_max.at(b, head, i) = state.best_slot[r];
+  }
+  if (p.column_sum) write_column_sums(call, row, state, scratch.position);
+}
+
+int64_t ScratchBytes(const DecodeCall& call) {
+  Arena arena;
+  const RowScratch scratch(arena, call);
+  return arena.used();
+}
+
+}  // namespace heed::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace heed::kernels {
+
+HWY_EXPORT(RunSlots);
+HWY_EXPORT(FinishRow);
+HWY_EXPORT(ScratchBytes);
+
+int64_t run_slots(const DecodeCall& call, int64_t row, int64_t begin, int64_t end, const RowState& state,
+                  void* scratch) {
+  return HEED_DISPATCH(RunSlots)(call, row, begin, end, state, scratch);
+}
+void finish_row(const DecodeCall& call, int64_t row, const RowState* parts, int64_t count, void* scratch) {
+  HEED_DISPATCH(FinishRow)(call, row, parts, count, scratch);
+}
+int64_t decode_scratch_bytes(const DecodeCall& call) { return HEED_DISPATCH(ScratchBytes)(call); }
+
+}  // namespace heed::kernels
+#endif  // HWY_ONCE
