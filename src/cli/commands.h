@@ -2,8 +2,9 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
-#include <optional>
+#include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 namespace heed::cli {
 
@@ -25,6 +26,9 @@ void add_json(CLI::App& command, Common& common);
 void apply(const Common& common);
 /// Writes JSON text where --json says. Returns true when stdout was taken, so that no table is printed.
 bool write_json(const Common& common, const std::string& text);
+
+/// `key=value` pairs as a JSON object; values are JSON where they parse, else text. Throws heed::Error for a pair without `=`.
+nlohmann::json parse_settings(const std::vector<std::string>& pairs);
 
 void add_bench(CLI::App& app);
 void add_compare(CLI::App& app);

@@ -1,7 +1,7 @@
-#include <cstdio>
 #include <iostream>
 
 #include "cli/commands.h"
+#include "heed/error.h"
 #include "heed/formats/atomic_file.h"
 #include "heed/threads.h"
 
@@ -31,6 +31,17 @@ void apply(const Common& common) {
     set_num_threads(common.threads);
   else
     init_threads();
+}
+
+nlohmann::json parse_settings(const std::vector<std::string>& pairs) {
+  auto result = nlohmann::json::object();
+  for (const auto& pair : pairs) {
+    const auto equals = pair.find('=');
+    require(equals != std::string::npos && equals > 0, "--set {}: key=value is accepted", pair);
+    const auto value = nlohmann::json::parse(pair.substr(equals + 1), nullptr, false);
+    result[pair.substr(0, equals)] = value.is_discarded() ? nlohmann::json(pair.substr(equals + 1)) : value;
+  }
+  return result;
 }
 
 bool write_json(const Common& common, const std::string& text) {

@@ -6,6 +6,7 @@
 #include "heed/error.h"
 #include "heed/names.h"
 #include "heed/registry.h"
+#include "heed/tasks/task.h"
 
 namespace heed::cli {
 namespace {
@@ -19,6 +20,7 @@ std::vector<const RegistryRow*> all_rows() {
   std::vector<const RegistryRow*> rows;
   for (const auto& row : operator_rows()) rows.push_back(&row);
   for (const auto& row : mixer_rows()) rows.push_back(&row);
+  for (const auto& row : tasks::task_rows()) rows.push_back(&row);
   return rows;
 }
 

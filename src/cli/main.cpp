@@ -38,6 +38,8 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", fmt::format("heed {} ({})", heed::version(), heed::commit()));
   heed::cli::add_list(app);
   heed::cli::add_train(app);
+  heed::cli::add_eval(app);
+  heed::cli::add_doctor(app);
   try {
     check_command(app, argc, argv);
     app.parse(argc, argv);
