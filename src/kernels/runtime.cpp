@@ -58,6 +58,8 @@ std::atomic<bool>& reference_flag() {
   return flag;
 }
 
+std::atomic<ScratchObserver> scratch_observer{nullptr};
+
 struct Isa {
   const char* name;
   int64_t targets;
@@ -139,5 +141,10 @@ void set_isa(const std::string& name) {
 
 bool use_reference() { return reference_flag().load(std::memory_order_relaxed); }
 void set_use_reference(bool on) { reference_flag().store(on, std::memory_order_relaxed); }
+
+ScratchObserver set_scratch_observer(ScratchObserver observer) { return scratch_observer.exchange(observer); }
+void report_scratch(int64_t bytes) {
+  if (const ScratchObserver observer = scratch_observer.load(std::memory_order_relaxed)) observer(bytes);
+}
 
 }  // namespace heed::kernels

@@ -1,6 +1,7 @@
 #include "heed/mixers/attention_mixer.h"
 
 #include "heed/error.h"
+#include "heed/mixers/taps.h"
 
 namespace heed {
 namespace {
@@ -104,7 +105,7 @@ AttentionOptions AttentionMixer::options_for(const CoreInput& in) {
   return options;
 }
 
-Tensor AttentionMixer::mix(const CoreInput& input) { return attention(input.q, input.k, input.v, options_for(input)); }
+Tensor AttentionMixer::mix(const CoreInput& input) { return nn::attention(input.q, input.k, input.v, options_for(input), input.report); }
 
 Tensor AttentionMixer::forward(const MixerInput& in, MixerState* raw_state) {
   const auto& c = config_;
@@ -147,7 +148,9 @@ Tensor AttentionMixer::forward(const MixerInput& in, MixerState* raw_state) {
     core.k_positions.reset();
     core.q_positions.reset();
   }
+  if (in.taps) in.taps->core_input(in.layer, core);
   auto heads = after_core(in, mix(core));
+  if (in.taps) in.taps->core_output(in.layer, heads);
   if (state) {
     const auto [begin, end] = evictable(*state);
     if (begin < end) {

@@ -78,10 +78,11 @@ DecoderLmImpl::DecoderLmImpl(DecoderConfig config) : config_(std::move(config)) 
   }
 }
 
-Tensor DecoderLmImpl::hidden(const Tensor& tokens, DecoderState* state, uint64_t seed) {
+Tensor DecoderLmImpl::hidden(const Tensor& tokens, DecoderState* state, uint64_t seed, Taps* taps) {
   require(tokens.dim() == 2 && tokens.scalar_type() == torch::kInt64, "tokens: int64 [batch, tokens] is accepted");
   MixerInput input;
   input.x = embedding_(tokens);
+  input.taps = taps;
   input.layer.count = int64_t(blocks.size());
   for (size_t i = 0; i < blocks.size(); ++i) {
     input.layer.index = int64_t(i);
@@ -95,7 +96,9 @@ Tensor DecoderLmImpl::logits(const Tensor& hidden) {
   return head_ ? head_(hidden) : torch::nn::functional::linear(hidden, embedding_->weight);
 }
 
-Tensor DecoderLmImpl::forward(const Tensor& tokens, DecoderState* state, uint64_t seed) { return logits(hidden(tokens, state, seed)); }
+Tensor DecoderLmImpl::forward(const Tensor& tokens, DecoderState* state, uint64_t seed, Taps* taps) {
+  return logits(hidden(tokens, state, seed, taps));
+}
 
 DecoderState DecoderLmImpl::make_state(int64_t batch) const {
   DecoderState state;

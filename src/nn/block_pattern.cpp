@@ -32,16 +32,21 @@ BlockListTensors block_lists(const BlockRule& rule, const BlockScope& scope, int
 }
 
 torch::Tensor block_attention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v, AttentionOptions options, const BlockRule& rule,
-                              int64_t block, bool causal) {
+                              int64_t block, bool causal, CoreReport* report) {
   const int64_t n = q.size(2), m = k.size(2);
   require(m >= n, "block-sparse attention with {} queries and {} keys: at least as many keys as queries are accepted", n, m);
   // Query blocks are counted from the first key, so a chunk that starts inside a block is brought to its start.
   const int64_t past = m - n, lead = past % block;
   const int64_t query_blocks = (lead + n + block - 1) / block;
   options.blocks = block_lists(rule, {(m + block - 1) / block, causal}, q.size(1), past / block, query_blocks, block);
-  if (lead == 0) return attention(q, k, v, options);
+  if (lead == 0) return attention(q, k, v, options, report);
   if (options.q_documents) options.q_documents = pad_front(*options.q_documents, 1, lead);
-  return attention(pad_front(q, 2, lead), k, v, options).narrow(2, lead, n);
+  const auto out = attention(pad_front(q, 2, lead), k, v, options, report);
+  if (report) {
+    report->pairs = -1;
+    if (report->lse.defined()) report->lse = report->lse.narrow(2, lead, n);
+  }
+  return out.narrow(2, lead, n);
 }
 
 }  // namespace heed::nn

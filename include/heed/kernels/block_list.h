@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "heed/kernels/mask.h"
+
 namespace heed::kernels {
 
 /// CSR lists. For list row r = (b * heads + h) * query_blocks + qb the key blocks are columns[offsets[r] .. offsets[r+1]),
@@ -18,5 +20,9 @@ struct BlockList {
   int64_t query_block = 64;
   int64_t key_block = 64;
 };
+
+/// Number of pairs of one (batch item, head) that lie in a listed block and that the mask shows: what the lists leave
+/// to be done.
+int64_t area(const BlockList& list, const Mask& mask, const MaskScope& scope);
 
 }  // namespace heed::kernels

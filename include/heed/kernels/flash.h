@@ -64,6 +64,10 @@ void flash_forward(const FlashParams& params);
 /// `params.out` and `params.lse` (where the normaliser has one) hold the forward's results.
 void flash_backward(const FlashParams& params, const FlashGrads& grads);
 
+/// Pairs of query and key that the mask shows and the block lists visit, over all sequences and query heads. Of the
+/// tensors only the shapes are asked.
+int64_t visible_pairs(const FlashParams& params);
+
 /// Bytes of scratch the two calls allocate beside their outputs; grows linearly with N and M.
 int64_t flash_forward_bytes(const FlashParams& params);
 int64_t flash_backward_bytes(const FlashParams& params);

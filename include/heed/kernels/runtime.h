@@ -1,6 +1,7 @@
 // What the kernels run on: threads and instruction set.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -21,5 +22,11 @@ void set_isa(const std::string& name);
 /// True when HEED_BACKEND=reference, or set: every kernel runs its double-precision twin.
 bool use_reference();
 void set_use_reference(bool on);
+
+/// Hears of every block of scratch that a kernel takes (its bytes, positive) and gives back (negative), on the thread
+/// that does. One listener for the process; null: none. Returns the one before.
+using ScratchObserver = void (*)(int64_t bytes);
+ScratchObserver set_scratch_observer(ScratchObserver observer);
+void report_scratch(int64_t bytes);
 
 }  // namespace heed::kernels

@@ -9,7 +9,11 @@
 #include <string_view>
 #include <vector>
 
+#include "heed/nn/core_report.h"
+
 namespace heed {
+
+class Taps;
 
 /// Sizes of a token grid, outermost first, whose product is N (images: {height, width}).
 struct Grid {
@@ -30,6 +34,7 @@ struct MixerInput {
   std::optional<Grid> grid;
   LayerContext layer;
   uint64_t seed = 0;                          ///< of everything random inside (dropout)
+  Taps* taps = nullptr;                       ///< heed/mixers/taps.h; null: nobody looks
 };
 
 /// What a mixer remembers of the tokens it has seen.
@@ -49,6 +54,7 @@ struct CoreInput {
   std::optional<torch::Tensor> cu_seqlens;    ///< int64 [S + 1]
   std::optional<torch::Tensor> q_positions, k_positions;  ///< int64 [N], [M]; default: bottom-right aligned 0..
   uint64_t seed = 0;
+  nn::CoreReport* report = nullptr;           ///< asks the core what it looked at; mechanisms without an answer leave it alone
 };
 
 class TokenMixer : public torch::nn::Module {

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "heed/mixers/token_mixer.h"
+#include "heed/mixers/taps.h"
 #include "heed/nn/positions.h"
 
 namespace heed {
@@ -69,10 +69,10 @@ class DecoderLmImpl : public torch::nn::Module {
  public:
   explicit DecoderLmImpl(DecoderConfig config);
 
-  /// tokens int64 [B, N] -> hidden states [B, N, dim] after the last norm.
-  torch::Tensor hidden(const torch::Tensor& tokens, DecoderState* state = nullptr, uint64_t seed = 0);
+  /// tokens int64 [B, N] -> hidden states [B, N, dim] after the last norm. `taps` see and may change what flows.
+  torch::Tensor hidden(const torch::Tensor& tokens, DecoderState* state = nullptr, uint64_t seed = 0, Taps* taps = nullptr);
   /// tokens int64 [B, N] -> logits [B, N, vocab].
-  torch::Tensor forward(const torch::Tensor& tokens, DecoderState* state = nullptr, uint64_t seed = 0);
+  torch::Tensor forward(const torch::Tensor& tokens, DecoderState* state = nullptr, uint64_t seed = 0, Taps* taps = nullptr);
   /// Logits of hidden states.
   torch::Tensor logits(const torch::Tensor& hidden);
   DecoderState make_state(int64_t batch) const;

@@ -6,7 +6,7 @@
 #include <functional>
 #include <vector>
 
-#include "heed/attention.h"
+#include "heed/nn/core_report.h"
 
 namespace heed::nn {
 
@@ -23,8 +23,9 @@ using BlockRule = std::function<std::vector<int32_t>(const BlockScope&, int64_t 
 BlockListTensors block_lists(const BlockRule& rule, const BlockScope& scope, int64_t heads, int64_t first, int64_t query_blocks, int64_t block);
 
 /// Attention in which query i' = i + M - N of block i' / block sees what the rule says of its block, inside options.mask.
-/// q [B, Hq, N, D], k and v with M >= N tokens; N may start anywhere in a block.
+/// q [B, Hq, N, D], k and v with M >= N tokens; N may start anywhere in a block. `report` counts no pairs when it
+/// starts inside one.
 torch::Tensor block_attention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v, AttentionOptions options, const BlockRule& rule,
-                              int64_t block, bool causal);
+                              int64_t block, bool causal, CoreReport* report = nullptr);
 
 }  // namespace heed::nn

@@ -7,6 +7,8 @@
 #include <memory>
 #include <new>
 
+#include "heed/kernels/runtime.h"
+
 namespace heed::kernels {
 
 /// Hands out 64-byte aligned parts of a block. With a null block it only counts.
@@ -28,14 +30,20 @@ class Arena {
 };
 
 struct FreeAligned {
-  void operator()(void* block) const { std::free(block); }
+  int64_t bytes = 0;
+  void operator()(void* block) const {
+    std::free(block);
+    report_scratch(-bytes);
+  }
 };
 using Block = std::unique_ptr<void, FreeAligned>;
 
 inline Block allocate(int64_t bytes) {
-  void* block = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096 + 4096);
+  const int64_t size = (bytes + 4095) / 4096 * 4096 + 4096;
+  void* block = std::aligned_alloc(4096, size);
   if (block == nullptr) throw std::bad_alloc();
-  return Block(block);
+  report_scratch(size);
+  return Block(block, FreeAligned{size});
 }
 
 }  // namespace heed::kernels

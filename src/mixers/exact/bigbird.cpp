@@ -29,7 +29,7 @@ class BigBird final : public AttentionMixer {
 
   torch::Tensor mix(const CoreInput& in) override {
     const auto rule = [this](const nn::BlockScope& scope, int64_t head, int64_t query_block) { return seen(scope, head, query_block); };
-    return nn::block_attention(in.q, in.k, in.v, options_for(in), rule, blocks_.block, config_.causal);
+    return nn::block_attention(in.q, in.k, in.v, options_for(in), rule, blocks_.block, config_.causal, in.report);
   }
 
  private:

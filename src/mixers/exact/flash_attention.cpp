@@ -28,7 +28,7 @@ class FlashAttention final : public AttentionMixer {
       : AttentionMixer("flash_attention", config), rule_(pattern == "butterfly" ? butterfly : everything), block_(block) {}
 
   torch::Tensor mix(const CoreInput& in) override {
-    return nn::block_attention(in.q, in.k, in.v, options_for(in), rule_, block_, config_.causal);
+    return nn::block_attention(in.q, in.k, in.v, options_for(in), rule_, block_, config_.causal, in.report);
   }
 
  private:

@@ -35,7 +35,13 @@ class Longformer final : public AttentionMixer {
     const auto local = local_rows(in);
     const int64_t global = std::min(longformer_.global_tokens, in.q.size(2));
     if (global == 0) return local;
-    return torch::cat({global_rows(in, in.q, in.k, in.v), local.slice(2, global)}, 2);
+    auto first = in;
+    nn::CoreReport report;
+    if (in.report) first.report = &report;
+    const auto out = torch::cat({global_rows(first, in.q, in.k, in.v), local.slice(2, global)}, 2);
+    if (in.report && in.report->pairs >= 0) in.report->pairs += report.pairs;
+    if (in.report && in.report->lse.defined()) in.report->lse = torch::cat({report.lse, in.report->lse.slice(2, global)}, 2);
+    return out;
   }
 
  protected:
@@ -67,7 +73,7 @@ class Longformer final : public AttentionMixer {
     const auto& dilation = longformer_.dilation;
     if (dilation.size() == 1) {
       options.mask = local_mask(dilation[0]);
-      return attention(in.q, in.k, in.v, options);
+      return nn::attention(in.q, in.k, in.v, options, in.report);
     }
     const int64_t group = in.q.size(1) / in.k.size(1);
     std::vector<torch::Tensor> heads;
@@ -88,7 +94,7 @@ class Longformer final : public AttentionMixer {
     options.mask = config_.causal ? Mask(Causal{Alignment::top_left}) : Mask();
     if (options.q_documents) options.q_documents = options.q_documents->narrow(1, 0, global);
     if (options.bias && options.bias->size(2) > 1) options.bias = options.bias->narrow(2, 0, global);
-    if (!options.alibi_slopes) return attention(q.narrow(2, 0, global), k, v, options);
+    if (!options.alibi_slopes) return nn::attention(q.narrow(2, 0, global), k, v, options, in.report);
     // ALiBi counts from the last key, so all rows are needed for its distances.
     return attention(q, k, v, options).narrow(2, 0, global);
   }

@@ -27,7 +27,7 @@ class S2Attention final : public AttentionMixer {
         if (head >= dense_from || visible(scope.causal, kv_heads, head / group, query_block, j)) seen.push_back(int32_t(j));
       return seen;
     };
-    return nn::block_attention(in.q, in.k, in.v, options_for(in), rule, shards_.block, config_.causal);
+    return nn::block_attention(in.q, in.k, in.v, options_for(in), rule, shards_.block, config_.causal, in.report);
   }
 
  private:
