@@ -43,6 +43,9 @@ struct RegistryRow {
   std::string cost;            ///< in N
   std::vector<Parameter> parameters;  ///< of its own, beyond the shared ones of its kind
 
+  /// A configuration of a few channels and heads under which its pattern shows within 64 tokens: what tests run.
+  nlohmann::json small = nlohmann::json::object();
+
   /// A mixer from its configuration; empty for other kinds.
   std::function<std::shared_ptr<TokenMixer>(const nlohmann::json&)> make;
 };

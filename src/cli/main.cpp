@@ -36,6 +36,7 @@ int main(int argc, char** argv) {
   CLI::App app("heed: every attention mechanism, to choose, to use and to change models with", "heed");
   app.require_subcommand(1);
   app.set_version_flag("--version", fmt::format("heed {} ({})", heed::version(), heed::commit()));
+  heed::cli::add_run(app);
   heed::cli::add_list(app);
   heed::cli::add_train(app);
   heed::cli::add_eval(app);

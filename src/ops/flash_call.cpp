@@ -1,8 +1,7 @@
 #include <sstream>
 
 #include "heed/error.h"
-#include "heed/kernels/runtime.h"
-#include "heed/ops/flash.h"
+#include "heed/ops/dispatch.h"
 
 namespace heed::ops {
 namespace {
@@ -159,9 +158,7 @@ kernels::FlashParams FlashCall::params(kernels::BlockList& blocks) const {
 
 void FlashCall::forward() {
   allocate_outputs();
-  if (q.is_meta()) return;
-  kernels::BlockList blocks;
-  kernels::flash_forward(params(blocks));
+  if (!q.is_meta()) dispatch(*this);
 }
 
 }  // namespace heed::ops

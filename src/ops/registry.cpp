@@ -56,6 +56,18 @@ std::span<const RegistryRow> operator_rows() {
        .cost = "O(M)",
        .parameters = {{"causal", true, "bottom-right aligned"}, {"scale", 0.0, "0: 1 / sqrt(D)"}, {"softcap", 0.0, "c > 0: c * tanh(s / c)"},
                       {"window", 0, "visible keys, the own one included; 0: no window"}, {"sinks", 0, "first keys that a window keeps visible"}}},
+      {.name = "lean_attention",
+       .kind = Kind::op,
+       .family = "exact_and_systems",
+       .paper = "Lean Attention: Hardware-Aware Scalable Attention Mechanism for the Decode-Phase of Transformers (arXiv 2405.10480)",
+       .year = 2024,
+       .patterns = {false, true, false, true},
+       .core = true,
+       .training_free = true,
+       .exact = true,
+       .cost = "O(M)",
+       .parameters = {{"causal", true, "bottom-right aligned"}, {"scale", 0.0, "0: 1 / sqrt(D)"}, {"softcap", 0.0, "c > 0: c * tanh(s / c)"},
+                      {"window", 0, "visible keys, the own one included; 0: no window"}, {"sinks", 0, "first keys that a window keeps visible"}}},
   };
   return rows;
 }

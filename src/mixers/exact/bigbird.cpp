@@ -69,6 +69,7 @@ RegistryRow rows::bigbird() {
                                               {"global_blocks", 1, "global blocks at either end; causal: at the begin"},
                                               {"random_blocks", 3, "random blocks of a query block, fixed by seed, head and block"},
                                               {"seed", 0, "of the random blocks; a model gives each layer its own"}}),
+          .small = {{"dim", 24}, {"heads", 4}, {"kv_heads", 2}, {"block", 4}, {"random_blocks", 2}},
           .make = attention_maker("bigbird", [](const AttentionConfig& config, ConfigReader& reader) {
             BigBirdConfig blocks;
             blocks.block = reader.integer("block", blocks.block, 1, 1 << 20);

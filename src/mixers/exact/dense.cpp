@@ -24,6 +24,7 @@ RegistryRow rows::dense() {
           .exact = true,
           .cost = "O(N^2)",
           .parameters = attention_parameters(),
+          .small = {{"dim", 24}, {"heads", 4}, {"kv_heads", 2}, {"positions", "rope"}},
           .make = attention_maker("dense", [](const AttentionConfig& config, ConfigReader&) { return std::make_shared<Dense>(config); })};
 }
 

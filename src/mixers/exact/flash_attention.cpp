@@ -50,6 +50,7 @@ RegistryRow rows::flash_attention() {
           .cost = "O(N^2 s)",
           .parameters = attention_parameters({{"pattern", "butterfly", "butterfly: blocks whose indices differ in at most one bit; all: every block"},
                                               {"block", 64, "tokens a block"}}),
+          .small = {{"dim", 24}, {"heads", 4}, {"kv_heads", 2}, {"block", 4}},
           .make = attention_maker("flash_attention", [](const AttentionConfig& config, ConfigReader& reader) {
             const auto pattern = reader.choice("pattern", "butterfly", {"butterfly", "all"});
             return std::make_shared<FlashAttention>(config, pattern, reader.integer("block", 64, 1, 1 << 20));

@@ -51,6 +51,7 @@ RegistryRow rows::linformer() {
           .cost = "O(N k)",
           .parameters = attention_parameters({{"rank", 128, "k: rows that keys and values are projected to"},
                                               {"sharing", "layer", "none: matrices a head; layer: shared by the heads; key_value: one matrix for both"}}),
+          .small = {{"dim", 24}, {"heads", 4}, {"kv_heads", 2}, {"max_length", 64}, {"rank", 6}, {"sharing", "none"}},
           .make = attention_maker("linformer", [](AttentionConfig config, ConfigReader& reader) {
             const auto causal = reader.get("causal", false);
             require(!causal, "linformer: causal = true leaks the future through the projection: causal = false is accepted");

@@ -116,6 +116,7 @@ RegistryRow rows::longformer() {
           .parameters = attention_parameters({{"window", 512, "causal: visible keys, the own one included; bidirectional: window / 2 on either side"},
                                               {"global_tokens", 1, "the first tokens, which see and are seen by all"},
                                               {"dilation", nlohmann::json::array({1}), "gap between visible keys: one number, or one a query head"}}),
+          .small = {{"dim", 24}, {"heads", 4}, {"kv_heads", 2}, {"positions", "rope"}, {"window", 8}, {"global_tokens", 2}, {"dilation", {1, 1, 2, 3}}},
           .make = attention_maker("longformer", [](const AttentionConfig& config, ConfigReader& reader) {
             LongformerConfig longformer;
             longformer.window = reader.integer("window", longformer.window, 1);

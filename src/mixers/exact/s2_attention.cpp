@@ -57,6 +57,7 @@ RegistryRow rows::s2_attention() {
                                               {"stride", 4, "every stride-th block of the past is seen, shifted by KV head"},
                                               {"offset", 0, "shift of the strided blocks, all heads"},
                                               {"num_dense_heads", 0, "the last query heads see everything"}}),
+          .small = {{"dim", 24}, {"heads", 4}, {"kv_heads", 4}, {"block", 4}, {"local_blocks", 2}, {"stride", 4}, {"num_dense_heads", 1}},
           .make = attention_maker("s2_attention", [](const AttentionConfig& config, ConfigReader& reader) {
             ShardConfig shards;
             shards.block = reader.integer("block", shards.block, 1, 1 << 20);

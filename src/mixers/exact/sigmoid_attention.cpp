@@ -67,6 +67,7 @@ RegistryRow rows::sigmoid_attention() {
                                               {"qk_norm", false, "LayerNorm over the head size on q and k"},
                                               {"out_norm", false, "LayerNorm on the output (hybrid norm)"},
                                               {"layer_scale", 0.0, "initial value of a learned scale per channel on the output (the paper's 1e-4); 0: none"}}),
+          .small = {{"dim", 24}, {"heads", 4}, {"kv_heads", 2}, {"max_length", 64}, {"learned_bias", true}, {"qk_norm", true}, {"out_norm", true}, {"layer_scale", 0.5}},
           .make = attention_maker("sigmoid_attention", [](const AttentionConfig& config, ConfigReader& reader) {
             SigmoidConfig sigmoid;
             sigmoid.sigmoid_bias = reader.get("sigmoid_bias", -std::log(double(config.max_length)));

@@ -57,6 +57,7 @@ RegistryRow rows::sliding_window() {
           .parameters = attention_parameters({{"window", 256, "visible keys, the own one included; bidirectional: window / 2 on either side"},
                                               {"sinks", 4, "first tokens that stay visible"},
                                               {"sink_logit", "none", "none, learned or zero: one more key of value 0"}}),
+          .small = {{"dim", 24}, {"heads", 4}, {"kv_heads", 2}, {"positions", "rope"}, {"window", 7}, {"sinks", 2}, {"sink_logit", "learned"}},
           .make = attention_maker("sliding_window", [](const AttentionConfig& config, ConfigReader& reader) {
             WindowConfig window;
             window.window = reader.integer("window", window.window, 1);

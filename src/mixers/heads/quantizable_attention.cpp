@@ -92,6 +92,7 @@ RegistryRow rows::quantizable_attention() {
                                               {"zeta", 1.0, "1 or more"},
                                               {"gate", "linear", "linear or mlp on the head's slice of x; all: one linear map of x for all heads"},
                                               {"initial_gate", 0.25, "value of the gates at the start"}}),
+          .small = {{"dim", 24}, {"heads", 4}, {"kv_heads", 2}, {"max_length", 64}, {"alpha", 2.0}},
           .make = attention_maker("quantizable_attention", [](const AttentionConfig& config, ConfigReader& reader) {
             QuantizableConfig q;
             q.method = reader.choice("method", q.method, {"clipped", "gated"});

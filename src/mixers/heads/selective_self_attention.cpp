@@ -85,6 +85,7 @@ RegistryRow rows::selective_self_attention() {
           .parameters = attention_parameters({{"queries", true, "temperature on queries"},
                                               {"values", true, "temperature on values"},
                                               {"position", "sigmoid", "growth with ln n: sigmoid, exp or none"}}),
+          .small = {{"dim", 24}, {"heads", 4}, {"kv_heads", 2}, {"positions", "rope"}},
           .make = attention_maker("selective_self_attention", [](const AttentionConfig& config, ConfigReader& reader) {
             SelectiveConfig selective;
             selective.queries = reader.get("queries", true);

@@ -1,0 +1,220 @@
+#include "heed/checkpoint/run.h"
+
+#include <functional>
+
+#include "heed/attention.h"
+#include "heed/checkpoint/tensor_file.h"
+#include "heed/error.h"
+#include "heed/kernels/mask_text.h"
+#include "heed/mixers/token_mixer.h"
+#include "heed/nn/config.h"
+#include "heed/ops/dispatch.h"
+#include "heed/registry.h"
+
+namespace heed::checkpoint {
+namespace {
+
+using torch::Tensor;
+
+/// The tensors of the input file; remembers which were used, so that a misspelt one is noticed.
+class Inputs {
+ public:
+  explicit Inputs(const RunRequest& request) : request_(request), tensors_(load_tensors(request.in)) {
+    if (!request.grad) tensors_.erase("grad");
+    for (auto& [name, tensor] : tensors_)
+      if (request.grad && name != "grad" && tensor.is_floating_point()) tensor.requires_grad_();
+  }
+
+  std::optional<Tensor> optional(const std::string& name) {
+    used_.push_back(name);
+    const auto found = tensors_.find(name);
+    return found == tensors_.end() ? std::nullopt : std::optional<Tensor>(found->second);
+  }
+  Tensor required(const std::string& name) {
+    const auto tensor = optional(name);
+    require(tensor.has_value(), "{}: tensor {} is missing: {} takes it", request_.in.string(), name, request_.name);
+    return *tensor;
+  }
+  void finish() const {
+    for (const auto& [name, tensor] : tensors_)
+      require(name == "grad" || std::find(used_.begin(), used_.end(), name) != used_.end(), "{}: tensor {}: {}", request_.in.string(), name, suggest(name, used_));
+  }
+  const TensorMap& tensors() const { return tensors_; }
+
+ private:
+  const RunRequest& request_;
+  TensorMap tensors_;
+  std::vector<std::string> used_;
+};
+
+NormalizerKind normalizer_of(const std::string& name) {
+  return name == "sigmoid" ? NormalizerKind::sigmoid : name == "clipped_softmax" ? NormalizerKind::clipped_softmax : NormalizerKind::softmax;
+}
+
+Mask read_mask(ConfigReader& reader, bool causal_default) {
+  const auto text = reader.get<std::string>("mask", "");
+  const bool causal = reader.get("causal", causal_default && text.empty());
+  const auto window = reader.integer("window", 0, 0), sinks = reader.integer("sinks", 0, 0);
+  Mask mask = kernels::parse_mask(text);
+  require(sinks == 0 || window > 0, "{}: sinks = {} keep tokens visible beside a window: give window", reader.owner(), sinks);
+  if (window > 0) mask = mask & (sinks > 0 ? Window{window} | SinkTokens{sinks} : Mask(Window{window}));
+  return causal ? mask & Causal{} : mask;
+}
+
+AttentionOptions read_options(ConfigReader& reader, Inputs& inputs, const RunRequest& request, bool causal_default) {
+  AttentionOptions o;
+  o.mask = read_mask(reader, causal_default);
+  o.scale = reader.get("scale", 0.0);
+  o.softcap = reader.get("softcap", 0.0);
+  o.normalizer = normalizer_of(reader.choice("normalizer", "softmax", {"softmax", "sigmoid", "clipped_softmax"}));
+  o.gamma = reader.get("gamma", 0.0);
+  o.zeta = reader.get("zeta", 1.0);
+  o.dropout = reader.get("dropout", 0.0);
+  o.seed = request.seed;
+  const auto bias = reader.get("sigmoid_bias", std::nan(""));
+  o.sigmoid_bias = inputs.optional("sigmoid_bias");
+  if (!std::isnan(bias)) o.sigmoid_bias = torch::full({1}, bias, torch::kFloat64);
+  o.bias = inputs.optional("bias");
+  o.alibi_slopes = inputs.optional("alibi_slopes");
+  o.temperature = inputs.optional("temperature");
+  o.multiplier = inputs.optional("multiplier");
+  o.sink_logit = inputs.optional("sink_logit");
+  o.q_lengths = inputs.optional("q_lengths");
+  o.k_lengths = inputs.optional("k_lengths");
+  o.cu_q = inputs.optional("cu_q");
+  o.cu_k = inputs.optional("cu_k");
+  o.prefix_lengths = inputs.optional("prefix_lengths");
+  o.q_documents = inputs.optional("q_documents");
+  o.k_documents = inputs.optional("k_documents");
+  o.q_to_k_head = inputs.optional("q_to_k_head");
+  o.q_to_v_head = inputs.optional("q_to_v_head");
+  return o;
+}
+
+/// block_mask bool [H, query blocks, key blocks] as lists.
+BlockListTensors lists_of(const Tensor& block_mask, int64_t query_block, int64_t key_block) {
+  require(block_mask.dim() == 3, "block_mask has {} dimensions: [heads, query blocks, key blocks] is accepted", block_mask.dim());
+  const auto seen = block_mask.to(torch::kBool).contiguous();
+  const auto counts = seen.sum(2).flatten();
+  const auto offsets = torch::cat({torch::zeros({1}, torch::kInt64), counts.cumsum(0)});
+  return {offsets, seen.nonzero().select(1, 2).to(torch::kInt32).contiguous(), 1, seen.size(0), query_block, key_block};
+}
+
+struct Result {
+  Tensor out, lse;
+};
+
+Result run_operator(const std::string& name, const RunRequest& request, Inputs& inputs) {
+  const auto q = inputs.required("q"), k = inputs.required("k"), v = inputs.required("v");
+  ConfigReader reader("op:" + name, request.settings);
+  const bool decoding = name == "decode" || name == "lean_attention";
+  auto options = read_options(reader, inputs, request, decoding);
+  if (name == "block_sparse") {
+    const auto query_block = reader.integer("query_block", 64, 1), key_block = reader.integer("key_block", 64, 1);
+    options.blocks = lists_of(inputs.required("block_mask"), query_block, key_block);
+    const int64_t rows = (q.size(2) + query_block - 1) / query_block, columns = (k.size(2) + key_block - 1) / key_block;
+    const auto mask = inputs.required("block_mask");
+    require((mask.size(0) == 1 || mask.size(0) == q.size(1)) && mask.size(1) == rows && mask.size(2) == columns,
+            "block_mask does not fit: [1 or {}, {}, {}] is accepted", q.size(1), rows, columns);
+  }
+  reader.finish();
+  inputs.finish();
+  if (!decoding) {
+    const auto result = attention_with_lse(q, k, v, options);
+    return {result.out, result.lse};
+  }
+  require(!request.grad, "op:{} has no gradient: it serves generation; op:flash has one", name);
+  ops::FlashCall call(q, k, v, options);
+  call.allocate_outputs();
+  ops::run_decode(call);
+  return {call.out, call.lse};
+}
+
+std::shared_ptr<TokenMixer> prepared_mixer(const std::string& name, nlohmann::json config, const RunRequest& request, torch::ScalarType dtype) {
+  torch::manual_seed(request.seed);
+  auto mixer = make_mixer(name, config);
+  mixer->to(dtype);
+  mixer->eval();
+  if (!request.weights.empty()) {
+    const auto file = formats::SafetensorsFile::open(request.weights);
+    torch::NoGradGuard no_grad;
+    size_t used = 0;
+    for (auto& entry : mixer->named_parameters()) {
+      const auto weight = read_tensor(file, entry.key());
+      require(weight.sizes() == entry.value().sizes(), "{}: tensor {} does not have the shape that {} asks for", request.weights.string(), entry.key(), name);
+      entry.value().copy_(weight);
+      ++used;
+    }
+    require(used == file.tensors().size(), "{}: {} tensors, of which {} takes {}", request.weights.string(), file.tensors().size(), name, used);
+  }
+  return mixer;
+}
+
+Result run_core(const std::string& name, const RunRequest& request, Inputs& inputs) {
+  CoreInput core{inputs.required("q"), inputs.required("k"), inputs.required("v")};
+  core.key_padding = inputs.optional("key_padding");
+  core.cu_seqlens = inputs.optional("cu_seqlens");
+  core.seed = request.seed;
+  inputs.finish();
+  require(core.q.dim() == 4 && core.k.dim() == 4, "core:{}: q and k of [batch, heads, tokens, head size] are accepted", name);
+  auto config = request.settings;
+  for (const auto& [key, value] : {std::pair{"dim", core.q.size(1) * core.q.size(3)}, {"heads", core.q.size(1)}, {"kv_heads", core.k.size(1)}, {"head_dim", core.q.size(3)}})
+    if (!config.contains(key)) config[key] = value;
+  return {prepared_mixer(name, config, request, core.q.scalar_type())->mix(core), {}};
+}
+
+Result run_mixer(const RunRequest& request, Inputs& inputs, std::shared_ptr<TokenMixer>& mixer) {
+  MixerInput input;
+  input.x = inputs.required("x");
+  input.memory = inputs.optional("memory");
+  input.key_padding = inputs.optional("key_padding");
+  input.cu_seqlens = inputs.optional("cu_seqlens");
+  input.positions = inputs.optional("positions");
+  input.seed = request.seed;
+  inputs.finish();
+  require(input.x.dim() == 3, "{}: x has {} dimensions: [batch, tokens, channels] is accepted", request.name, input.x.dim());
+  auto config = request.settings;
+  if (!config.contains("dim")) config["dim"] = input.x.size(2);
+  mixer = prepared_mixer(request.name, config, request, input.x.scalar_type());
+  return {mixer->forward(input), {}};
+}
+
+}  // namespace
+
+void run(const RunRequest& request) {
+  std::vector<std::string> known;
+  for (const auto& row : operator_rows()) known.push_back("op:" + row.name);
+  for (const auto& row : mixer_rows()) known.push_back(row.name);
+  for (const auto& row : mixer_rows())
+    if (row.core) known.push_back("core:" + row.name);
+  require(std::find(known.begin(), known.end(), request.name) != known.end(), "unknown name {}: {}", request.name, suggest(request.name, known));
+
+  Inputs inputs(request);
+  const torch::AutoGradMode grad_mode(request.grad);
+  std::shared_ptr<TokenMixer> mixer;
+  const auto result = request.name.starts_with("op:")     ? run_operator(request.name.substr(3), request, inputs)
+                      : request.name.starts_with("core:") ? run_core(request.name.substr(5), request, inputs)
+                                                          : run_mixer(request, inputs, mixer);
+  TensorMap outputs{{"out", result.out}};
+  if (result.lse.defined()) outputs["lse"] = result.lse;
+  if (request.grad) {
+    const auto found = inputs.tensors().find("grad");
+    require(found != inputs.tensors().end(), "{}: tensor grad is missing: --grad takes it, in the shape of out", request.in.string());
+    require(found->second.sizes() == result.out.sizes(), "{}: grad does not have the shape of out", request.in.string());
+    result.out.backward(found->second.to(result.out.scalar_type()));
+    for (const auto& [name, tensor] : inputs.tensors())
+      if (tensor.grad().defined()) outputs["d_" + name] = tensor.grad();
+    if (mixer)
+      for (const auto& entry : mixer->named_parameters())
+        if (entry.value().grad().defined()) outputs["d_" + entry.key()] = entry.value().grad();
+  }
+  if (!request.save_weights.empty()) {
+    require(mixer != nullptr, "--save-weights: {} has no weights", request.name);
+    TensorMap weights;
+    for (const auto& entry : mixer->named_parameters()) weights[entry.key()] = entry.value();
+    save_tensors(request.save_weights, weights);
+  }
+  save_tensors(request.out, outputs);
+}
+
+}  // namespace heed::checkpoint
