@@ -40,7 +40,7 @@ std::string case_name(const testing::TestParamInfo<Case>& info) {
 void expect_gradient(const std::function<Tensor()>& function, const std::vector<Tensor>& inputs) {
   const auto out = function();
   const auto weights = torch::randn_like(out);
-  const auto grads = torch::autograd::grad({(out * weights).sum()}, inputs, {}, std::nullopt, false, true);
+  const auto grads = torch::autograd::grad({(out * weights).sum()}, inputs, {}, c10::nullopt, false, true);
   torch::NoGradGuard no_grad;
   constexpr double kStep = 1e-5;
   std::vector<Tensor> directions;
