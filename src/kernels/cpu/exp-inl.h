@@ -13,6 +13,7 @@ namespace heed::kernels::HWY_NAMESPACE {
 
 constexpr float kLog2E = 1.44269504088896340736f;
 constexpr float kLn2 = 0.69314718055994530942f;
+constexpr float kSmallestExponent = -100.0f;
 
 struct ExponentSplit {
   Vector scale;     ///< 2^n, n the integer nearest to x
@@ -28,7 +29,8 @@ HWY_INLINE ExponentSplit split_exponent(Vector x) {
   return {hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(du, shifted))), hn::Sub(x, hn::Sub(shifted, magic))};
 }
 
-/// 2^x for x <= 127. Below 2^-126 the result is 0: a denormal weight would slow every product it enters.
+/// 2^x for x <= 127. Below 2^-100 the result is 0: weights that small do not show beside a sum of at least one, and
+/// their products would be denormal, which is slow.
 HWY_INLINE Vector exp2_of(Vector x) {
   const Lanes d;
 #if HWY_TARGET == HWY_AVX3
@@ -41,7 +43,7 @@ HWY_INLINE Vector exp2_of(Vector x) {
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.24015361070632935f));
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.6931530833244324f));
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.9999999403953552f));
-  const __mmask16 normal = _mm512_cmp_ps_mask(x.raw, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
+  const __mmask16 normal = _mm512_cmp_ps_mask(x.raw, _mm512_set1_ps(kSmallestExponent), _CMP_NLT_UQ);
   return Vector{_mm512_maskz_scalef_ps(normal, p, x.raw)};
 #else
   const ExponentSplit split = split_exponent(x);
@@ -53,7 +55,7 @@ HWY_INLINE Vector exp2_of(Vector x) {
   p = hn::MulAdd(p, r, hn::Set(d, 0.24022120237350464f));
   p = hn::MulAdd(p, r, hn::Set(d, 0.6931469440460205f));
   p = hn::MulAdd(p, r, hn::Set(d, 1.0f));
-  return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -126.0f)), hn::Mul(p, split.scale));
+  return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, kSmallestExponent)), hn::Mul(p, split.scale));
 #endif
 }
 

@@ -1,5 +1,7 @@
 // The forward of the tile engine: for a block of query rows, one pass over the key tiles (two for clipped softmax).
+#include <array>
 #include <cmath>
+#include <span>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/flash_forward.cpp"
@@ -31,8 +33,8 @@ struct ForwardScratch {
     tile = arena.take<float>(kTileKeys * kPanelRows);
     factors = task.has_factors ? arena.take<float>(kTileKeys * kPanelRows) : nullptr;
     const bool converts = task.p.q.dtype != DType::f32;
-    key_rows = converts ? arena.take<float>(kTileKeys * d_padded) : nullptr;
-    value_rows = converts ? arena.take<float>(kTileKeys * dv_padded) : nullptr;
+    key_rows = converts ? arena.take<float>(task.group_keys * d_padded) : nullptr;
+    value_rows = converts ? arena.take<float>(task.group_keys * dv_padded) : nullptr;
     row = arena.take<float>(kPanelRows * std::max(d_padded, dv_padded));
     before = arena.take<float>(kPanelRows);
     moved = arena.take<float>(kPanelRows);
@@ -97,23 +99,50 @@ class ForwardBlock {
     std::fill_n(s_.sum, lanes, 0.0f);
   }
 
+  // A few tiles at a time, panel by panel: the panel's rows stay in L1, the tiles in L2, and a tile is converted once.
   void sweep(Pass pass) {
+    constexpr int kMostTiles = 32;
+    std::array<LoadedTile, kMostTiles> tiles;
+    int count = 0;
+    int64_t keys = 0;
+    const auto flush = [&] {
+      sweep_group(pass, {tiles.data(), static_cast<size_t>(count)});
+      count = 0, keys = 0;
+    };
     walk_tiles(p_, sequence_, item_.head, item_.begin, item_.end, [&](int64_t j0, int64_t j1) {
-      FloatRows keys{}, values{};
-      panels([&](const Panel& panel, int64_t first) {
-        const TileCover cover =
-            cover_tile(p_.mask, scope_of(sequence_, item_.head), panel.i0, panel.rows, j0, j1, panel.width(), s_.bits);
-        if (cover.empty()) return;
-        const int64_t batch = sequence_.tensor_batch, begin = sequence_.k_begin + j0;
-        if (keys.data == nullptr) {
-          keys = float_rows(p_.k, batch, key_head_, begin, j1 - j0, s_.key_rows);
-          if (pass != Pass::statistics) values = float_rows(p_.v, batch, value_head_, begin, j1 - j0, s_.value_rows);
-        }
-        const int64_t skip = cover.begin - j0;
-        panel_tile(pass, panel, cover, first, {keys.data + skip * keys.stride, keys.stride},
-                   {values.data + skip * values.stride, values.stride});
-      });
+      if (count == kMostTiles || keys + (j1 - j0) > task_.group_keys) flush();
+      tiles[count++] = {j0, j1, keys, {}, {}};
+      keys += j1 - j0;
     });
+    flush();
+  }
+
+  struct LoadedTile {
+    int64_t begin, end, place;  ///< keys, and where their converted rows go
+    FloatRows keys, values;
+  };
+
+  void sweep_group(Pass pass, std::span<LoadedTile> tiles) {
+    const MaskScope scope = scope_of(sequence_, item_.head);
+    panels([&](const Panel& panel, int64_t first) {
+      for (LoadedTile& tile : tiles) {
+        const TileCover cover =
+            cover_tile(p_.mask, scope, panel.i0, panel.rows, tile.begin, tile.end, panel.width(), s_.bits);
+        if (cover.empty()) continue;
+        if (tile.keys.data == nullptr) load(pass, tile);
+        const int64_t skip = cover.begin - tile.begin;
+        panel_tile(pass, panel, cover, first, {tile.keys.data + skip * tile.keys.stride, tile.keys.stride},
+                   {tile.values.data + skip * tile.values.stride, tile.values.stride});
+      }
+    });
+  }
+
+  void load(Pass pass, LoadedTile& tile) const {
+    const int64_t batch = sequence_.tensor_batch, begin = sequence_.k_begin + tile.begin, count = tile.end - tile.begin;
+    tile.keys = float_rows(p_.k, batch, key_head_, begin, count, s_.key_rows + tile.place * round_up(task_.d, 16));
+    if (pass == Pass::statistics) return;
+    tile.values =
+        float_rows(p_.v, batch, value_head_, begin, count, s_.value_rows + tile.place * round_up(task_.dv, 16));
   }
 
   void panel_tile(Pass pass, const Panel& panel, const TileCover& cover, int64_t first, FloatRows keys,

@@ -2,10 +2,15 @@
 
 namespace heed::kernels {
 
+// Beside the block's own rows, in an L2 of 1 MiB or more.
+static constexpr int64_t kGroupBytes = int64_t{512} << 10;
+
 FlashTask::FlashTask(const FlashParams& params)
     : p(params),
       d(params.q.size[3]),
       dv(params.v.size[3]),
+      group_keys(std::max<int64_t>(1, kGroupBytes / static_cast<int64_t>(sizeof(float)) / (d + dv) / kTileKeys) *
+                 kTileKeys),
       scale(scale_of(params)),
       has_scores(params.scores.softcap > 0 || params.scores.alibi_slopes != nullptr || params.scores.bias ||
                  params.scores.temperature),
@@ -14,7 +19,7 @@ FlashTask::FlashTask(const FlashParams& params)
 std::vector<BlockItem> cut_into_blocks(const FlashParams& p) {
   const int64_t sequences = count_sequences(p), heads = p.q.size[1];
   // Short calls get smaller blocks, so that there is work for many threads.
-  constexpr int64_t kEnough = 64;
+  constexpr int64_t kEnough = 32;
   int64_t rows = kBlockRows;
   const auto count = [&] {
     int64_t items = 0;

@@ -25,6 +25,8 @@ struct FlashTask {
 
   const FlashParams& p;
   int64_t d, dv;
+  int64_t
+      group_keys;  ///< keys whose rows stay in L2 while the panels of a block pass over them; no result depends on it
   double scale;
   bool has_scores;   ///< a term stands between the product and the mask
   bool has_factors;  ///< multiplier or dropout
