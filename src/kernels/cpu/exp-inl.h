@@ -36,19 +36,19 @@ HWY_INLINE Vector exp2_of(Vector x) {
 #if HWY_TARGET == HWY_AVX3
   // Two instructions split off and put back the exponent; both take infinities and NaN as the formula wants.
   const __m512 f = _mm512_reduce_ps(x.raw, 0x09);  // x - floor(x)
-  // Minimax for 2^f on [0, 1], 7.5e-8 relative.
-  __m512 p = _mm512_set1_ps(0.0018775768112391233f);
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.00898933969438076f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.05582631751894951f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.24015361070632935f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.6931530833244324f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.9999999403953552f));
+  // 1 + f * minimax for 2^f on [0, 1], 9.8e-8 relative. 2^0 is 1, so that a maximum that stands still rescales nothing.
+  __m512 p = _mm512_set1_ps(0.001867217943072319f);
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.009016805328428745f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.055800117552280426f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.2401643693447113f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.6931512951850891f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
   const __mmask16 normal = _mm512_cmp_ps_mask(x.raw, _mm512_set1_ps(kSmallestExponent), _CMP_NLT_UQ);
   return Vector{_mm512_maskz_scalef_ps(normal, p, x.raw)};
 #else
   const ExponentSplit split = split_exponent(x);
   const Vector r = split.fraction;
-  // Minimax for 2^r on [-1/2, 1/2], 7.5e-8 relative.
+  // Minimax for 2^r on [-1/2, 1/2], 7.5e-8 relative, with 2^0 = 1.
   Vector p = hn::Set(d, 0.0013276472454890609f);
   p = hn::MulAdd(p, r, hn::Set(d, 0.009675540961325169f));
   p = hn::MulAdd(p, r, hn::Set(d, 0.05550713092088699f));
