@@ -1,7 +1,6 @@
 #include "heed/kernels/flash.h"
 
 #include <cmath>
-#include <exception>
 #include <limits>
 
 #include <omp.h>
@@ -35,13 +34,9 @@ void clear_outside_rows(const FlashParams& p) {
   }
 }
 
-}  // namespace
-
-void flash_forward(const FlashParams& p) {
-  if (takes_reference(p)) return reference::flash_forward(p);
-  check(p);
+void run_forward(const FlashTask& task) {
+  const FlashParams& p = task.p;
   clear_outside_rows(p);
-  const FlashTask task(p);
   const std::vector<BlockItem> items = cut_into_blocks(p);
   const int64_t count = static_cast<int64_t>(items.size());
   if (count == 0) return;
@@ -52,6 +47,19 @@ void flash_forward(const FlashParams& p) {
   for (int64_t t = 0; t < count; ++t) {
     run_forward_item(task, items[t], static_cast<char*>(scratch.get()) + bytes * omp_get_thread_num());
   }
+}
+
+}  // namespace
+
+void flash_forward(const FlashParams& p) {
+  if (takes_reference(p)) return reference::flash_forward(p);
+  check(p);
+  run_forward(FlashTask(p));
+}
+
+void flash_forward(const FlashParams& p, const Variant& variant) {
+  check(p, variant);
+  run_forward(FlashTask(p, variant));
 }
 
 int64_t flash_forward_bytes(const FlashParams& p) {

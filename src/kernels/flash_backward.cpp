@@ -138,15 +138,11 @@ void run_terms(const FlashTask& task, const FlashGrads& g) {
   }
 }
 
-}  // namespace
-
-void flash_backward(const FlashParams& p, const FlashGrads& g) {
-  if (use_reference() || p.q.dtype == DType::f64) return reference::flash_backward(p, g);
-  check(p, g);
+void run_backward(const FlashTask& task, const FlashGrads& g) {
+  const FlashParams& p = task.p;
   clear_outside(g.d_q, p.cu_q, p.num_sequences, p.q_lengths);
   clear_outside(g.d_k, p.cu_k, p.num_sequences, p.k_lengths);
   clear_outside(g.d_v, p.cu_k, p.num_sequences, p.k_lengths);
-  const FlashTask task(p);
   const int64_t rows = p.q.size[0] * p.q.size[1] * p.q.size[2];
   std::vector<float> temperature(g.d_temperature ? rows : 0), sink(g.d_sink ? rows : 0),
       sigmoid_bias(g.d_sigmoid_bias ? rows : 0);
@@ -157,6 +153,19 @@ void flash_backward(const FlashParams& p, const FlashGrads& g) {
   if (g.d_sink) reduce_rows(p, sink.data(), g.d_sink);
   if (g.d_sigmoid_bias) reduce_rows(p, sigmoid_bias.data(), g.d_sigmoid_bias);
   run_terms(task, g);
+}
+
+}  // namespace
+
+void flash_backward(const FlashParams& p, const FlashGrads& g) {
+  if (use_reference() || p.q.dtype == DType::f64) return reference::flash_backward(p, g);
+  check(p, g);
+  run_backward(FlashTask(p), g);
+}
+
+void flash_backward(const FlashParams& p, const Variant& variant, const FlashGrads& g) {
+  check(p, variant, g);
+  run_backward(FlashTask(p, variant), g);
 }
 
 int64_t flash_backward_bytes(const FlashParams& p) {

@@ -1,6 +1,8 @@
 #include <string>
 
 #include "heed/error.h"
+#include "heed/kernels/runtime.h"
+#include "kernels/cpu/flash_engine.h"
 #include "kernels/flash_problem.h"
 
 namespace heed::kernels {
@@ -126,6 +128,36 @@ void check_normalizer(const FlashParams& p, DType stats) {
   }
 }
 
+void check_gradients(const FlashParams& p, const FlashGrads& g, bool needs_lse) {
+  require(p.lse || !needs_lse || !holds_elements(p.q), "the backward needs the forward's lse");
+  const auto like = [](const AnyView& grad, const AnyView& of, const char* name) {
+    if (!grad) return;
+    require(of || !holds_elements(grad), "{} asked, but the call has no such tensor", name);
+    check_dtype(grad, name, of.dtype);
+    check_shape(grad, name, of.size);
+  };
+  require(g.d_out || !holds_elements(p.out), "d_out is missing");
+  like(g.d_out, p.out, "d_out");
+  like(g.d_q, p.q, "d_q");
+  like(g.d_k, p.k, "d_k");
+  like(g.d_v, p.v, "d_v");
+  const std::pair<const AnyView*, const char*> dense[] = {
+      {&g.d_out, "d_out"}, {&g.d_q, "d_q"}, {&g.d_k, "d_k"}, {&g.d_v, "d_v"}};
+  for (const auto& [view, name] : dense) {
+    if (*view) check_dense(*view, name);
+  }
+  like(g.d_lse, p.lse, "d_lse");
+  like(g.d_bias, p.scores.bias, "d_bias");
+  like(g.d_multiplier, p.scores.multiplier, "d_multiplier");
+  like(g.d_temperature, p.scores.temperature, "d_temperature");
+  like(g.d_sink, p.normalizer.sink_logit, "d_sink");
+  if (g.d_sigmoid_bias) {
+    require(p.normalizer.kind == Normalizer::Kind::sigmoid, "d_sigmoid_bias asked without the sigmoid normaliser");
+    check_dtype(g.d_sigmoid_bias, "d_sigmoid_bias", p.q.dtype == DType::f64 ? DType::f64 : DType::f32);
+    check_broadcast(g.d_sigmoid_bias, "d_sigmoid_bias", g.d_sigmoid_bias.dtype, {1, p.q.size[1], 1, 1}, false);
+  }
+}
+
 }  // namespace
 
 void check(const FlashParams& p) {
@@ -191,36 +223,32 @@ void check(const FlashParams& p) {
   if (p.blocks != nullptr) check_blocks(p);
 }
 
+void check(const FlashParams& p, const Variant& variant) {
+  check(p);
+  require(p.q.dtype != DType::f64, "q is float64; variants take float32, float16 and bfloat16");
+  require(variant.table != nullptr, "variant without a table of hooks");
+  const VariantTable& table = *variant.table;
+  require(table.lanes == engine_lanes(), "variant compiled for vectors of {} floats; those of {} have {}", table.lanes,
+          current_isa(), engine_lanes());
+  const Normalizer& n = p.normalizer;
+  require(n.kind == Normalizer::Kind::softmax,
+          "a variant together with a normaliser; softmax is accepted, or a variant's own");
+  if (table.normalizer == VariantTable::Normalizer::softmax) return;
+  require(!p.lse, "lse asked of a variant with its own normaliser, which has none");
+  require(!n.sink_logit, "a sink logit together with a variant's own normaliser");
+}
+
+void check(const FlashParams& p, const Variant& variant, const FlashGrads& g) {
+  check(p, variant);
+  const bool own = variant.table->normalizer == VariantTable::Normalizer::own;
+  check_gradients(p, g, !own);
+  require(!own || (!g.d_multiplier && !g.d_temperature),
+          "d_multiplier or d_temperature asked of a variant with its own normaliser");
+}
+
 void check(const FlashParams& p, const FlashGrads& g) {
   check(p);
-  const bool has_lse = p.normalizer.kind != Normalizer::Kind::sigmoid;
-  require(p.lse || !has_lse || !holds_elements(p.q), "the backward needs the forward's lse");
-  const auto like = [](const AnyView& grad, const AnyView& of, const char* name) {
-    if (!grad) return;
-    require(of || !holds_elements(grad), "{} asked, but the call has no such tensor", name);
-    check_dtype(grad, name, of.dtype);
-    check_shape(grad, name, of.size);
-  };
-  require(g.d_out || !holds_elements(p.out), "d_out is missing");
-  like(g.d_out, p.out, "d_out");
-  like(g.d_q, p.q, "d_q");
-  like(g.d_k, p.k, "d_k");
-  like(g.d_v, p.v, "d_v");
-  const std::pair<const AnyView*, const char*> dense[] = {
-      {&g.d_out, "d_out"}, {&g.d_q, "d_q"}, {&g.d_k, "d_k"}, {&g.d_v, "d_v"}};
-  for (const auto& [view, name] : dense) {
-    if (*view) check_dense(*view, name);
-  }
-  like(g.d_lse, p.lse, "d_lse");
-  like(g.d_bias, p.scores.bias, "d_bias");
-  like(g.d_multiplier, p.scores.multiplier, "d_multiplier");
-  like(g.d_temperature, p.scores.temperature, "d_temperature");
-  like(g.d_sink, p.normalizer.sink_logit, "d_sink");
-  if (g.d_sigmoid_bias) {
-    require(p.normalizer.kind == Normalizer::Kind::sigmoid, "d_sigmoid_bias asked without the sigmoid normaliser");
-    check_dtype(g.d_sigmoid_bias, "d_sigmoid_bias", p.q.dtype == DType::f64 ? DType::f64 : DType::f32);
-    check_broadcast(g.d_sigmoid_bias, "d_sigmoid_bias", g.d_sigmoid_bias.dtype, {1, p.q.size[1], 1, 1}, false);
-  }
+  check_gradients(p, g, p.normalizer.kind != Normalizer::Kind::sigmoid);
 }
 
 }  // namespace heed::kernels

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "heed/kernels/flash.h"
+#include "heed/kernels/variant.h"
 
 namespace heed::kernels {
 
@@ -51,5 +52,7 @@ inline int64_t list_row(const BlockList& list, int64_t b, int64_t h, int64_t blo
 
 /// Throws heed::Error where a gradient does not fit the tensor it belongs to.
 void check(const FlashParams& params, const FlashGrads& grads);
+void check(const FlashParams& params, const Variant& variant);
+void check(const FlashParams& params, const Variant& variant, const FlashGrads& grads);
 
 }  // namespace heed::kernels

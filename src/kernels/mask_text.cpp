@@ -10,7 +10,8 @@
 namespace heed::kernels {
 namespace {
 
-constexpr std::string_view kTerms = "causal, causal(top_left), window(keys), window(left, right), sinks(count), dilation(step), everything";
+constexpr std::string_view kTerms =
+    "causal, causal(top_left), window(keys), window(left, right), sinks(count), dilation(step), everything";
 constexpr int kMaxDepth = 32;
 
 class Parser {
@@ -60,7 +61,9 @@ class Parser {
   std::string word() {
     skip_spaces();
     const size_t begin = at_;
-    while (at_ < text_.size() && (std::isalnum(static_cast<unsigned char>(text_[at_])) || text_[at_] == '_' || text_[at_] == '-')) ++at_;
+    while (at_ < text_.size() &&
+           (std::isalnum(static_cast<unsigned char>(text_[at_])) || text_[at_] == '_' || text_[at_] == '-'))
+      ++at_;
     return std::string(text_.substr(begin, at_ - begin));
   }
   std::vector<std::string> arguments() {
@@ -74,7 +77,8 @@ class Parser {
   int64_t integer(const std::string& text) const {
     int64_t value = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc() || end != text.data() + text.size()) fail("mask \"{}\": \"{}\" is no integer", text_, text);
+    if (error != std::errc() || end != text.data() + text.size())
+      fail("mask \"{}\": \"{}\" is no integer", text_, text);
     return value;
   }
 

@@ -44,9 +44,11 @@ class BackwardBlock {
   void run() {
     const Sequence& sequence = block_.sequence();
     block_.prepare();
-    const int64_t b = sequence.tensor_batch, begin = sequence.q_begin + item_.begin, count = item_.end - item_.begin;
-    query_rows_ = vector_rows(p_.q, b, item_.head, begin, count, s_.query_rows, true);
-    d_output_rows_ = vector_rows(g_.d_out, b, item_.head, begin, count, s_.d_output_rows, true);
+    const int64_t count = item_.end - item_.begin;
+    query_rows_ = transformed(task_.hook(&VariantTable::queries) != nullptr, p_.q, s_.shared.queries,
+                              1 / block_.pack_factor(), s_.query_rows);
+    d_output_rows_ =
+        transformed(task_.hook(&VariantTable::outputs) != nullptr, g_.d_out, s_.shared.d_outputs, 1, s_.d_output_rows);
     std::fill_n(s_.d_queries, task_.d * round_up(count, kLanes), 0.0f);
     block_.sweep(0, sequence.num_keys,
                  [&](const Panel& panel, int64_t first, const TileCover& cover, FloatRows keys, FloatRows values) {
@@ -58,6 +60,22 @@ class BackwardBlock {
   }
 
  private:
+  // The block's rows of q or d_out, one row after the other; turned back from the panels where a variant changed them.
+  FloatRows transformed(bool changed, const AnyView& view, const float* panels, float factor, float* scratch) const {
+    const Sequence& sequence = block_.sequence();
+    const int64_t begin = sequence.q_begin + item_.begin, count = item_.end - item_.begin, columns = view.size[3];
+    if (!changed) return vector_rows(view, sequence.tensor_batch, item_.head, begin, count, scratch, true);
+    const int64_t stride = round_up(columns, kLanes);
+    block_.panels([&](const Panel& panel, int64_t first) {
+      for (int64_t r = 0; r < panel.rows; ++r) {
+        float* row = scratch + (first + r) * stride;
+        unpack_row(panels + first * columns, panel.width(), r, columns, row);
+        write_row(row, factor, columns, row);
+      }
+    });
+    return {scratch, stride};
+  }
+
   void products(const Panel& panel, int64_t first, const TileCover& cover, FloatRows keys) {
     const GradientScratch& s = s_.shared;
     const int64_t width = panel.width(), count = cover.end - cover.begin;
@@ -89,7 +107,16 @@ class BackwardBlock {
 
   void write_queries() {
     const Sequence& sequence = block_.sequence();
+    const auto gradients = task_.hook(&VariantTable::query_gradients);
     block_.panels([&](const Panel& panel, int64_t first) {
+      if (gradients != nullptr) {
+        // The tiles are done with the transformed queries; their place takes the original ones.
+        const FloatRows q = vector_rows(p_.q, sequence.tensor_batch, item_.head, sequence.q_begin + panel.i0,
+                                        panel.rows, s_.shared.row);
+        float* original = s_.shared.queries + first * task_.d;
+        pack_transposed(q.data, q.stride, panel.rows, task_.d, 1, original, panel.width());
+        gradients(variant_panel(panel), original, s_.d_queries + first * task_.d, task_.d);
+      }
       for (int64_t r = 0; r < panel.rows; ++r) {
         unpack_row(s_.d_queries + first * task_.d, panel.width(), r, task_.d, s_.shared.row);
         with_float_type(g_.d_q, [&](auto* data) {

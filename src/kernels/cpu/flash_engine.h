@@ -8,6 +8,9 @@
 
 namespace heed::kernels {
 
+/// Floats per vector of the instruction set in use.
+int64_t engine_lanes();
+
 /// Output and lse rows of one block. `block`: forward_scratch_bytes(task), 64-byte aligned.
 void run_forward_item(const FlashTask& task, const BlockItem& item, void* block);
 int64_t forward_scratch_bytes(const FlashTask& task);

@@ -21,7 +21,7 @@ namespace heed::kernels::HWY_NAMESPACE {
 using Kind = Normalizer::Kind;
 
 struct ForwardScratch {
-  float *queries, *outputs, *maximum, *sum, *tile, *factors, *key_rows, *value_rows, *row, *before, *moved;
+  float *queries, *outputs, *maximum, *sum, *tile, *factors, *key_rows, *value_rows, *row, *before, *moved, *state;
   uint32_t* bits;
 
   ForwardScratch(Arena& arena, const FlashTask& task) {
@@ -38,6 +38,8 @@ struct ForwardScratch {
     row = arena.take<float>(kPanelRows * std::max(d_padded, dv_padded));
     before = arena.take<float>(kPanelRows);
     moved = arena.take<float>(kPanelRows);
+    const int floats = task.variant.table != nullptr ? task.variant.table->row_state : 0;
+    state = floats > 0 ? arena.take<float>(floats * kBlockRows) : nullptr;
     bits = arena.take<uint32_t>(kTileKeys / 32 * kPanelRows);
   }
 };
@@ -47,6 +49,8 @@ enum class Pass {
   statistics,  // maximum and sum only
   clipped,     // output from known statistics
   sigmoid,
+  own_state,  // the variant's row state
+  own,        // the variant's weights
 };
 
 class ForwardBlock {
@@ -54,15 +58,17 @@ class ForwardBlock {
   ForwardBlock(const FlashTask& task, const BlockItem& item, const ForwardScratch& scratch)
       : task_(task), p_(task.p), item_(item), s_(scratch), sequence_(sequence_at(task.p, item.sequence)) {
     key_head_ = key_head(p_, item.head), value_head_ = value_head(p_, item.head);
-    const bool natural = task.has_scores || p_.normalizer.kind == Kind::sigmoid;
-    pack_factor_ = static_cast<float>(natural ? task.scale : task.scale * M_LOG2E);
-    unit_ = natural ? kLog2E : 1.0f;
+    pack_factor_ = static_cast<float>(task.natural ? task.scale : task.scale * M_LOG2E);
+    unit_ = task.natural ? kLog2E : 1.0f;
   }
 
   void run() {
     pack();
     const Kind kind = p_.normalizer.kind;
-    if (kind == Kind::softmax) {
+    if (task_.own_weights) {
+      if (s_.state != nullptr) sweep_state();
+      sweep(Pass::own);
+    } else if (kind == Kind::softmax) {
       sweep(Pass::softmax);
     } else if (kind == Kind::sigmoid) {
       sweep(Pass::sigmoid);
@@ -86,12 +92,20 @@ class ForwardBlock {
     each_panel(task_, sequence_, item_.head, item_.begin, item_.end, visit);
   }
 
+  void sweep_state() {
+    panels([&](const Panel& panel, int64_t first) { task_.variant.table->start(variant_panel(panel), state(first)); });
+    sweep(Pass::own_state);
+  }
+
+  float* state(int64_t first) const {
+    return s_.state == nullptr ? nullptr : s_.state + first * task_.variant.table->row_state;
+  }
+
   void pack() {
     panels([&](const Panel& panel, int64_t first) {
       const FloatRows rows =
           vector_rows(p_.q, sequence_.tensor_batch, item_.head, sequence_.q_begin + panel.i0, panel.rows, s_.row);
-      pack_transposed(rows.data, rows.stride, panel.rows, task_.d, pack_factor_, s_.queries + first * task_.d,
-                      panel.width());
+      pack_queries(panel, rows, pack_factor_, s_.queries + first * task_.d);
     });
     const int64_t lanes = round_up(count(), kLanes);
     std::fill_n(s_.outputs, task_.dv * lanes, 0.0f);
@@ -123,11 +137,9 @@ class ForwardBlock {
   };
 
   void sweep_group(Pass pass, std::span<LoadedTile> tiles) {
-    const MaskScope scope = scope_of(sequence_, item_.head);
     panels([&](const Panel& panel, int64_t first) {
       for (LoadedTile& tile : tiles) {
-        const TileCover cover =
-            cover_tile(p_.mask, scope, panel.i0, panel.rows, tile.begin, tile.end, panel.width(), s_.bits);
+        const TileCover cover = cover_panel(panel, tile.begin, tile.end, s_.bits);
         if (cover.empty()) continue;
         if (tile.keys.data == nullptr) load(pass, tile);
         const int64_t skip = cover.begin - tile.begin;
@@ -140,7 +152,7 @@ class ForwardBlock {
   void load(Pass pass, LoadedTile& tile) const {
     const int64_t batch = sequence_.tensor_batch, begin = sequence_.k_begin + tile.begin, count = tile.end - tile.begin;
     tile.keys = float_rows(p_.k, batch, key_head_, begin, count, s_.key_rows + tile.place * round_up(task_.d, 16));
-    if (pass == Pass::statistics) return;
+    if (pass == Pass::statistics || pass == Pass::own_state) return;
     tile.values =
         float_rows(p_.v, batch, value_head_, begin, count, s_.value_rows + tile.place * round_up(task_.dv, 16));
   }
@@ -159,7 +171,11 @@ class ForwardBlock {
     } else {
       gemm_nn<Store::overwrite>(keys.data, keys.stride, queries, width, s_.tile, width, count, panel.vectors, task_.d);
       if (task_.has_scores) apply_scores(panel, cover, s_.tile, nullptr);
-      if (pass != Pass::sigmoid) {
+      if (pass == Pass::own_state) {
+        task_.variant.table->update(variant_panel(panel), variant_keys(cover, s_.bits), s_.tile, state(first));
+        return;
+      }
+      if (pass != Pass::sigmoid && pass != Pass::own) {
         std::copy_n(maximum, width, s_.moved);
         hide_and_maximize(panel, cover, s_.bits, unit_, s_.tile, online ? maximum : s_.moved);
       }
@@ -172,6 +188,8 @@ class ForwardBlock {
       if (pass == Pass::statistics) return;
     } else if (pass == Pass::clipped) {
       clipped_softmax(panel, cover, s_.tile, sum);
+    } else if (pass == Pass::own) {
+      task_.variant.table->weights(variant_panel(panel), variant_keys(cover, nullptr), s_.tile, state(first));
     } else {
       sigmoid(panel, cover, s_.tile, sigmoid_bias(panel));
     }
@@ -179,7 +197,7 @@ class ForwardBlock {
       fill_factors(panel, cover, s_.factors);
       multiply(panel, cover, s_.tile, s_.factors);
     }
-    if (task_.has_factors || pass == Pass::sigmoid) zero_hidden(panel, cover, s_.bits, s_.tile);
+    if (task_.has_factors || pass == Pass::sigmoid || pass == Pass::own) zero_hidden(panel, cover, s_.bits, s_.tile);
 
     if (cover.masked && has_nonfinite(values.data, values.stride, count, task_.dv)) {
       if (moved) scale_columns(outputs, task_.dv, width);
@@ -203,7 +221,7 @@ class ForwardBlock {
     float factor, lse;
   };
   Finish finish(Kind kind, int64_t r) const {
-    if (kind == Kind::sigmoid) return {1, 0};
+    if (kind == Kind::sigmoid || task_.own_weights) return {1, 0};
     if (kind == Kind::clipped_softmax) return {1, s_.sum[r] == INFINITY ? -INFINITY : s_.sum[r] * kLn2};
     const float maximum = s_.maximum[r], sum = s_.sum[r];
     const AnyView& sinks = p_.normalizer.sink_logit;
@@ -218,6 +236,8 @@ class ForwardBlock {
   void write(Kind kind) {
     panels([&](const Panel& panel, int64_t first) {
       const int64_t batch = sequence_.tensor_batch;
+      const auto outputs = task_.hook(&VariantTable::outputs);
+      if (outputs != nullptr) outputs(variant_panel(panel), s_.outputs + first * task_.dv, task_.dv);
       for (int64_t r = 0; r < panel.rows; ++r) {
         const int64_t i = sequence_.q_begin + panel.i0 + r;
         const Finish result = finish(kind, first + r);
@@ -246,6 +266,8 @@ void ForwardItem(const FlashTask& task, const BlockItem& item, void* block) {
   ForwardBlock(task, item, scratch).run();
 }
 
+int64_t EngineLanes() { return kLanes; }
+
 int64_t ForwardBytes(const FlashTask& task) {
   Arena arena;
   const ForwardScratch scratch(arena, task);
@@ -260,10 +282,12 @@ namespace heed::kernels {
 
 HWY_EXPORT(ForwardItem);
 HWY_EXPORT(ForwardBytes);
+HWY_EXPORT(EngineLanes);
 
 void run_forward_item(const FlashTask& task, const BlockItem& item, void* block) {
   HEED_DISPATCH(ForwardItem)(task, item, block);
 }
+int64_t engine_lanes() { return HEED_DISPATCH(EngineLanes)(); }
 int64_t forward_scratch_bytes(const FlashTask& task) { return HEED_DISPATCH(ForwardBytes)(task); }
 
 }  // namespace heed::kernels

@@ -19,8 +19,8 @@ namespace heed::kernels::HWY_NAMESPACE {
 using Kind = Normalizer::Kind;
 
 struct GradientScratch {
-  float *queries, *d_outputs, *log_sum, *delta, *temperature_sum, *bias_sum;  // of a block of rows
-  float *weights, *d_logits, *saturation, *factors, *keep;                    // of a tile
+  float *queries, *d_outputs, *log_sum, *delta, *temperature_sum, *bias_sum, *state, *d_state;  // of a block of rows
+  float *weights, *d_logits, *saturation, *derivative, *factors, *keep;                         // of a tile
   float *key_rows, *value_rows, *row;
   uint32_t* bits;
 
@@ -32,6 +32,9 @@ struct GradientScratch {
     weights = arena.take<float>(tile);
     d_logits = arena.take<float>(tile);
     saturation = task.p.scores.softcap > 0 ? arena.take<float>(tile) : nullptr;
+    derivative = task.hook(&VariantTable::logits) != nullptr ? arena.take<float>(tile) : nullptr;
+    const int floats = task.variant.table != nullptr ? task.variant.table->row_state : 0;
+    for (float** rows : {&state, &d_state}) *rows = floats > 0 ? arena.take<float>(floats * kBlockRows) : nullptr;
     factors = task.has_factors ? arena.take<float>(tile) : nullptr;
     keep = keeps ? arena.take<float>(tile) : nullptr;
     const bool converts = task.p.q.dtype != DType::f32;
@@ -46,18 +49,19 @@ struct GradientScratch {
 enum class Gradient {
   inputs,  // weights: what multiplies v; d_logits: by the product q k
   terms,   // weights: the multiplier's gradient; d_logits: the bias's
-  means,   // delta += sum_j p dp (clipped softmax)
+  means,   // d_logits: p dp, whose sum over keys is delta (clipped softmax)
+  states,  // weights: logits; d_logits: the weights' gradients (a variant's row state)
 };
 
 class GradientBlock {
  public:
   GradientBlock(const FlashTask& task, const FlashGrads& grads, const BlockItem& item, const GradientScratch& scratch)
       : task_(task), p_(task.p), g_(grads), item_(item), s_(scratch), sequence_(sequence_at(task.p, item.sequence)) {
-    natural_ = task.has_scores || p_.normalizer.kind == Kind::sigmoid;
-    pack_factor_ = static_cast<float>(natural_ ? task.scale : task.scale * M_LOG2E);
+    pack_factor_ = static_cast<float>(task.natural ? task.scale : task.scale * M_LOG2E);
   }
 
   const Sequence& sequence() const { return sequence_; }
+  float pack_factor() const { return pack_factor_; }
 
   template <class Visit>
   void panels(const Visit& visit) const {
@@ -69,16 +73,18 @@ class GradientBlock {
     panels([&](const Panel& panel, int64_t first) {
       const int64_t b = sequence_.tensor_batch, begin = sequence_.q_begin + panel.i0;
       const FloatRows q = vector_rows(p_.q, b, item_.head, begin, panel.rows, s_.row);
-      pack_transposed(q.data, q.stride, panel.rows, task_.d, pack_factor_, s_.queries + first * task_.d, panel.width());
+      pack_queries(panel, q, pack_factor_, s_.queries + first * task_.d);
       const FloatRows d_out = vector_rows(g_.d_out, b, item_.head, begin, panel.rows, s_.row);
       pack_transposed(d_out.data, d_out.stride, panel.rows, task_.dv, 1, s_.d_outputs + first * task_.dv,
                       panel.width());
+      const auto outputs = task_.hook(&VariantTable::outputs);
+      if (outputs != nullptr) outputs(variant_panel(panel), s_.d_outputs + first * task_.dv, task_.dv);
     });
     const int64_t rows = item_.end - item_.begin, lanes = round_up(rows, kLanes);
     for (int64_t r = 0; r < lanes; ++r) {
       s_.temperature_sum[r] = s_.bias_sum[r] = s_.delta[r] = 0;
       s_.log_sum[r] = INFINITY;  // weights are 0: rows beyond the block, and rows that see nothing
-      if (r >= rows || p_.normalizer.kind == Kind::sigmoid) continue;
+      if (r >= rows || p_.normalizer.kind == Kind::sigmoid || task_.own_weights) continue;
       const int64_t b = sequence_.tensor_batch, i = sequence_.q_begin + item_.begin + r;
       const float lse = *p_.lse.as<float>().row(b, item_.head, i);
       if (lse != -INFINITY) s_.log_sum[r] = lse * kLog2E;
@@ -86,6 +92,7 @@ class GradientBlock {
       if (p_.normalizer.kind == Kind::softmax) s_.delta[r] += output_product(b, i);
     }
     if (p_.normalizer.kind == Kind::clipped_softmax) add_means();
+    if (s_.state != nullptr) prepare_state();
   }
 
   /// Fills s_.weights and s_.d_logits of a tile; hidden pairs are 0 in both.
@@ -96,12 +103,14 @@ class GradientBlock {
                               panel.vectors, task_.d);
     gemm_nn<Store::overwrite>(values.data, values.stride, s_.d_outputs + first * task_.dv, width, s_.d_logits, width,
                               count, panel.vectors, task_.dv);
-    if (task_.has_scores) apply_scores(panel, cover, s_.weights, s_.saturation);
+    if (task_.has_scores) apply_scores(panel, cover, s_.weights, s_.saturation, s_.derivative);
     if (task_.has_factors) fill_factors(panel, cover, s_.factors);
     if (s_.keep != nullptr) fill_factors(panel, cover, s_.keep, false);
     const bool plain =
-        !task_.has_scores && !task_.has_factors && p_.normalizer.kind == Kind::softmax && wanted == Gradient::inputs;
-    if (plain) {
+        !task_.natural && !task_.has_factors && p_.normalizer.kind == Kind::softmax && wanted == Gradient::inputs;
+    if (task_.own_weights) {
+      own_weights(wanted, panel, cover, first);
+    } else if (plain) {
       plain_softmax(panel, cover, first);
     } else {
       elementwise(wanted, panel, cover, first);
@@ -115,8 +124,7 @@ class GradientBlock {
       if (j0 < begin || j0 >= end) return;
       FloatRows keys{}, values{};
       panels([&](const Panel& panel, int64_t first) {
-        const TileCover cover =
-            cover_tile(p_.mask, scope_of(sequence_, item_.head), panel.i0, panel.rows, j0, j1, panel.width(), s_.bits);
+        const TileCover cover = cover_panel(panel, j0, j1, s_.bits);
         if (cover.empty()) return;
         const int64_t b = sequence_.tensor_batch, row = sequence_.k_begin + j0;
         if (keys.data == nullptr) {
@@ -163,6 +171,64 @@ class GradientBlock {
           });
   }
 
+  float* state(float* rows, int64_t first) const {
+    return rows == nullptr ? nullptr : rows + first * task_.variant.table->row_state;
+  }
+
+  // The row state again, then what the weights pass back to it.
+  void prepare_state() {
+    const VariantTable& table = *task_.variant.table;
+    std::fill_n(s_.d_state, table.row_state * round_up(item_.end - item_.begin, kLanes), 0.0f);
+    panels([&](const Panel& panel, int64_t first) { table.start(variant_panel(panel), state(s_.state, first)); });
+    for (bool gradient : {false, true}) {
+      sweep(0, sequence_.num_keys,
+            [&](const Panel& panel, int64_t first, const TileCover& cover, FloatRows keys, FloatRows values) {
+              tile(Gradient::states, panel, cover, first, keys, values);
+              const VariantPanel rows = variant_panel(panel);
+              const VariantKeys tile_keys = variant_keys(cover, s_.bits);
+              if (gradient) {
+                table.state_gradients(rows, tile_keys, s_.weights, s_.d_logits, state(s_.state, first),
+                                      state(s_.d_state, first));
+              } else {
+                table.update(rows, tile_keys, s_.weights, state(s_.state, first));
+              }
+            });
+    }
+  }
+
+  void own_weights(Gradient wanted, const Panel& panel, const TileCover& cover, int64_t first) const {
+    const Lanes d;
+    const VariantTable& table = *task_.variant.table;
+    const int64_t width = panel.width(), count = (cover.end - cover.begin) * width;
+    if (task_.has_factors) multiply(panel, cover, s_.d_logits, s_.factors);
+    if (wanted == Gradient::states) return;
+    table.weight_gradients(variant_panel(panel), variant_keys(cover, s_.bits), s_.weights, s_.d_logits,
+                           state(s_.state, first), state(s_.d_state, first));
+    zero_hidden(panel, cover, s_.bits, s_.d_logits);
+    for (int64_t v = 0; v < panel.vectors; ++v) {
+      const Vector inverse_t = inverse_temperature(panel, v);
+      for (int64_t at = v * kLanes; at < count; at += width) {
+        Vector d_logit = hn::Mul(hn::LoadU(d, s_.d_logits + at), inverse_t);
+        if (wanted == Gradient::inputs) d_logit = through_scores(d_logit, at);
+        hn::StoreU(d_logit, d, s_.d_logits + at);
+      }
+    }
+    if (task_.has_factors) multiply(panel, cover, s_.weights, s_.factors);
+    zero_hidden(panel, cover, s_.bits, s_.d_logits);
+    zero_hidden(panel, cover, s_.bits, s_.weights);
+  }
+
+  // From the gradient by the capped logit to that by the scaled product.
+  HWY_INLINE Vector through_scores(Vector d_logit, int64_t at) const {
+    const Lanes d;
+    if (s_.saturation != nullptr) {
+      const Vector t = hn::LoadU(d, s_.saturation + at);
+      d_logit = hn::Mul(d_logit, hn::NegMulAdd(t, t, hn::Set(d, 1.0f)));
+    }
+    if (s_.derivative != nullptr) d_logit = hn::Mul(d_logit, hn::LoadU(d, s_.derivative + at));
+    return d_logit;
+  }
+
   void plain_softmax(const Panel& panel, const TileCover& cover, int64_t first) const {
     const Lanes d;
     const int64_t width = panel.width(), count = cover.end - cover.begin;
@@ -184,7 +250,7 @@ class GradientBlock {
     const Lanes d;
     const Normalizer& n = p_.normalizer;
     const int64_t width = panel.width();
-    const Vector one = hn::Set(d, 1.0f), zero = hn::Zero(d), unit = hn::Set(d, natural_ ? kLog2E : 1.0f);
+    const Vector one = hn::Set(d, 1.0f), zero = hn::Zero(d), unit = hn::Set(d, task_.natural ? kLog2E : 1.0f);
     const Vector stretch = hn::Set(d, static_cast<float>(n.zeta - n.gamma)),
                  offset = hn::Set(d, static_cast<float>(n.gamma));
     const Vector bias = hn::Set(d, n.kind == Kind::sigmoid ? sigmoid_bias(panel) : 0.0f);
@@ -225,10 +291,7 @@ class GradientBlock {
         if (wanted != Gradient::means) d_logit = hn::Mul(d_logit, inverse_t);
         Vector weight = normal;
         if (wanted == Gradient::inputs) {
-          if (s_.saturation != nullptr) {
-            const Vector t = hn::LoadU(d, s_.saturation + at);
-            d_logit = hn::IfThenElseZero(seen, hn::Mul(d_logit, hn::NegMulAdd(t, t, one)));
-          }
+          d_logit = hn::IfThenElseZero(seen, through_scores(d_logit, at));
           if (task_.has_factors) weight = hn::Mul(normal, hn::LoadU(d, s_.factors + at));
         } else if (wanted == Gradient::terms) {
           weight = hn::Mul(hn::Mul(normal, d_after), hn::LoadU(d, s_.keep + at));
@@ -247,7 +310,6 @@ class GradientBlock {
   const BlockItem& item_;
   const GradientScratch& s_;
   const Sequence sequence_;
-  bool natural_;
   float pack_factor_;
 };
 

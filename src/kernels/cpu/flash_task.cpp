@@ -5,16 +5,20 @@ namespace heed::kernels {
 // Beside the block's own rows, in an L2 of 1 MiB or more.
 static constexpr int64_t kGroupBytes = int64_t{512} << 10;
 
-FlashTask::FlashTask(const FlashParams& params)
+FlashTask::FlashTask(const FlashParams& params, const Variant& variant)
     : p(params),
+      variant(variant),
       d(params.q.size[3]),
       dv(params.v.size[3]),
       group_keys(std::max<int64_t>(1, kGroupBytes / static_cast<int64_t>(sizeof(float)) / (d + dv) / kTileKeys) *
                  kTileKeys),
       scale(scale_of(params)),
       has_scores(params.scores.softcap > 0 || params.scores.alibi_slopes != nullptr || params.scores.bias ||
-                 params.scores.temperature),
-      has_factors(params.scores.multiplier || params.dropout.probability > 0) {}
+                 params.scores.temperature || hook(&VariantTable::logits) != nullptr),
+      has_factors(params.scores.multiplier || params.dropout.probability > 0 ||
+                  hook(&VariantTable::multipliers) != nullptr),
+      own_weights(variant.table != nullptr && variant.table->normalizer == VariantTable::Normalizer::own),
+      natural(has_scores || own_weights || params.normalizer.kind == Normalizer::Kind::sigmoid) {}
 
 std::vector<BlockItem> cut_into_blocks(const FlashParams& p) {
   const int64_t sequences = count_sequences(p), heads = p.q.size[1];

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "heed/kernels/variant.h"
 #include "kernels/flash_problem.h"
 
 namespace heed::kernels {
@@ -21,15 +22,24 @@ struct BlockItem {
 };
 
 struct FlashTask {
-  explicit FlashTask(const FlashParams& params);
+  explicit FlashTask(const FlashParams& params, const Variant& variant = {});
 
   const FlashParams& p;
+  const Variant variant;
   int64_t d, dv;
   int64_t
       group_keys;  ///< keys whose rows stay in L2 while the panels of a block pass over them; no result depends on it
   double scale;
   bool has_scores;   ///< a term stands between the product and the mask
-  bool has_factors;  ///< multiplier or dropout
+  bool has_factors;  ///< something multiplies the weights: multiplier, dropout, a variant's
+  bool own_weights;  ///< the variant brings its normaliser
+  bool natural;      ///< logits are natural, not in units of log 2
+
+  /// A hook of the variant, or null.
+  template <class Hook>
+  Hook hook(Hook VariantTable::*member) const {
+    return variant.table == nullptr ? nullptr : variant.table->*member;
+  }
 };
 
 /// Items over all sequences and heads, in an order that ends with the cheap ones of a causal mask. A function of the

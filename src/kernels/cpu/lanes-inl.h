@@ -1,4 +1,4 @@
-// The vector type of the tile engine, and the register budget of each instruction set.
+// The register budget of each instruction set.
 #if defined(HEED_KERNELS_CPU_LANES_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef HEED_KERNELS_CPU_LANES_INL_H_
 #undef HEED_KERNELS_CPU_LANES_INL_H_
@@ -6,20 +6,10 @@
 #define HEED_KERNELS_CPU_LANES_INL_H_
 #endif
 
-#include <hwy/highway.h>
-
-#include <cstdint>
+#include "heed/kernels/lanes-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace heed::kernels::HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
-
-using Lanes = hn::ScalableTag<float>;
-using Words = hn::RebindToUnsigned<Lanes>;
-using Integers = hn::RebindToSigned<Lanes>;
-using Vector = hn::Vec<Lanes>;
-
-constexpr int64_t kLanes = HWY_LANES(float);
 
 // A register tile holds kTileRows x kTileVectors accumulators beside the operands: 24 of 32 registers, or 12 of 16.
 #if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_NEON

@@ -23,6 +23,27 @@ struct Panel {
   int64_t width() const { return vectors * kLanes; }
 };
 
+HWY_INLINE VariantPanel variant_panel(const Panel& panel) {
+  return {panel.task->variant.parameters, panel.sequence.index,   panel.head, panel.i0, panel.rows, panel.width(),
+          panel.sequence.num_queries,     panel.sequence.num_keys};
+}
+
+HWY_INLINE VariantKeys variant_keys(const TileCover& cover, const uint32_t* bits) {
+  return {cover.begin, cover.end - cover.begin, cover.masked ? bits : nullptr};
+}
+
+/// What the mask and the variant leave of a tile for a panel.
+HWY_INLINE TileCover cover_panel(const Panel& panel, int64_t j0, int64_t j1, uint32_t* bits) {
+  const MaskScope scope = scope_of(panel.sequence, panel.head);
+  TileCover cover = cover_tile(panel.task->p.mask, scope, panel.i0, panel.rows, j0, j1, panel.width(), bits);
+  const auto visible = panel.task->hook(&VariantTable::visible);
+  if (visible == nullptr || cover.empty()) return cover;
+  if (!cover.masked) std::fill_n(bits, (cover.end - cover.begin + 31) / 32 * panel.width(), 0xFFFFFFFFu);
+  cover.masked = true;
+  visible(variant_panel(panel), variant_keys(cover, bits), bits);
+  return cover;
+}
+
 /// Calls visit(panel, first row inside the block) for rows [begin, end).
 template <class Visit>
 HWY_INLINE void each_panel(const FlashTask& task, const Sequence& sequence, int64_t head, int64_t begin, int64_t end,
@@ -91,9 +112,13 @@ HWY_INLINE Vector inverse_temperature(const Panel& panel, int64_t v) {
   return hn::Load(Lanes(), lanes);
 }
 
-/// S^T [keys][width], natural units: soft cap, bias, ALiBi, temperature. With `saturation` the tanh of the soft cap is
-/// kept.
-HWY_INLINE void apply_scores(const Panel& panel, const TileCover& cover, float* tile, float* saturation) {
+/// S^T [keys][width], natural units: the variant's logits, soft cap, bias, ALiBi, temperature. With `saturation` the tanh
+/// of the soft cap is kept, with `derivative` that of the variant's logits.
+HWY_INLINE void apply_scores(const Panel& panel, const TileCover& cover, float* tile, float* saturation,
+                             float* derivative = nullptr) {
+  if (const auto logits = panel.task->hook(&VariantTable::logits)) {
+    logits(variant_panel(panel), variant_keys(cover, nullptr), tile, derivative);
+  }
   const Lanes d;
   const Scores& scores = panel.task->p.scores;
   const int64_t width = panel.width();
@@ -149,6 +174,8 @@ HWY_INLINE void fill_factors(const Panel& panel, const TileCover& cover, float* 
       hn::StoreU(f, d, tile + (j - cover.begin) * width + v * kLanes);
     }
   }
+  const auto multipliers = panel.task->hook(&VariantTable::multipliers);
+  if (multipliers != nullptr && with_multiplier) multipliers(variant_panel(panel), variant_keys(cover, nullptr), tile);
 }
 
 }  // namespace heed::kernels::HWY_NAMESPACE

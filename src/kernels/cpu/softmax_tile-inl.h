@@ -8,6 +8,7 @@
 
 #include <limits>
 
+#include "kernels/cpu/convert-inl.h"
 #include "kernels/cpu/exp-inl.h"
 #include "kernels/cpu/scores_tile-inl.h"
 
@@ -116,6 +117,18 @@ HWY_INLINE void clipped_softmax(const Panel& panel, const TileCover& cover, floa
       hn::StoreU(hn::IfThenElse(hn::Ne(stretched, stretched), stretched, clipped), d, at);
     }
   }
+}
+
+/// Q^T [d][width] of a panel: the variant's transform, then the scale.
+HWY_INLINE void pack_queries(const Panel& panel, FloatRows rows, float factor, float* to) {
+  const auto transform = panel.task->hook(&VariantTable::queries);
+  pack_transposed(rows.data, rows.stride, panel.rows, panel.task->d, transform == nullptr ? factor : 1, to,
+                  panel.width());
+  if (transform == nullptr) return;
+  transform(variant_panel(panel), to, panel.task->d);
+  const Vector f = hn::Set(Lanes(), factor);
+  for (int64_t c = 0; c < panel.task->d * panel.width(); c += kLanes)
+    hn::StoreU(hn::Mul(f, hn::LoadU(Lanes(), to + c)), Lanes(), to + c);
 }
 
 HWY_INLINE float sigmoid_bias(const Panel& panel) {
