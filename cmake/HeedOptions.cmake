@@ -7,7 +7,7 @@ if(HEED_CCACHE)
 endif()
 
 add_library(heed_options INTERFACE)
-target_compile_options(heed_options INTERFACE -Wall -Wextra -Wno-unused-parameter -fno-math-errno $<$<CXX_COMPILER_ID:GNU>:-Wno-psabi>)
+target_compile_options(heed_options INTERFACE -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers -fno-math-errno $<$<CXX_COMPILER_ID:GNU>:-Wno-psabi>)
 if(HEED_SANITIZE)
   target_compile_options(heed_options INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(heed_options INTERFACE -fsanitize=address,undefined)
@@ -26,3 +26,12 @@ execute_process(COMMAND git -C ${PROJECT_SOURCE_DIR} rev-parse --short HEAD OUTP
 if(NOT HEED_COMMIT)
   set(HEED_COMMIT unknown)
 endif()
+
+# One precompiled header of libtorch serves the library and the programs over it: it must see the library's flags, so a program is
+# compiled as position-independent and with OpenMP as the library.
+function(heed_reuse_precompiled_header target)
+  set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
+  target_compile_options(${target} PRIVATE -fPIC -Winvalid-pch)
+  target_link_libraries(${target} PRIVATE OpenMP::OpenMP_CXX)
+  target_precompile_headers(${target} REUSE_FROM heed)
+endfunction()

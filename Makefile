@@ -1,0 +1,32 @@
+# The two commands: `make demo` shows what heed is for, `make test` checks all of it. Both install what is missing (Debian 12).
+.PHONY: demo test build deps asan fuzz clean
+FUZZ_SECONDS ?= 60
+
+demo: build
+	build/heed compare --html compare.html
+
+test: build
+	ctest --preset release -j2
+
+build: deps
+	cmake --preset release
+	cmake --build --preset release
+
+deps:
+	@scripts/install-deps.sh
+
+# The kernels and file formats under AddressSanitizer and UndefinedBehaviorSanitizer.
+asan: deps
+	cmake --preset asan
+	cmake --build --preset asan
+	ctest --preset asan
+
+# Every fuzz target for a minute.
+fuzz:
+	@scripts/install-deps.sh --analysis
+	cmake --preset fuzz
+	cmake --build --preset fuzz
+	for target in build-fuzz/tests/fuzz/*_fuzz; do $$target -max_total_time=$(FUZZ_SECONDS) || exit 1; done
+
+clean:
+	rm -rf build build-debug build-asan build-fuzz compare.html
