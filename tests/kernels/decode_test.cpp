@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <numeric>
+
 #include "heed/error.h"
 #include "heed/kernels/flash.h"
 #include "heed/kernels/runtime.h"
@@ -62,7 +64,9 @@ INSTANTIATE_TEST_SUITE_P(Isa, DecodeOnEveryIsa, ::testing::ValuesIn(supported_is
                          [](const auto& info) { return info.param; });
 
 TEST_P(DecodeOnEveryIsa, RandomCallsEqualTheReference) {
-  for (uint64_t seed = 1; seed <= 250; ++seed) {
+  // Other calls on each instruction set.
+  const uint64_t first = 1000 * std::accumulate(GetParam().begin(), GetParam().end(), uint64_t{0});
+  for (uint64_t seed = first; seed < first + 120; ++seed) {
     std::mt19937_64 random(seed);
     expect_reference(random_setup(random), seed);
     if (HasFailure()) break;
@@ -203,7 +207,8 @@ TEST(Decode, HiddenSlotsNeverMatter) {
 TEST(Decode, NaNReachesTheRowsThatSeeIt) {
   DecodeSetup s;
   s.group = 2, s.rows = 3, s.capacity = 140;
-  for (bool in_value : {false, true}) {
+  for (auto [in_value, cap] : {std::pair{false, 0.0}, {true, 0.0}, {false, 5.0}}) {
+    s.softcap = cap;
     DecodeCase c(s, 8);
     (in_value ? c.v : c.k).data.set(0, 0, 138, 5, NAN);  // the last slot but one: rows 1 and 2 see it
     const Answers want = answers_of(c, true), got = answers_of(c, false);
@@ -212,12 +217,30 @@ TEST(Decode, NaNReachesTheRowsThatSeeIt) {
     EXPECT_FALSE(std::isnan(got.out.at(0, 1, 0, 5)));
     EXPECT_EQ(std::isnan(got.out.at(0, 1, 1, 4)), !in_value);
   }
+  s.softcap = 0;
   DecodeCase c(s, 8);
   c.q.set(0, 1, 2, 0, NAN);
   const Answers got = answers_of(c, false);
   got.out.each([&](int64_t b, int64_t h, int64_t n, int64_t d) {
     EXPECT_EQ(std::isnan(got.out.at(b, h, n, d)), h == 1 && n == 2);
   });
+}
+
+// Every bit pattern of a NaN stays one when it is rounded to 16 bits.
+TEST_P(DecodeOnEveryIsa, NaNSurvivesRounding) {
+  for (DType type : {DType::f16, DType::bf16}) {
+    DecodeSetup s;
+    s.q = type, s.float_out = false, s.capacity = 20, s.dv = 40;
+    DecodeCase c(s, 3);
+    for (int64_t d = 0; d < 40; ++d) {
+      const uint32_t bits = d % 2 == 0 ? 0x7FFFFFFFu : 0x7F800001u;
+      float nan;
+      std::memcpy(&nan, &bits, sizeof nan);
+      c.v.data.view().as<float>().at(0, 0, 4, d) = nan;
+    }
+    const Answers got = answers_of(c, false);
+    for (int64_t d = 0; d < 40; ++d) EXPECT_TRUE(std::isnan(got.out.at(0, 0, 0, d))) << name_of(type) << " " << d;
+  }
 }
 
 TEST(Decode, InfiniteLogits) {

@@ -5,33 +5,43 @@
 
 namespace heed::kernels {
 
-/// Outputs with null data are not computed. P = exp(s - lse) with the params' scores and mask; all outputs are float
-/// (double for f64) and overwritten.
+// Everything here is about P = exp(s - lse), the softmax weights over the params' scores and mask, before clipping,
+// multiplier and dropout. A row whose lse is -inf has weight 0 everywhere. `params.lse` holds the forward's lse; v and
+// out are not read and may be left out; the sigmoid normaliser, which has no lse, is refused. All tensors beside q and
+// k are float (double when q is f64).
+
+/// Outputs with null data are not computed, the others are overwritten; rows beyond a sequence's length get 0.
 struct AttnStats {
-  AnyView column_sum;   ///< [B, Hq, 1, M]: sum over query rows [row_begin, row_end) of P
-  AnyView entropy;      ///< [B, Hq, N, 1]: -sum_j P log P (nats; the sink counts as one outcome when present)
-  AnyView distance;     ///< [B, Hq, N, 1]: sum_j P |i' - j|
-  AnyView segment_mass; ///< [B, Hq, N, S]: sum of P over keys of each segment
-  const int32_t* segments = nullptr;  ///< [M] segment of each key, in [0, S); -1: none
-  AnyView max_weight;   ///< [B, Hq, N, 1]
-  int64_t row_begin = 0, row_end = -1; ///< rows that count for column_sum; -1: N
+  AnyView column_sum;                   ///< [B, Hq, 1, M]: sum over query rows [row_begin, row_end) of P
+  AnyView entropy;                      ///< [B, Hq, N, 1]: -sum P log P, in nats; the sink counts as one outcome
+  AnyView distance;                     ///< [B, Hq, N, 1]: sum_j P |i' - j|
+  AnyView segment_mass;                 ///< [B, Hq, N, S]: sum of P over the keys of each segment
+  const int32_t* segments = nullptr;    ///< [M] segment of each key, in [0, S); -1: none
+  AnyView max_weight;                   ///< [B, Hq, N, 1]: the largest P of a key
+  int64_t row_begin = 0, row_end = -1;  ///< rows (indices into N) that count for column_sum; -1: N
 };
 
-/// `params.lse` holds the forward's lse; v and out are not read.
+/// One pass over the visible tiles. Extra memory grows with M (column sums) and S, not with N * M; column sums are
+/// reduced in a fixed order, so that threads do not change them.
 void attn_stats(const FlashParams& params, const AttnStats& stats);
 
-/// The weights of chosen query rows: rows [R] indices into N; weights [B, Hq, R, M] float, overwritten.
-/// `params.lse` is the forward's lse for all N rows.
+/// The weights of chosen query rows: rows [R] are indices into N, in any order; weights [B, Hq, R, M], overwritten,
+/// dense last dimension. Runs of consecutive rows are fastest.
 void attention_weights(const FlashParams& params, const int64_t* rows, int64_t num_rows, const AnyView& weights);
-/// Gradients of sum(weights * d_weights) to q [B, Hq, N, D], k and lse; lse is an input, so P = exp(s - lse).
-void attention_weights_backward(const FlashParams& params, const int64_t* rows, int64_t num_rows, const AnyView& weights,
-                                const AnyView& d_weights, const AnyView& d_q, const AnyView& d_k, const AnyView& d_lse);
+
+/// Gradients of sum(weights * d_weights), overwritten; those with null data are not computed. d_q [B, Hq, N, D] and
+/// d_k [B, Hk, M, D] have the dtype of q, d_lse is [B, Hq, N, 1]: lse is an input, so d_lse = -sum_j d_weights P.
+/// `weights` holds the forward's result, with the strides' last dimension dense, as in d_weights.
+void attention_weights_backward(const FlashParams& params, const int64_t* rows, int64_t num_rows,
+                                const AnyView& weights, const AnyView& d_weights, const AnyView& d_q,
+                                const AnyView& d_k, const AnyView& d_lse);
 
 namespace reference {
 void attn_stats(const FlashParams& params, const AttnStats& stats);
 void attention_weights(const FlashParams& params, const int64_t* rows, int64_t num_rows, const AnyView& weights);
-void attention_weights_backward(const FlashParams& params, const int64_t* rows, int64_t num_rows, const AnyView& weights,
-                                const AnyView& d_weights, const AnyView& d_q, const AnyView& d_k, const AnyView& d_lse);
+void attention_weights_backward(const FlashParams& params, const int64_t* rows, int64_t num_rows,
+                                const AnyView& weights, const AnyView& d_weights, const AnyView& d_q,
+                                const AnyView& d_k, const AnyView& d_lse);
 }  // namespace reference
 
 }  // namespace heed::kernels

@@ -62,7 +62,7 @@ HWY_INLINE void store_vector(Vector value, BFloat* to) {
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
   const auto rounded = hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(du, 0x7FFFu)), odd));
   const auto quiet = hn::Or(hn::ShiftRight<16>(bits), hn::Set(du, 0x0040u));
-  const auto nan = hn::RebindMask(du, hn::Ne(value, value));
+  const auto nan = hn::RebindMask(du, hn::IsNaN(value));
   store_shorts(hn::IfThenElse(nan, quiet, rounded), reinterpret_cast<uint16_t*>(to));
 }
 
@@ -90,7 +90,7 @@ HWY_INLINE void store_vector(Vector value, Half* to) {
   auto result = hn::IfThenElse(hn::RebindMask(du, hn::Lt(magnitude, hn::Set(d, 6.103515625e-5f))), denormal, normal);
   const auto large = hn::Ge(magnitude, hn::Set(d, 65520.0f));
   result = hn::IfThenElse(hn::RebindMask(du, large), hn::Set(du, 0x7C00u), result);
-  result = hn::IfThenElse(hn::RebindMask(du, hn::Ne(value, value)), hn::Set(du, 0x7E00u), result);
+  result = hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(value)), hn::Set(du, 0x7E00u), result);
   static_cast<void>(di);
   store_shorts(hn::Or(result, sign), reinterpret_cast<uint16_t*>(to));
 #endif

@@ -81,7 +81,7 @@ HWY_INLINE Vector tanh_of(Vector x) {
   const Vector bounded = hn::Min(hn::Max(x, hn::Set(d, -10.0f)), hn::Set(d, 10.0f));
   const Vector e = exp2_minus_1(hn::Mul(hn::Set(d, 2 * kLog2E), bounded));
   const Vector result = hn::Div(e, hn::Add(e, hn::Set(d, 2.0f)));
-  return hn::IfThenElse(hn::Ne(x, x), x, result);
+  return hn::IfThenElse(hn::IsNaN(x), x, result);
 }
 
 /// 1 / (1 + exp(-x)).

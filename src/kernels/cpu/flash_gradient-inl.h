@@ -276,7 +276,7 @@ class GradientBlock {
           if (n.kind == Kind::clipped_softmax) {
             const Vector stretched = hn::MulAdd(stretch, p, offset);
             const auto inside = hn::And(hn::Gt(stretched, zero), hn::Lt(stretched, one));
-            normal = hn::IfThenElse(hn::Ne(stretched, stretched), stretched, hn::Min(hn::Max(stretched, zero), one));
+            normal = hn::IfThenElse(hn::IsNaN(stretched), stretched, hn::Min(hn::Max(stretched, zero), one));
             d_normal = hn::IfThenElseZero(inside, hn::Mul(d_normal, stretch));
           }
           d_logit = wanted == Gradient::means ? hn::Mul(p, d_normal) : hn::Mul(p, hn::Sub(d_normal, delta));

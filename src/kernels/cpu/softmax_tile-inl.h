@@ -114,7 +114,7 @@ HWY_INLINE void clipped_softmax(const Panel& panel, const TileCover& cover, floa
       const Vector p = exp2_of(hn::Sub(hn::LoadU(d, at), hn::LoadU(d, log_sum + v * kLanes)));
       const Vector stretched = hn::MulAdd(stretch, p, offset);
       const Vector clipped = hn::Min(hn::Max(stretched, hn::Zero(d)), hn::Set(d, 1.0f));
-      hn::StoreU(hn::IfThenElse(hn::Ne(stretched, stretched), stretched, clipped), d, at);
+      hn::StoreU(hn::IfThenElse(hn::IsNaN(stretched), stretched, clipped), d, at);
     }
   }
 }
