@@ -125,14 +125,12 @@ Tensor lm_loss(DecoderLm& model, const LmBatch& batch, uint64_t seed) {
 double train_lm(DecoderLm& model, const BatchSource& batches, const LmTrainOptions& options, const std::function<void(DecoderLm&)>& save,
                 const std::function<void(const LmEvaluation&)>& report) {
   require(options.steps > 0, "steps = {}: 1 or more is accepted", options.steps);
-  std::filesystem::create_directories(options.out);
   const auto state_path = options.out / kStateFile;
+  require(!options.resume || std::filesystem::exists(state_path), "{}: there is no training to resume", state_path.string());
+  std::filesystem::create_directories(options.out);
   Optimizer optimizer(model, options);
   int64_t step = 0;
-  if (options.resume) {
-    require(std::filesystem::exists(state_path), "{}: there is no training to resume", state_path.string());
-    step = optimizer.load(state_path);
-  }
+  if (options.resume) step = optimizer.load(state_path);
 
   const auto keep = [&](int64_t done) {
     optimizer.save(state_path, done);

@@ -46,7 +46,7 @@ Tensor dense(const CoreInput& in, bool causal = true) { return core("dense", {{"
 Tensor forward(const char* name, const json& more, const Tensor& x) {
   torch::manual_seed(7);
   auto mixer = make_mixer(name, base(more));
-  auto plain = make_mixer("dense", base({{"causal", more.value("causal", true)}}));
+  auto plain = make_mixer("dense", base({{"causal", more.is_null() || more.value("causal", true)}}));
   mixer->eval();
   torch::NoGradGuard no_grad;
   auto target = mixer->named_parameters();
@@ -187,10 +187,10 @@ TEST(Longformer, DilationSkips) {
   auto mixer = make_mixer("longformer", {{"dim", 16}, {"heads", 2}, {"causal", false}, {"window", 4}, {"global_tokens", 0}, {"dilation", {1, 3}}});
   const auto out = mixer->mix(in);
   for (int64_t h = 0; h < 2; ++h) {
-    const auto grad = torch::autograd::grad({out.select(1, h).select(1, 12).sum()}, {in.v}, {}, true)[0].select(1, h).abs().sum({0, 2});
+    const auto grad = torch::autograd::grad({out.select(1, h).select(1, 12).sum()}, {in.v}, {}, true)[0].select(1, h).abs().sum(torch::IntArrayRef{0, 2});
     std::set<int64_t> seen;
     for (int64_t j = 0; j < 25; ++j)
-      if (grad[j].item<double>() > 0) seen.insert(j - 12);
+      if (grad[j].template item<double>() > 0) seen.insert(j - 12);
     const int64_t d = h == 0 ? 1 : 3;
     EXPECT_EQ(seen, (std::set<int64_t>{-2 * d, -d, 0, d, 2 * d}));
   }
@@ -237,7 +237,7 @@ std::set<int64_t> blocks_seen(const char* name, const json& config, int64_t head
   auto full = config;
   full.update({{"dim", heads * 8}, {"heads", heads}, {"block", block}});
   const auto out = make_mixer(name, full)->mix(in);
-  const auto grad = torch::autograd::grad({out.select(1, head).select(1, blocks * block - 1).sum()}, {in.v})[0].select(1, head).abs().sum({0, 2});
+  const auto grad = torch::autograd::grad({out.select(1, head).select(1, blocks * block - 1).sum()}, {in.v})[0].select(1, head).abs().sum(torch::IntArrayRef{0, 2});
   std::set<int64_t> seen;
   for (int64_t j = 0; j < blocks; ++j)
     if (grad.slice(0, j * block, (j + 1) * block).sum().item<double>() > 0) seen.insert(j);
