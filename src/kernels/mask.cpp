@@ -311,6 +311,32 @@ uint64_t Mask::row_bits(const MaskScope& scope, int64_t i, int64_t j0) const {
   return word & valid;
 }
 
+void Mask::block_bits(const MaskScope& scope, int64_t i0, int64_t rows, int64_t j0, uint64_t* bits) const {
+  require(rows <= 64, "mask bits of {} rows; at most 64 are accepted", rows);
+  const uint64_t valid = bit_range(0, scope.num_keys - j0);
+  // The program runs once, each operation over all rows.
+  std::array<std::array<uint64_t, 64>, (kMaxTerms + 1) / 2> stack;
+  stack[0].fill(~uint64_t{0});
+  int top = 0;
+  for (int t = 0; t < size_; ++t) {
+    const Term& term = terms_[t];
+    if (term.op == Op::none_of) {
+      for (int64_t r = 0; r < rows; ++r) stack[top - 1][r] = ~stack[top - 1][r];
+    } else if (term.op == Op::all_of || term.op == Op::any_of) {
+      --top;
+      const bool all = term.op == Op::all_of;
+      for (int64_t r = 0; r < rows; ++r) {
+        const uint64_t a = stack[top - 1][r], b = stack[top][r];
+        stack[top - 1][r] = all ? a & b : a | b;
+      }
+    } else {
+      for (int64_t r = 0; r < rows; ++r) stack[top][r] = MaskTerms::bits(term, scope, i0 + r, j0);
+      ++top;
+    }
+  }
+  for (int64_t r = 0; r < rows; ++r) bits[r] = stack[0][r] & valid;
+}
+
 int64_t Mask::area(const MaskScope& scope) const {
   if (everything()) return scope.num_queries * scope.num_keys;
   int64_t area = 0;

@@ -84,6 +84,8 @@ class Mask {
   Coverage classify_quickly(const MaskScope&, int64_t i0, int64_t i1, int64_t j0, int64_t j1) const;
   /// Bit c of the result: key j0 + c is visible to query i (c < 64; keys beyond the scope are 0).
   uint64_t row_bits(const MaskScope&, int64_t i, int64_t j0) const;
+  /// row_bits of queries [i0, i0 + rows), cheaper than one by one. rows <= 64.
+  void block_bits(const MaskScope&, int64_t i0, int64_t rows, int64_t j0, uint64_t* bits) const;
   /// Number of visible pairs.
   int64_t area(const MaskScope&) const;
 

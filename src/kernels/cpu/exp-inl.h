@@ -74,6 +74,24 @@ HWY_INLINE Vector exp2_minus_1(Vector x) {
   return hn::MulAdd(hn::Mul(p, r), split.scale, hn::Sub(split.scale, hn::Set(d, 1.0f)));
 }
 
+/// log2(x) for positive normal x; NaN stays.
+HWY_INLINE Vector log2_of(Vector x) {
+  const Lanes d;
+  const Integers di;
+  // x = m * 2^e with m in [1/sqrt(2), sqrt(2)); log(m) = 2 artanh((m - 1) / (m + 1)).
+  const auto bits = hn::BitCast(di, x);
+  const auto e = hn::ShiftRight<23>(hn::Sub(bits, hn::Set(di, 0x3F3504F3)));
+  const Vector m = hn::BitCast(d, hn::Sub(bits, hn::ShiftLeft<23>(e)));
+  const Vector one = hn::Set(d, 1.0f);
+  const Vector t = hn::Div(hn::Sub(m, one), hn::Add(m, one)), t2 = hn::Mul(t, t);
+  Vector p = hn::Set(d, 2 * kLog2E / 9);
+  p = hn::MulAdd(p, t2, hn::Set(d, 2 * kLog2E / 7));
+  p = hn::MulAdd(p, t2, hn::Set(d, 2 * kLog2E / 5));
+  p = hn::MulAdd(p, t2, hn::Set(d, 2 * kLog2E / 3));
+  p = hn::MulAdd(p, t2, hn::Set(d, 2 * kLog2E));
+  return hn::IfThenElse(hn::Ne(x, x), x, hn::MulAdd(p, t, hn::ConvertTo(d, e)));
+}
+
 /// tanh(x), accurate relative to its value.
 HWY_INLINE Vector tanh_of(Vector x) {
   const Lanes d;

@@ -67,11 +67,13 @@ class BackwardBlock {
     if (!changed) return vector_rows(view, sequence.tensor_batch, item_.head, begin, count, scratch, true);
     const int64_t stride = round_up(columns, kLanes);
     block_.panels([&](const Panel& panel, int64_t first) {
-      for (int64_t r = 0; r < panel.rows; ++r) {
-        float* row = scratch + (first + r) * stride;
-        unpack_row(panels + first * columns, panel.width(), r, columns, row);
-        write_row(row, factor, columns, row);
-      }
+      HWY_ALIGN float factors[kPanelRows];
+      std::fill_n(factors, panel.width(), factor);
+      unpack_rows(panels + first * columns, panel.width(), panel.rows, columns, factors, scratch + first * stride,
+                  stride);
+      // The products read whole vectors.
+      for (int64_t r = 0; r < panel.rows; ++r)
+        std::fill_n(scratch + (first + r) * stride + columns, stride - columns, 0.0f);
     });
     return {scratch, stride};
   }
@@ -117,14 +119,10 @@ class BackwardBlock {
         pack_transposed(q.data, q.stride, panel.rows, task_.d, 1, original, panel.width());
         gradients(variant_panel(panel), original, s_.d_queries + first * task_.d, task_.d);
       }
-      for (int64_t r = 0; r < panel.rows; ++r) {
-        unpack_row(s_.d_queries + first * task_.d, panel.width(), r, task_.d, s_.shared.row);
-        with_float_type(g_.d_q, [&](auto* data) {
-          write_row(s_.shared.row, static_cast<float>(task_.scale), task_.d,
-                    g_.d_q.as<std::remove_pointer_t<decltype(data)>>().row(sequence.tensor_batch, item_.head,
-                                                                           sequence.q_begin + panel.i0 + r));
-        });
-      }
+      HWY_ALIGN float factors[kPanelRows];
+      std::fill_n(factors, panel.width(), static_cast<float>(task_.scale));
+      write_panel(s_.d_queries + first * task_.d, panel.width(), panel.rows, factors, g_.d_q, sequence.tensor_batch,
+                  item_.head, sequence.q_begin + panel.i0, s_.shared.row);
     });
   }
 

@@ -216,38 +216,42 @@ class ForwardBlock {
     }
   }
 
-  // The row's weight in the output and its lse, once all tiles are in.
-  struct Finish {
-    float factor, lse;
-  };
-  Finish finish(Kind kind, int64_t r) const {
-    if (kind == Kind::sigmoid || task_.own_weights) return {1, 0};
-    if (kind == Kind::clipped_softmax) return {1, s_.sum[r] == INFINITY ? -INFINITY : s_.sum[r] * kLn2};
-    const float maximum = s_.maximum[r], sum = s_.sum[r];
+  // What each row's sum of values is multiplied by, and its lse, once all tiles are in.
+  void finish(Kind kind, const Panel& panel, int64_t first, float* factors, float* lse) const {
+    const Lanes d;
+    const Vector one = hn::Set(d, 1.0f), zero = hn::Zero(d), ln2 = hn::Set(d, kLn2);
     const AnyView& sinks = p_.normalizer.sink_logit;
-    const float sink = sinks ? static_cast<const float*>(sinks.data)[item_.head * sinks.stride[1]] * kLog2E : -INFINITY;
-    const float top = std::max(maximum, sink);
-    if (top == -INFINITY && sum == 0) return {0, -INFINITY};
-    const float shrink = maximum == -INFINITY && sum == 0 ? 0 : std::exp2(maximum - top);
-    const float total = sum * shrink + std::exp2(sink - top);
-    return {shrink / total, (top + std::log2(total)) * kLn2};
+    const Vector sink = sinks ? hn::Set(d, static_cast<const float*>(sinks.data)[item_.head * sinks.stride[1]] * kLog2E)
+                              : minus_infinity();
+    for (int64_t v = 0; v < panel.width(); v += kLanes) {
+      const Vector maximum = hn::LoadU(d, s_.maximum + first + v), sum = hn::LoadU(d, s_.sum + first + v);
+      Vector factor = one, log_sum = zero;
+      if (kind == Kind::clipped_softmax) {
+        log_sum = hn::IfThenElse(hn::Eq(sum, hn::Neg(minus_infinity())), minus_infinity(), hn::Mul(sum, ln2));
+      } else if (kind == Kind::softmax && !task_.own_weights) {
+        const Vector top = finite_maximum(hn::Max(maximum, sink));
+        const Vector shrink = exp2_of(hn::Sub(maximum, top));
+        const Vector total = hn::MulAdd(sum, shrink, exp2_of(hn::Sub(sink, top)));
+        const auto nothing = hn::Eq(total, zero);
+        factor = hn::IfThenZeroElse(nothing, hn::Div(shrink, total));
+        log_sum = hn::IfThenElse(nothing, minus_infinity(), hn::Mul(hn::Add(top, log2_of(total)), ln2));
+      }
+      hn::StoreU(factor, d, factors + v);
+      hn::StoreU(log_sum, d, lse + v);
+    }
   }
 
   void write(Kind kind) {
+    const int64_t batch = sequence_.tensor_batch;
     panels([&](const Panel& panel, int64_t first) {
-      const int64_t batch = sequence_.tensor_batch;
-      const auto outputs = task_.hook(&VariantTable::outputs);
-      if (outputs != nullptr) outputs(variant_panel(panel), s_.outputs + first * task_.dv, task_.dv);
-      for (int64_t r = 0; r < panel.rows; ++r) {
-        const int64_t i = sequence_.q_begin + panel.i0 + r;
-        const Finish result = finish(kind, first + r);
-        unpack_row(s_.outputs + first * task_.dv, panel.width(), r, task_.dv, s_.row);
-        with_float_type(p_.out, [&](auto* data) {
-          write_row(s_.row, result.factor, task_.dv,
-                    p_.out.as<std::remove_pointer_t<decltype(data)>>().row(batch, item_.head, i));
-        });
-        if (p_.lse) *p_.lse.as<float>().row(batch, item_.head, i) = result.lse;
-      }
+      float *factors = s_.before, *lse = s_.moved, *outputs = s_.outputs + first * task_.dv;
+      const int64_t i = sequence_.q_begin + panel.i0;
+      const auto transform = task_.hook(&VariantTable::outputs);
+      if (transform != nullptr) transform(variant_panel(panel), outputs, task_.dv);
+      finish(kind, panel, first, factors, lse);
+      write_panel(outputs, panel.width(), panel.rows, factors, p_.out, batch, item_.head, i, s_.row);
+      if (!p_.lse) return;
+      for (int64_t r = 0; r < panel.rows; ++r) *p_.lse.as<float>().row(batch, item_.head, i + r) = lse[r];
     });
   }
 

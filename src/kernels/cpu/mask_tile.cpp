@@ -1,6 +1,7 @@
 #include "kernels/cpu/mask_tile.h"
 
 #include <algorithm>
+#include <array>
 
 namespace heed::kernels {
 
@@ -19,16 +20,20 @@ TileCover cover_tile(const Mask& mask, const MaskScope& scope, int64_t i0, int64
   if (j0 >= j1) return {};
 
   uint64_t any = 0, all = ~uint64_t{0};
+  std::array<uint64_t, 64> words{};
   for (int64_t j = j0; j < j1; j += 64) {
     const uint64_t valid = j1 - j >= 64 ? ~uint64_t{0} : (uint64_t{1} << (j1 - j)) - 1;
+    mask.block_bits(scope, i0, rows, j, words.data());
     uint32_t* low = bits + (j - j0) / 32 * width;
     uint32_t* high = j1 - j > 32 ? low + width : nullptr;
-    for (int64_t r = 0; r < width; ++r) {
-      const uint64_t word = r < rows ? mask.row_bits(scope, i0 + r, j) & valid : 0;
-      if (r < rows) any |= word, all &= word | ~valid;
+    for (int64_t r = 0; r < rows; ++r) {
+      const uint64_t word = words[r] & valid;
+      any |= word, all &= word | ~valid;
       low[r] = static_cast<uint32_t>(word);
       if (high != nullptr) high[r] = static_cast<uint32_t>(word >> 32);
     }
+    std::fill(low + rows, low + width, 0u);
+    if (high != nullptr) std::fill(high + rows, high + width, 0u);
   }
   if (any == 0) return {};
   return {j0, j1, all != ~uint64_t{0}};

@@ -112,8 +112,8 @@ HWY_INLINE Vector inverse_temperature(const Panel& panel, int64_t v) {
   return hn::Load(Lanes(), lanes);
 }
 
-/// S^T [keys][width], natural units: the variant's logits, soft cap, bias, ALiBi, temperature. With `saturation` the tanh
-/// of the soft cap is kept, with `derivative` that of the variant's logits.
+/// S^T [keys][width], natural units: the variant's logits, soft cap, bias, ALiBi, temperature. With `saturation` the
+/// tanh of the soft cap is kept, with `derivative` that of the variant's logits.
 HWY_INLINE void apply_scores(const Panel& panel, const TileCover& cover, float* tile, float* saturation,
                              float* derivative = nullptr) {
   if (const auto logits = panel.task->hook(&VariantTable::logits)) {

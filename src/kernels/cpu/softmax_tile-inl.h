@@ -131,6 +131,23 @@ HWY_INLINE void pack_queries(const Panel& panel, FloatRows rows, float factor, f
     hn::StoreU(hn::Mul(f, hn::LoadU(Lanes(), to + c)), Lanes(), to + c);
 }
 
+/// A panel [columns][width] into rows [i, i + rows) of a tensor, each times its factor. `scratch`: kPanelRows padded
+/// rows.
+HWY_INLINE void write_panel(const float* panel, int64_t width, int64_t rows, const float* factors, const AnyView& to,
+                            int64_t b, int64_t h, int64_t i, float* scratch) {
+  const int64_t columns = to.size[3];
+  if (to.dtype == DType::f32) {
+    unpack_rows(panel, width, rows, columns, factors, to.as<float>().row(b, h, i), to.stride[2]);
+    return;
+  }
+  const int64_t stride = round_up(columns, kLanes);
+  unpack_rows(panel, width, rows, columns, factors, scratch, stride);
+  with_float_type(to, [&](auto* data) {
+    const auto typed = to.as<std::remove_pointer_t<decltype(data)>>();
+    for (int64_t r = 0; r < rows; ++r) write_row(scratch + r * stride, 1.0f, columns, typed.row(b, h, i + r));
+  });
+}
+
 HWY_INLINE float sigmoid_bias(const Panel& panel) {
   const AnyView& bias = panel.task->p.normalizer.sigmoid_bias;
   if (!bias) return static_cast<float>(default_sigmoid_bias(panel.sequence));

@@ -23,27 +23,92 @@ HWY_INLINE hn::Vec<Integers> row_indices(int64_t first, int64_t last, int64_t st
   return hn::Mul(rows, hn::Set(di, static_cast<int32_t>(stride)));
 }
 
+#if HWY_TARGET != HWY_SCALAR
+/// Four vectors whose 128-bit blocks are 4 x 4 matrices, each transposed.
+HWY_INLINE void transpose_blocks(Vector& a, Vector& b, Vector& c, Vector& e) {
+  const Lanes d;
+  const hn::RepartitionToWide<Lanes> dw;
+  const auto low_ab = hn::BitCast(dw, hn::InterleaveLower(d, a, b)),
+             high_ab = hn::BitCast(dw, hn::InterleaveUpper(d, a, b));
+  const auto low_ce = hn::BitCast(dw, hn::InterleaveLower(d, c, e)),
+             high_ce = hn::BitCast(dw, hn::InterleaveUpper(d, c, e));
+  a = hn::BitCast(d, hn::InterleaveLower(dw, low_ab, low_ce));
+  b = hn::BitCast(d, hn::InterleaveUpper(dw, low_ab, low_ce));
+  c = hn::BitCast(d, hn::InterleaveLower(dw, high_ab, high_ce));
+  e = hn::BitCast(d, hn::InterleaveUpper(dw, high_ab, high_ce));
+}
+
+/// Block b holds the four floats at from + 4 * b * stride.
+HWY_INLINE Vector load_blocks(const float* from, int64_t stride) {
+#if HWY_TARGET == HWY_AVX3
+  __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(from));
+  v = _mm512_insertf32x4(v, _mm_loadu_ps(from + 4 * stride), 1);
+  v = _mm512_insertf32x4(v, _mm_loadu_ps(from + 8 * stride), 2);
+  return Vector{_mm512_insertf32x4(v, _mm_loadu_ps(from + 12 * stride), 3)};
+#elif HWY_TARGET == HWY_AVX2
+  return Vector{_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(from)), _mm_loadu_ps(from + 4 * stride), 1)};
+#else
+  return hn::LoadU(Lanes(), from);
+#endif
+}
+
+HWY_INLINE void store_blocks(Vector v, float* to, int64_t stride) {
+#if HWY_TARGET == HWY_AVX3
+  _mm_storeu_ps(to, _mm512_castps512_ps128(v.raw));
+  _mm_storeu_ps(to + 4 * stride, _mm512_extractf32x4_ps(v.raw, 1));
+  _mm_storeu_ps(to + 8 * stride, _mm512_extractf32x4_ps(v.raw, 2));
+  _mm_storeu_ps(to + 12 * stride, _mm512_extractf32x4_ps(v.raw, 3));
+#elif HWY_TARGET == HWY_AVX2
+  _mm_storeu_ps(to, _mm256_castps256_ps128(v.raw));
+  _mm_storeu_ps(to + 4 * stride, _mm256_extractf128_ps(v.raw, 1));
+#else
+  hn::StoreU(v, Lanes(), to);
+#endif
+}
+#endif  // HWY_TARGET != HWY_SCALAR
+
 /// to[c][r] = factor * from[r][c] for r < rows, 0 for the other lanes of `width` (a multiple of kLanes).
 HWY_INLINE void pack_transposed(const float* from, int64_t stride, int64_t rows, int64_t columns, float factor,
                                 float* to, int64_t width) {
   const Lanes d;
   const Vector f = hn::Set(d, factor);
   for (int64_t v = 0; v < width; v += kLanes) {
+    int64_t c = 0;
+#if HWY_TARGET != HWY_SCALAR
+    for (; rows - v >= kLanes && c + 4 <= columns; c += 4) {
+      Vector block[4];
+      for (int64_t r = 0; r < 4; ++r) block[r] = load_blocks(from + (v + r) * stride + c, stride);
+      transpose_blocks(block[0], block[1], block[2], block[3]);
+      for (int64_t r = 0; r < 4; ++r) hn::StoreU(hn::Mul(f, block[r]), d, to + (c + r) * width + v);
+    }
+#endif
     const auto indices = row_indices(v, rows - 1, stride);
     const auto inside = hn::FirstN(d, static_cast<size_t>(std::clamp<int64_t>(rows - v, 0, kLanes)));
-    for (int64_t c = 0; c < columns; ++c) {
+    for (; c < columns; ++c) {
       const Vector column = hn::GatherIndex(d, from + c, indices);
       hn::StoreU(hn::IfThenElseZero(inside, hn::Mul(f, column)), d, to + c * width + v);
     }
   }
 }
 
-/// to[c] = from[c][row] for c < columns, in whole vectors (the tail is padded with what the last column holds).
-HWY_INLINE void unpack_row(const float* from, int64_t width, int64_t row, int64_t columns, float* to) {
-  const Lanes d;
-  for (int64_t c = 0; c < columns; c += kLanes) {
-    const auto indices = row_indices(0, std::min<int64_t>(kLanes, columns - c) - 1, width);
-    hn::StoreU(hn::GatherIndex(d, from + c * width + row, indices), d, to + c);
+/// to[r][c] = factors[r] * from[c][r] for r < rows, c < columns; nothing else is written.
+HWY_INLINE void unpack_rows(const float* from, int64_t width, int64_t rows, int64_t columns, const float* factors,
+                            float* to, int64_t stride) {
+  for (int64_t v = 0; v < rows; v += kLanes) {
+    int64_t c = 0;
+#if HWY_TARGET != HWY_SCALAR
+    const Lanes d;
+    const Vector f = hn::LoadU(d, factors + v);
+    for (; rows - v >= kLanes && c + 4 <= columns; c += 4) {
+      Vector block[4];
+      for (int64_t r = 0; r < 4; ++r) block[r] = hn::Mul(f, hn::LoadU(d, from + (c + r) * width + v));
+      transpose_blocks(block[0], block[1], block[2], block[3]);
+      for (int64_t r = 0; r < 4; ++r) store_blocks(block[r], to + (v + r) * stride + c, stride);
+    }
+#endif
+    for (int64_t r = v; r < std::min(rows, v + kLanes); ++r) {
+      for (int64_t e = c; e < columns; ++e) to[r * stride + e] = factors[r] * from[e * width + r];
+    }
   }
 }
 
