@@ -149,6 +149,27 @@ struct MaskTerms {
     }
   }
 
+  /// bits of rows [i0, i0 + rows): the interval of each row is that of the first, moved on.
+  static void interval_bits(const Term& term, const MaskScope& scope, int64_t i0, int64_t rows, int64_t j0,
+                            uint64_t* words) {
+    const auto below = [](int64_t end) {  // the bits below `end`
+      const uint64_t some = (uint64_t{1} << (end & 63)) - 1;
+      return end <= 0 ? 0 : end >= 64 ? ~uint64_t{0} : some;
+    };
+    const int64_t own = i0 + shift_of(term.alignment, scope) - j0;
+    if (term.op == Op::causal || term.op == Op::window) {
+      const bool open = term.op == Op::causal;
+      const int64_t left = open ? 0 : term.a, right = open ? 0 : term.b;
+      for (int64_t r = 0; r < rows; ++r) {
+        const uint64_t hidden = open ? 0 : below(own + r - left);
+        words[r] = below(own + r + right + 1) & ~hidden;
+      }
+    } else {
+      const int64_t end = term.op == Op::sink ? term.a : static_cast<const int64_t*>(term.p)[scope.batch];
+      std::fill_n(words, rows, below(end - j0));
+    }
+  }
+
   /// Runs the postfix program; `leaf` gives a term's value.
   template <class Value, class Leaf, class And, class Or, class Not>
   static Value run(const Mask& mask, const Leaf& leaf, const And& all_of, const Or& any_of, const Not& none_of) {
@@ -329,6 +350,9 @@ void Mask::block_bits(const MaskScope& scope, int64_t i0, int64_t rows, int64_t 
         const uint64_t a = stack[top - 1][r], b = stack[top][r];
         stack[top - 1][r] = all ? a & b : a | b;
       }
+    } else if (MaskTerms::is_interval(term)) {
+      MaskTerms::interval_bits(term, scope, i0, rows, j0, stack[top].data());
+      ++top;
     } else {
       for (int64_t r = 0; r < rows; ++r) stack[top][r] = MaskTerms::bits(term, scope, i0 + r, j0);
       ++top;

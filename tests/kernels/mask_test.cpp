@@ -122,6 +122,15 @@ TEST(Mask, AnswersAsItsDefinitionOverRandomPrograms) {
       }
     }
     EXPECT_EQ(d.mask.area(scope), area);
+    for (int64_t i0 = 0; i0 < scope.num_queries; i0 += 23) {
+      const int64_t rows = std::min<int64_t>(64, scope.num_queries - i0);
+      for (int64_t j0 = 0; j0 < scope.num_keys; j0 += 37) {
+        uint64_t words[64];
+        d.mask.block_bits(scope, i0, rows, j0, words);
+        for (int64_t r = 0; r < rows; ++r)
+          ASSERT_EQ(words[r], d.mask.row_bits(scope, i0 + r, j0)) << i0 + r << " " << j0;
+      }
+    }
     for (int tile = 0; tile < 40; ++tile) {
       const int64_t i0 = static_cast<int64_t>(random() % 90), j0 = static_cast<int64_t>(random() % 150);
       const int64_t i1 = i0 + static_cast<int64_t>(random() % 30), j1 = j0 + static_cast<int64_t>(random() % 80);
