@@ -286,7 +286,16 @@ TEST_P(Semantics, VisibleInfinitiesFollowTheFormula) {
   nothing.run();
   EXPECT_EQ(nothing.o(), 0);
   EXPECT_EQ(nothing.l(), -kInf);
+  Line sigmoid({1}, {1, 1, 1}, {1, 7, 3});
+  Tensor zero = tensor({1, 1, 1, 1}, {0});
+  sigmoid.p.scores.bias = bias, sigmoid.p.lse = {};
+  sigmoid.p.normalizer.kind = Kind::sigmoid, sigmoid.p.normalizer.sigmoid_bias = zero;
+  EXPECT_NEAR(sigmoid.run().o(), 4 / (1 + std::exp(-1)), 2 * kClose);
+  sigmoid.p.scores.bias = all;
+  EXPECT_EQ(sigmoid.run().o(), 0);
   Tensor up = tensor({1, 1, 1, 3}, {0, kInf, 0});
+  sigmoid.p.scores.bias = up;
+  EXPECT_NEAR(sigmoid.run().o(), 4 / (1 + std::exp(-1)) + 7, 2 * kClose);
   Line above({1}, {1, 1, 1}, {1, 7, 3});
   above.p.scores.bias = up;
   above.run();

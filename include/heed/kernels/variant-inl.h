@@ -63,20 +63,16 @@ struct Row {
   int64_t num_queries, num_keys;
   int64_t first_query;  ///< of lane 0; lanes beyond the sequence are padding
 
-  IntegerVector query() const { return hn::Iota(Integers(), static_cast<int32_t>(first_query)); }
+  IntegerVector query() const { return count_from(first_query); }
   /// i' = i + M - N.
-  IntegerVector position() const {
-    return hn::Iota(Integers(), static_cast<int32_t>(first_query + num_keys - num_queries));
-  }
+  IntegerVector position() const { return count_from(first_query + num_keys - num_queries); }
 };
 
 /// kLanes query rows and one key.
 struct Pair : Row {
   int64_t key;
   /// i' - j.
-  IntegerVector distance() const {
-    return hn::Iota(Integers(), static_cast<int32_t>(first_query + num_keys - num_queries - key));
-  }
+  IntegerVector distance() const { return count_from(first_query + num_keys - num_queries - key); }
 };
 
 template <class Parameters, int kFloatsPerRow = 0>

@@ -102,13 +102,24 @@ HWY_INLINE Vector tanh_of(Vector x) {
   return hn::IfThenElse(hn::IsNaN(x), x, result);
 }
 
-/// 1 / (1 + exp(-x)).
+/// 1 / (1 + exp(-x)), at least 2^-100 or 0.
 HWY_INLINE Vector sigmoid_of(Vector x) {
   const Lanes d;
   const Vector one = hn::Set(d, 1.0f);
+#if HWY_TARGET == HWY_AVX3
+  // One Newton step on the 14-bit reciprocal; the denominator stays finite, so that it does too. The bound comes first
+  // in the minimum: x86 then returns a NaN.
+  const __m512 exponent = _mm512_min_ps(_mm512_set1_ps(100.0f), _mm512_mul_ps(_mm512_set1_ps(-kLog2E), x.raw));
+  const __m512 denominator = _mm512_add_ps(one.raw, exp2_of(Vector{exponent}).raw);
+  const __m512 guess = _mm512_rcp14_ps(denominator);
+  const __m512 correction = _mm512_fnmadd_ps(denominator, guess, one.raw);
+  const __mmask16 above = _mm512_cmp_ps_mask(exponent, _mm512_set1_ps(100.0f), _CMP_NEQ_UQ);
+  return Vector{_mm512_maskz_fmadd_ps(above, guess, correction, guess)};
+#else
   const Vector e = exp2_of(hn::Mul(hn::Set(d, -kLog2E), hn::Abs(x)));
   const Vector numerator = hn::IfThenElse(hn::Lt(x, hn::Zero(d)), e, one);
   return hn::Div(numerator, hn::Add(one, e));
+#endif
 }
 
 }  // namespace heed::kernels::HWY_NAMESPACE

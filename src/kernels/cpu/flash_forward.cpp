@@ -21,7 +21,8 @@ namespace heed::kernels::HWY_NAMESPACE {
 using Kind = Normalizer::Kind;
 
 struct ForwardScratch {
-  float *queries, *outputs, *maximum, *sum, *tile, *factors, *key_rows, *value_rows, *row, *before, *moved, *state;
+  float *queries, *outputs, *maximum, *sum, *tile, *factors, *pairs, *key_rows, *value_rows, *row, *before, *moved,
+      *state;
   uint32_t* bits;
 
   ForwardScratch(Arena& arena, const FlashTask& task) {
@@ -32,6 +33,7 @@ struct ForwardScratch {
     sum = arena.take<float>(kBlockRows);
     tile = arena.take<float>(kTileKeys * kPanelRows);
     factors = task.has_factors ? arena.take<float>(kTileKeys * kPanelRows) : nullptr;
+    pairs = task.has_pairs ? arena.take<float>(kTileKeys * kPanelRows) : nullptr;
     const bool converts = task.p.q.dtype != DType::f32;
     key_rows = converts ? arena.take<float>(task.group_keys * d_padded) : nullptr;
     value_rows = converts ? arena.take<float>(task.group_keys * dv_padded) : nullptr;
@@ -170,7 +172,7 @@ class ForwardBlock {
                               maximum);
     } else {
       gemm_nn<Store::overwrite>(keys.data, keys.stride, queries, width, s_.tile, width, count, panel.vectors, task_.d);
-      if (task_.has_scores) apply_scores(panel, cover, s_.tile, nullptr);
+      if (task_.has_scores) apply_scores(panel, cover, s_.tile, s_.pairs, nullptr);
       if (pass == Pass::own_state) {
         task_.variant.table->update(variant_panel(panel), variant_keys(cover, s_.bits), s_.tile, state(first));
         return;
@@ -194,7 +196,7 @@ class ForwardBlock {
       sigmoid(panel, cover, s_.tile, sigmoid_bias(panel));
     }
     if (task_.has_factors) {
-      fill_factors(panel, cover, s_.factors);
+      fill_factors(panel, cover, s_.factors, s_.pairs);
       multiply(panel, cover, s_.tile, s_.factors);
     }
     if (task_.has_factors || pass == Pass::sigmoid || pass == Pass::own) zero_hidden(panel, cover, s_.bits, s_.tile);

@@ -20,7 +20,7 @@ using Kind = Normalizer::Kind;
 
 struct GradientScratch {
   float *queries, *d_outputs, *log_sum, *delta, *temperature_sum, *bias_sum, *state, *d_state;  // of a block of rows
-  float *weights, *d_logits, *saturation, *derivative, *factors, *keep;                         // of a tile
+  float *weights, *d_logits, *saturation, *derivative, *factors, *keep, *pairs;                 // of a tile
   float *key_rows, *value_rows, *row;
   uint32_t* bits;
 
@@ -36,6 +36,7 @@ struct GradientScratch {
     const int floats = task.variant.table != nullptr ? task.variant.table->row_state : 0;
     for (float** rows : {&state, &d_state}) *rows = floats > 0 ? arena.take<float>(floats * kBlockRows) : nullptr;
     factors = task.has_factors ? arena.take<float>(tile) : nullptr;
+    pairs = task.has_pairs ? arena.take<float>(tile) : nullptr;
     keep = keeps ? arena.take<float>(tile) : nullptr;
     const bool converts = task.p.q.dtype != DType::f32;
     key_rows = converts ? arena.take<float>(kTileKeys * d_padded) : nullptr;
@@ -103,9 +104,9 @@ class GradientBlock {
                               panel.vectors, task_.d);
     gemm_nn<Store::overwrite>(values.data, values.stride, s_.d_outputs + first * task_.dv, width, s_.d_logits, width,
                               count, panel.vectors, task_.dv);
-    if (task_.has_scores) apply_scores(panel, cover, s_.weights, s_.saturation, s_.derivative);
-    if (task_.has_factors) fill_factors(panel, cover, s_.factors);
-    if (s_.keep != nullptr) fill_factors(panel, cover, s_.keep, false);
+    if (task_.has_scores) apply_scores(panel, cover, s_.weights, s_.pairs, s_.saturation, s_.derivative);
+    if (task_.has_factors) fill_factors(panel, cover, s_.factors, s_.pairs);
+    if (s_.keep != nullptr) fill_factors(panel, cover, s_.keep, s_.pairs, false);
     const bool plain =
         !task_.natural && !task_.has_factors && p_.normalizer.kind == Kind::softmax && wanted == Gradient::inputs;
     if (task_.own_weights) {

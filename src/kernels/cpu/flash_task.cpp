@@ -17,6 +17,7 @@ FlashTask::FlashTask(const FlashParams& params, const Variant& variant)
                  params.scores.temperature || hook(&VariantTable::logits) != nullptr),
       has_factors(params.scores.multiplier || params.dropout.probability > 0 ||
                   hook(&VariantTable::multipliers) != nullptr),
+      has_pairs(params.scores.bias || params.scores.multiplier),
       own_weights(variant.table != nullptr && variant.table->normalizer == VariantTable::Normalizer::own),
       natural(has_scores || own_weights || params.normalizer.kind == Normalizer::Kind::sigmoid) {}
 

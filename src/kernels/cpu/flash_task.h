@@ -32,6 +32,7 @@ struct FlashTask {
   double scale;
   bool has_scores;   ///< a term stands between the product and the mask
   bool has_factors;  ///< something multiplies the weights: multiplier, dropout, a variant's
+  bool has_pairs;    ///< bias or multiplier: a number for every pair is read
   bool own_weights;  ///< the variant brings its normaliser
   bool natural;      ///< logits are natural, not in units of log 2
 

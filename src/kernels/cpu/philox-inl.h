@@ -32,7 +32,7 @@ HWY_INLINE void philox_words(uint64_t seed, int64_t i0, int64_t group, int64_t h
   for (int c = 0; c < 4; ++c) words[c] = four[c];
 #else
   const Words du;
-  auto c0 = hn::Iota(du, static_cast<uint32_t>(i0)), c1 = hn::Set(du, static_cast<uint32_t>(group));
+  auto c0 = hn::BitCast(du, count_from(i0)), c1 = hn::Set(du, static_cast<uint32_t>(group));
   auto c2 = hn::Set(du, static_cast<uint32_t>(head)), c3 = hn::Set(du, static_cast<uint32_t>(batch));
   const auto multiplier0 = hn::Set(du, kPhiloxMultiplier0), multiplier1 = hn::Set(du, kPhiloxMultiplier1);
   uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);

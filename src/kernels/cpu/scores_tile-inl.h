@@ -60,18 +60,25 @@ HWY_INLINE void each_panel(const FlashTask& task, const Sequence& sequence, int6
 /// A [1|B, 1|Hq, 1|N, M] tensor read as vectors of the panel's queries.
 class PairReader {
  public:
-  PairReader(const AnyView& view, const Panel& panel) : last_(panel.rows - 1) {
+  /// For a tile's keys; `scratch`: kTileKeys * kPanelRows floats.
+  PairReader(const AnyView& view, const Panel& panel, const TileCover& cover, float* scratch)
+      : begin_(cover.begin), last_(panel.rows - 1), width_(panel.width()) {
     if (!view) return;
     const auto stride = [&](int axis) { return view.size[axis] == 1 ? 0 : view.stride[axis]; };
     row_ = stride(2), key_ = stride(3);
     base_ = static_cast<const float*>(view.data) + panel.sequence.index * stride(0) + panel.head * stride(1) +
             panel.i0 * row_;
+    // Rows of neighbouring keys are read whole and turned; a gather would open a line for every element.
+    if (key_ != 1 || row_ == 0 || row_ > kLargestGatherStride || row_ < -kLargestGatherStride) return;
+    pack_transposed(base_ + cover.begin, row_, panel.rows, cover.end - cover.begin, 1, scratch, width_);
+    turned_ = scratch;
   }
 
   explicit operator bool() const { return base_ != nullptr; }
 
   HWY_INLINE Vector at(int64_t v, int64_t j) const {
     const Lanes d;
+    if (turned_ != nullptr) return hn::LoadU(d, turned_ + (j - begin_) * width_ + v * kLanes);
     const float* from = base_ + j * key_;
     if (row_ == 0) return hn::Set(d, *from);
     if (row_ <= kLargestGatherStride && row_ >= -kLargestGatherStride) {
@@ -83,8 +90,8 @@ class PairReader {
   }
 
  private:
-  const float* base_ = nullptr;
-  int64_t row_ = 0, key_ = 0, last_;
+  const float *base_ = nullptr, *turned_ = nullptr;
+  int64_t row_ = 0, key_ = 0, begin_, last_, width_;
 };
 
 /// Which lanes of vector v see key j of a masked tile.
@@ -98,13 +105,14 @@ HWY_INLINE hn::Mask<Lanes> visible_lanes(const Panel& panel, const TileCover& co
 
 /// 1 / temperature of the lanes; 1 beyond the rows.
 HWY_INLINE Vector inverse_temperature(const Panel& panel, int64_t v) {
-  HWY_ALIGN float lanes[kLanes];
   const AnyView& view = panel.task->p.scores.temperature;
+  if (!view) return hn::Set(Lanes(), 1.0f);
+  HWY_ALIGN float lanes[kLanes];
   const auto stride = [&](int axis) { return view.size[axis] == 1 ? 0 : view.stride[axis]; };
   for (int64_t lane = 0; lane < kLanes; ++lane) {
     const int64_t r = v * kLanes + lane;
     lanes[lane] = 1;
-    if (!view || r >= panel.rows) continue;
+    if (r >= panel.rows) continue;
     lanes[lane] =
         1 / static_cast<const float*>(
                 view.data)[panel.sequence.index * stride(0) + panel.head * stride(1) + (panel.i0 + r) * stride(2)];
@@ -114,7 +122,7 @@ HWY_INLINE Vector inverse_temperature(const Panel& panel, int64_t v) {
 
 /// S^T [keys][width], natural units: the variant's logits, soft cap, bias, ALiBi, temperature. With `saturation` the
 /// tanh of the soft cap is kept, with `derivative` that of the variant's logits.
-HWY_INLINE void apply_scores(const Panel& panel, const TileCover& cover, float* tile, float* saturation,
+HWY_INLINE void apply_scores(const Panel& panel, const TileCover& cover, float* tile, float* pairs, float* saturation,
                              float* derivative = nullptr) {
   if (const auto logits = panel.task->hook(&VariantTable::logits)) {
     logits(variant_panel(panel), variant_keys(cover, nullptr), tile, derivative);
@@ -122,7 +130,7 @@ HWY_INLINE void apply_scores(const Panel& panel, const TileCover& cover, float* 
   const Lanes d;
   const Scores& scores = panel.task->p.scores;
   const int64_t width = panel.width();
-  const PairReader bias(scores.bias, panel);
+  const PairReader bias(scores.bias, panel, cover, pairs);
   const bool capped = scores.softcap > 0, alibi = scores.alibi_slopes != nullptr;
   const Vector cap = hn::Set(d, static_cast<float>(scores.softcap)),
                inverse_cap = hn::Set(d, capped ? static_cast<float>(1 / scores.softcap) : 0.0f);
@@ -130,6 +138,7 @@ HWY_INLINE void apply_scores(const Panel& panel, const TileCover& cover, float* 
   const int64_t shift = panel.sequence.num_keys - panel.sequence.num_queries;
   for (int64_t v = 0; v < panel.vectors; ++v) {
     const Vector inverse_t = inverse_temperature(panel, v);
+    const IntegerVector own = count_from(panel.i0 + v * kLanes + shift);
     for (int64_t j = cover.begin; j < cover.end; ++j) {
       float* at = tile + (j - cover.begin) * width + v * kLanes;
       Vector s = hn::LoadU(d, at);
@@ -140,7 +149,7 @@ HWY_INLINE void apply_scores(const Panel& panel, const TileCover& cover, float* 
       }
       if (bias) s = hn::Add(s, bias.at(v, j));
       if (alibi) {
-        const auto distance = hn::Iota(Integers(), static_cast<int32_t>(panel.i0 + v * kLanes + shift - j));
+        const auto distance = hn::Sub(own, hn::Set(Integers(), static_cast<int32_t>(j)));
         s = hn::NegMulAdd(slope, hn::Abs(hn::ConvertTo(d, distance)), s);
       }
       hn::StoreU(hn::Mul(s, inverse_t), d, at);
@@ -149,11 +158,12 @@ HWY_INLINE void apply_scores(const Panel& panel, const TileCover& cover, float* 
 }
 
 /// F^T [keys][width]: keep / (1 - dropout), times the multiplier unless it is left out.
-HWY_INLINE void fill_factors(const Panel& panel, const TileCover& cover, float* tile, bool with_multiplier = true) {
+HWY_INLINE void fill_factors(const Panel& panel, const TileCover& cover, float* tile, float* pairs,
+                             bool with_multiplier = true) {
   const Lanes d;
   const FlashParams& p = panel.task->p;
   const int64_t width = panel.width();
-  const PairReader multiplier(with_multiplier ? p.scores.multiplier : AnyView(), panel);
+  const PairReader multiplier(with_multiplier ? p.scores.multiplier : AnyView(), panel, cover, pairs);
   const bool drops = p.dropout.probability > 0;
   const uint32_t threshold = dropout_threshold(p.dropout.probability);
   const Vector kept = hn::Set(d, static_cast<float>(1 / (1 - p.dropout.probability)));

@@ -19,7 +19,7 @@ constexpr int64_t kLargestGatherStride = int64_t{1} << 24;
 /// Indices stride * min(lane + first, last), so that no lane reaches beyond row `last`.
 HWY_INLINE hn::Vec<Integers> row_indices(int64_t first, int64_t last, int64_t stride) {
   const Integers di;
-  const auto rows = hn::Min(hn::Iota(di, static_cast<int32_t>(first)), hn::Set(di, static_cast<int32_t>(last)));
+  const auto rows = hn::Min(count_from(first), hn::Set(di, static_cast<int32_t>(last)));
   return hn::Mul(rows, hn::Set(di, static_cast<int32_t>(stride)));
 }
 
