@@ -25,12 +25,10 @@ void RunWeightsItem(const FlashTask& task, const AnyView& weights, const Weights
     for (int64_t c = 0; c < count * width; c += kLanes) {
       hn::StoreU(exp2_of(hn::Mul(hn::LoadU(d, scratch.tile + c), hn::Set(d, kLog2E))), d, scratch.tile + c);
     }
-    for (int64_t r = 0; r < panel.rows; ++r) {
-      unpack_row(scratch.tile, width, r, count, scratch.row);
-      std::copy_n(
-          scratch.row, count,
-          to.row(sequence.tensor_batch, item.rows.head, item.first + first + r) + sequence.k_begin + cover.begin);
-    }
+    HWY_ALIGN float ones[kPanelRows];
+    std::fill_n(ones, kPanelRows, 1.0f);
+    float* rows = to.row(sequence.tensor_batch, item.rows.head, item.first + first) + sequence.k_begin + cover.begin;
+    unpack_rows(scratch.tile, width, panel.rows, count, ones, rows, to.stride[2]);
   });
 }
 
@@ -140,16 +138,15 @@ class WeightGradBlock {
   void write() const {
     const Sequence& sequence = block_.sequence();
     block_.panels([&](const Panel& panel, int64_t first) {
-      for (int64_t r = 0; r < panel.rows; ++r) {
-        const int64_t n = sequence.q_begin + panel.i0 + r;
-        if (g_.d_lse) *g_.d_lse.as<float>().row(sequence.tensor_batch, item_.rows.head, n) = s_.d_lse[first + r];
-        if (!g_.d_q) continue;
-        unpack_row(s_.d_queries + first * task_.d, panel.width(), r, task_.d, s_.shared.row);
-        with_float_type(g_.d_q, [&](auto* data) {
-          write_row(s_.shared.row, static_cast<float>(task_.scale), task_.d,
-                    g_.d_q.as<std::remove_pointer_t<decltype(data)>>().row(sequence.tensor_batch, item_.rows.head, n));
-        });
+      const int64_t n = sequence.q_begin + panel.i0;
+      for (int64_t r = 0; g_.d_lse && r < panel.rows; ++r) {
+        *g_.d_lse.as<float>().row(sequence.tensor_batch, item_.rows.head, n + r) = s_.d_lse[first + r];
       }
+      if (!g_.d_q) return;
+      HWY_ALIGN float factors[kPanelRows];
+      std::fill_n(factors, kPanelRows, static_cast<float>(task_.scale));
+      write_panel(s_.d_queries + first * task_.d, panel.width(), panel.rows, factors, g_.d_q, sequence.tensor_batch,
+                  item_.rows.head, n, s_.shared.row);
     });
   }
 

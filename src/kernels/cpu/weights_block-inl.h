@@ -22,11 +22,12 @@ struct WeightScratch {
         lse(arena.take<float>(kBlockRows)),
         tile(arena.take<float>(kTileKeys * kPanelRows)),
         saturation(task.p.scores.softcap > 0 ? arena.take<float>(kTileKeys * kPanelRows) : nullptr),
+        pairs(task.has_pairs ? arena.take<float>(kTileKeys * kPanelRows) : nullptr),
         key_rows(task.p.q.dtype == DType::f32 ? nullptr : arena.take<float>(kTileKeys * round_up(task.d, 16))),
         row(arena.take<float>(kPanelRows * std::max(round_up(task.d, 16), kTileKeys))),
         bits(arena.take<uint32_t>((kTileKeys + 63) / 64 * 2 * kPanelRows)) {}
 
-  float *queries, *lse, *tile, *saturation, *key_rows, *row;
+  float *queries, *lse, *tile, *saturation, *pairs, *key_rows, *row;
   uint32_t* bits;
 };
 
@@ -83,7 +84,7 @@ class WeightBlock {
     const int64_t width = panel.width();
     gemm_nn<Store::overwrite>(keys.data, keys.stride, s_.queries + first * task_.d, width, s_.tile, width,
                               cover.end - cover.begin, panel.vectors, task_.d);
-    if (task_.has_scores) apply_scores(panel, cover, s_.tile, s_.saturation);
+    if (task_.has_scores) apply_scores(panel, cover, s_.tile, s_.pairs, s_.saturation);
     for (int64_t v = 0; v < panel.vectors; ++v) {
       const Vector lse = hn::LoadU(d, s_.lse + first + v * kLanes);
       for (int64_t j = cover.begin; j < cover.end; ++j) {
