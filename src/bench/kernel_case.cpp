@@ -1,0 +1,163 @@
+#include "heed/bench/kernel_case.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <random>
+#include <sstream>
+
+#include "heed/error.h"
+#include "heed/kernels/mask_text.h"
+
+namespace heed::bench {
+
+using kernels::DType;
+using Call = KernelCase::Call;
+
+std::string KernelCase::kernel() const {
+  if (call == Call::decode) return "decode";
+  return pattern.empty() ? "flash" : "block_sparse";
+}
+
+std::string KernelCase::id() const {
+  return fmt::format("{} {} {} Hq={} Hkv={} N={} M={} D={}", kernel(), name, name_of(dtype), q_heads, kv_heads, queries,
+                     keys, d);
+}
+
+bool KernelCase::matches(const std::string& filter) const {
+  const std::string text = fmt::format(" {} ", id());
+  std::istringstream words(filter);
+  for (std::string word; words >> word;) {
+    // A number must end where the word does: N=4096 is not N=40960, D=64 is not D=640.
+    const bool number = word.find('=') != std::string::npos;
+    if (text.find(number ? fmt::format(" {} ", word) : word) == std::string::npos) return false;
+  }
+  return true;
+}
+
+int64_t KernelCase::pairs() const {
+  kernels::FlashParams p;
+  p.q.size = {batch, q_heads, queries, d};
+  p.k.size = p.v.size = {batch, kv_heads, keys, d};
+  p.mask = kernels::parse_mask(mask);
+  if (pattern.empty()) return kernels::visible_pairs(p);
+  const OwnedBlockList owned(pattern, queries, keys, block);
+  p.blocks = &owned.list;
+  return kernels::visible_pairs(p);
+}
+
+double KernelCase::flops() const {
+  const double products = call == Call::backward ? 5 : 2;
+  return products * 2 * static_cast<double>(d) * static_cast<double>(pairs());
+}
+
+double KernelCase::kv_bytes() const {
+  return 2.0 * static_cast<double>(batch * kv_heads * keys * d) * static_cast<double>(size_of(dtype));
+}
+
+OwnedBlockList::OwnedBlockList(const std::string& pattern, int64_t queries, int64_t keys, int64_t block) {
+  require(pattern == "butterfly" || pattern == "random", "block pattern {}: butterfly or random is accepted", pattern);
+  const int64_t query_blocks = (queries + block - 1) / block, key_blocks = (keys + block - 1) / block;
+  std::mt19937_64 random(20220527);
+  offsets.push_back(0);
+  for (int64_t row = 0; row < query_blocks; ++row) {
+    std::vector<int32_t> seen{static_cast<int32_t>(row)};
+    if (pattern == "butterfly") {
+      for (int64_t bit = 1; bit < static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(key_blocks))); bit *= 2)
+        seen.push_back(static_cast<int32_t>(row ^ bit));
+    } else {
+      for (int other = 0; other < 8; ++other)
+        seen.push_back(static_cast<int32_t>(random() % static_cast<uint64_t>(key_blocks)));
+    }
+    std::erase_if(seen, [&](int32_t j) { return j >= key_blocks; });
+    std::sort(seen.begin(), seen.end());
+    seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
+    columns.insert(columns.end(), seen.begin(), seen.end());
+    offsets.push_back(static_cast<int64_t>(columns.size()));
+  }
+  list = {offsets.data(), columns.data(), 1, 1, query_blocks, key_blocks, block, block};
+}
+
+namespace {
+
+KernelCase flash(Call call, const char* name, DType dtype, int64_t d, int64_t length, const char* mask = "",
+                 const char* pattern = "") {
+  KernelCase c{.call = call, .name = name, .dtype = dtype, .d = d, .mask = mask};
+  c.queries = c.keys = length;
+  c.pattern = pattern;
+  return c;
+}
+
+KernelCase decode(DType dtype, int64_t kv_heads, int64_t group, int64_t keys, int64_t d) {
+  KernelCase c{.call = Call::decode, .name = "forward", .dtype = dtype, .d = d, .mask = "causal"};
+  c.kv_heads = kv_heads;
+  c.q_heads = kv_heads * group;
+  c.queries = 1;
+  c.keys = keys;
+  return c;
+}
+
+KernelCase beside(KernelCase c, KernelCase::Compared compared, const KernelCase& partner) {
+  c.compared = compared;
+  c.partner = partner.id();
+  return c;
+}
+
+std::vector<KernelCase> small_cases() {
+  const auto small = [](KernelCase c) {
+    c.q_heads = c.kv_heads = 2;
+    return c;
+  };
+  const auto dense = small(flash(Call::forward, "causal forward", DType::f32, 64, 512, "causal"));
+  const auto window = small(flash(Call::forward, "window 64 forward", DType::f32, 64, 1024, "causal & window(64)"));
+  const auto half = decode(DType::f16, 2, 4, 4096, 64);
+  return {
+      small(flash(Call::forward, "forward", DType::f32, 64, 512)),
+      dense,
+      small(flash(Call::forward, "causal forward", DType::bf16, 40, 333, "causal")),
+      small(flash(Call::backward, "backward", DType::f32, 64, 256)),
+      small(flash(Call::backward, "causal backward", DType::f32, 64, 256, "causal")),
+      beside(window, KernelCase::Compared::by_work, dense),
+      small(flash(Call::forward, "butterfly forward", DType::f32, 64, 512, "", "butterfly")),
+      small(flash(Call::backward, "butterfly backward", DType::f32, 64, 512, "", "butterfly")),
+      half,
+      beside(decode(DType::i8, 2, 4, 4096, 64), KernelCase::Compared::by_time, half),
+  };
+}
+
+}  // namespace
+
+std::vector<KernelCase> kernel_cases(bool quick) {
+  if (quick) return small_cases();
+  using Compared = KernelCase::Compared;
+  std::vector<KernelCase> cases;
+  for (const int64_t d : {64, 128}) cases.push_back(flash(Call::forward, "forward", DType::f32, d, 4096));
+  for (const int64_t d : {64, 128})
+    cases.push_back(flash(Call::forward, "causal forward", DType::f32, d, 4096, "causal"));
+  for (const DType type : {DType::bf16, DType::f16}) cases.push_back(flash(Call::forward, "forward", type, 128, 4096));
+  for (const DType type : {DType::bf16, DType::f16})
+    cases.push_back(flash(Call::forward, "causal forward", type, 128, 4096, "causal"));
+  for (const int64_t d : {40, 72, 80, 96, 192, 256})
+    cases.push_back(flash(Call::forward, "forward", DType::f32, d, 2048));
+  for (const int64_t d : {64, 128})
+    cases.push_back(beside(flash(Call::forward, "window 256 forward", DType::f32, d, 16384, "causal & window(256)"),
+                           Compared::by_work, flash(Call::forward, "forward", DType::f32, d, 4096)));
+  for (const int64_t d : {64, 128}) cases.push_back(flash(Call::backward, "backward", DType::f32, d, 4096));
+  for (const int64_t d : {64, 128})
+    cases.push_back(flash(Call::backward, "causal backward", DType::f32, d, 4096, "causal"));
+  for (const char* pattern : {"butterfly", "random"}) {
+    const std::string name = pattern;
+    cases.push_back(flash(Call::forward, (name + " forward").c_str(), DType::f32, 64, 4096, "", pattern));
+    cases.push_back(flash(Call::backward, (name + " backward").c_str(), DType::f32, 64, 4096, "", pattern));
+  }
+  for (const int64_t group : {1, 4, 8}) cases.push_back(decode(DType::f16, 8, group, 16384, 128));
+  for (const int64_t group : {1, 4})
+    cases.push_back(
+        beside(decode(DType::i8, 8, group, 16384, 128), Compared::by_time, decode(DType::f16, 8, group, 16384, 128)));
+  for (const DType type : {DType::f32, DType::bf16})
+    for (const int64_t group : {1, 4}) cases.push_back(decode(type, 8, group, 16384, 128));
+  return cases;
+}
+
+}  // namespace heed::bench

@@ -1,0 +1,124 @@
+#include "bench/kernel_problem.h"
+
+#include <cmath>
+#include <cstring>
+#include <new>
+#include <random>
+
+#include "heed/kernels/mask_text.h"
+#include "kernels/reference/element.h"
+
+namespace heed::bench {
+
+using kernels::DType;
+using Call = KernelCase::Call;
+
+Buffer::Buffer(DType dtype, const std::array<int64_t, 4>& size) {
+  view_ = {nullptr, dtype, size, kernels::dense_strides(size)};
+  const int64_t bytes = (count() * static_cast<int64_t>(size_of(dtype)) + 63) / 64 * 64 + 64;
+  data_.reset(std::aligned_alloc(64, bytes));
+  if (!data_) throw std::bad_alloc();
+  view_.data = data_.get();
+}
+
+void Buffer::zero() { std::memset(view_.data, 0, count() * size_of(view_.dtype)); }
+
+void Buffer::randomize(uint64_t seed) {
+  // Drawing every element of a cache would take longer than measuring it: a table of numbers, in the element type, is
+  // drawn once and its entries are picked at random.
+  constexpr size_t kEntries = 1 << 16;
+  const size_t element = size_of(view_.dtype);
+  std::vector<std::byte> table(kEntries * element);
+  std::mt19937_64 random(seed);
+  std::normal_distribution<double> normal;
+  for (size_t i = 0; i < kEntries; ++i) {
+    const double value = view_.dtype == DType::i8 ? static_cast<double>(random() % 255) - 127 : normal(random);
+    kernels::store_element(table.data(), view_.dtype, static_cast<int64_t>(i), value);
+  }
+  auto* to = static_cast<std::byte*>(view_.data);
+  uint64_t state = seed * 2 + 1;
+  for (int64_t i = 0; i < count(); ++i, to += element) {
+    state = state * 6364136223846793005ull + 1442695040888963407ull;
+    std::memcpy(to, table.data() + (state >> 48) * element, element);
+  }
+}
+
+KernelProblem::KernelProblem(const KernelCase& c, int64_t rotated_bytes)
+    : case_(c), mask_(kernels::parse_mask(c.mask)) {
+  // A call with an int8 cache has 16-bit queries.
+  const DType type = c.dtype == DType::i8 ? DType::f16 : c.dtype;
+  q_ = Buffer(type, {c.batch, c.q_heads, c.queries, c.d});
+  out_ = Buffer(type, q_.view().size);
+  q_.randomize(1);
+  const std::array<int64_t, 4> keys{c.batch, c.kv_heads, c.keys, c.d};
+  if (c.call == Call::decode) {
+    lengths_.assign(c.batch, c.keys);
+    const auto count = static_cast<size_t>(std::max(1.0, std::ceil(static_cast<double>(rotated_bytes) / c.kv_bytes())));
+    for (size_t i = 0; i < count; ++i) {
+      auto& cache = caches_.emplace_back();
+      cache.k = Buffer(c.dtype, keys);
+      cache.v = Buffer(c.dtype, keys);
+      cache.k.randomize(10 + i);
+      cache.v.randomize(1000 + i);
+      if (c.dtype != DType::i8) continue;
+      // A scale a slot brings the integers to deviation 1.
+      cache.scale = Buffer(DType::f32, {c.batch, c.kv_heads, c.keys, 1});
+      kernels::fill(cache.scale.view(), std::sqrt(3.0) / 127);
+    }
+    return;
+  }
+  if (!c.pattern.empty()) blocks_ = std::make_unique<OwnedBlockList>(c.pattern, c.queries, c.keys, c.block);
+  k_ = Buffer(type, keys);
+  v_ = Buffer(type, keys);
+  k_.randomize(2);
+  v_.randomize(3);
+  lse_ = Buffer(DType::f32, {c.batch, c.q_heads, c.queries, 1});
+  if (c.call != Call::backward) return;
+  d_out_ = Buffer(type, out_.view().size);
+  d_out_.randomize(4);
+  d_q_ = Buffer(type, q_.view().size);
+  d_k_ = Buffer(type, keys);
+  d_v_ = Buffer(type, keys);
+  kernels::flash_forward(flash());
+}
+
+kernels::FlashParams KernelProblem::flash() const {
+  kernels::FlashParams p;
+  p.q = q_.view(), p.k = k_.view(), p.v = v_.view(), p.out = out_.view(), p.lse = lse_.view();
+  p.mask = mask_;
+  if (blocks_) p.blocks = &blocks_->list;
+  return p;
+}
+
+kernels::FlashGrads KernelProblem::grads() const {
+  kernels::FlashGrads g;
+  g.d_out = d_out_.view();
+  g.d_q = d_q_.view(), g.d_k = d_k_.view(), g.d_v = d_v_.view();
+  return g;
+}
+
+kernels::DecodeParams KernelProblem::decode(size_t cache) const {
+  const Cache& from = caches_[cache];
+  kernels::DecodeParams p;
+  p.q = q_.view(), p.out = out_.view();
+  p.k.data = from.k.view(), p.v.data = from.v.view();
+  if (from.scale.view()) p.k.scale = p.v.scale = from.scale.view().as<const float>();
+  p.num_kv_heads = case_.kv_heads;
+  p.lengths = lengths_.data();
+  p.mask = mask_;
+  return p;
+}
+
+void KernelProblem::run() {
+  switch (case_.call) {
+    case Call::forward:
+      return kernels::flash_forward(flash());
+    case Call::backward:
+      return kernels::flash_backward(flash(), grads());
+    case Call::decode:
+      kernels::decode(decode(turn_));
+      turn_ = (turn_ + 1) % caches_.size();
+  }
+}
+
+}  // namespace heed::bench

@@ -1,0 +1,72 @@
+// The tensors of one benchmark case, its call, and its check against the double reference.
+#pragma once
+
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "heed/bench/kernel_case.h"
+#include "heed/kernels/decode.h"
+
+namespace heed::bench {
+
+/// Elements of any type on whole cache lines.
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(kernels::DType dtype, const std::array<int64_t, 4>& size);
+
+  const kernels::AnyView& view() const { return view_; }
+  int64_t count() const { return view_.size[0] * view_.size[1] * view_.size[2] * view_.size[3]; }
+  /// Standard normal numbers (int8: uniform), a function of `seed`.
+  void randomize(uint64_t seed);
+  void zero();
+
+ private:
+  struct Free {
+    void operator()(void* block) const { std::free(block); }
+  };
+  std::unique_ptr<void, Free> data_;
+  kernels::AnyView view_;
+};
+
+/// How far a kernel's results lie from the reference's, as relative L2 error, and what is allowed.
+struct CheckResult {
+  double error = 0, tolerance = 0;
+  bool passed() const { return error <= tolerance; }
+};
+
+class KernelProblem {
+ public:
+  /// Caches of decode cases are as many as are needed for `rotated_bytes` of keys and values.
+  explicit KernelProblem(const KernelCase& c, int64_t rotated_bytes = int64_t{256} << 20);
+
+  /// One call, as it is timed. Calls of decode take the caches in turn.
+  void run();
+  /// Runs the call and compares: every output where that is affordable, else sampled query rows (for gradients of keys
+  /// and values: with output gradients on those rows alone).
+  CheckResult check();
+
+  const KernelCase& shape() const { return case_; }
+  kernels::FlashParams flash() const;
+  kernels::FlashGrads grads() const;
+  kernels::DecodeParams decode(size_t cache) const;
+  size_t caches() const { return caches_.size(); }
+
+ private:
+  struct Cache {
+    Buffer k, v, scale;
+  };
+  CheckResult check_flash();
+  CheckResult check_decode();
+
+  KernelCase case_;
+  kernels::Mask mask_;
+  std::unique_ptr<OwnedBlockList> blocks_;
+  Buffer q_, k_, v_, out_, lse_, d_out_, d_q_, d_k_, d_v_;
+  std::vector<Cache> caches_;
+  std::vector<int64_t> lengths_;
+  size_t turn_ = 0;
+};
+
+}  // namespace heed::bench
