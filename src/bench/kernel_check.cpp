@@ -13,9 +13,6 @@ using kernels::AnyView;
 using kernels::DType;
 using Call = KernelCase::Call;
 
-/// Products of one pair that the reference may take for one check, over all rows and heads.
-constexpr double kReferenceWork = 2.5e8;
-
 /// The logits' and weights' own rounding, and twice that of storing inputs' products in 16 bits: once for the weights a
 /// plain formula would round, once for the output.
 double tolerance_of(Call call, DType dtype) {
@@ -88,14 +85,16 @@ double relative_error(const Buffer& got, const Buffer& want) {
 
 }  // namespace
 
-CheckResult KernelProblem::check() { return case_.call == Call::decode ? check_decode() : check_flash(); }
+CheckResult KernelProblem::check(double work) {
+  return case_.call == Call::decode ? check_decode() : check_flash(work);
+}
 
-CheckResult KernelProblem::check_flash() {
+CheckResult KernelProblem::check_flash(double work) {
   const KernelCase& c = case_;
   const bool backward = c.call == Call::backward;
   const double row_work =
       static_cast<double>(c.pairs()) / static_cast<double>(c.queries) * static_cast<double>(c.d) * (backward ? 5 : 2);
-  const auto most = std::max<int64_t>(8, static_cast<int64_t>(kReferenceWork / row_work));
+  const auto most = std::max<int64_t>(8, static_cast<int64_t>(work / row_work));
   const auto rows = sample_rows(c.queries, most);
   const kernels::Mask whole = mask_;
   const SampledMask sampled{&whole, blocks_ ? &blocks_->list : nullptr, &rows, c.queries, c.keys};

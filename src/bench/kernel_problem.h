@@ -45,7 +45,8 @@ class KernelProblem {
   void run();
   /// Runs the call and compares: every output where that is affordable, else sampled query rows (for gradients of keys
   /// and values: with output gradients on those rows alone).
-  CheckResult check();
+  /// `work` bounds what the reference computes, in products.
+  CheckResult check(double work = 2.5e8);
 
   const KernelCase& shape() const { return case_; }
   kernels::FlashParams flash() const;
@@ -57,7 +58,7 @@ class KernelProblem {
   struct Cache {
     Buffer k, v, scale;
   };
-  CheckResult check_flash();
+  CheckResult check_flash(double work);
   CheckResult check_decode();
 
   KernelCase case_;

@@ -45,6 +45,11 @@ Tensor group_rows(const Tensor& q, int64_t kv_heads) {
   return q.reshape({q.size(0), kv_heads, q.size(1) / kv_heads * q.size(2), q.size(3)});
 }
 
+/// Keys or values once for every query head, as these peers want them.
+Tensor for_every_head(const Tensor& x, int64_t q_heads) {
+  return x.size(1) == q_heads ? x : x.repeat_interleave(q_heads / x.size(1), 1);
+}
+
 bool is_causal_only(const KernelCase& c) { return c.mask == "causal" && c.queries == c.keys; }
 
 /// Bool [N, M], true where visible; undefined when everything is.
@@ -116,12 +121,13 @@ std::function<void(int64_t)> call_of(const Peer& peer, const KernelProblem& prob
   if (c.call == Call::forward)
     return [=](int64_t) {
       torch::NoGradGuard no_grad;
-      peer.attention(q, k, v);
+      peer.attention(q, for_every_head(k, c.q_heads), for_every_head(v, c.q_heads));
     };
   // Of the backward pass alone: the graph is built once and kept.
   std::vector<Tensor> inputs;
   for (const auto& x : {q, k, v}) inputs.push_back(x.detach().requires_grad_());
-  const auto out = peer.attention(inputs[0], inputs[1], inputs[2]);
+  const auto out =
+      peer.attention(inputs[0], for_every_head(inputs[1], c.q_heads), for_every_head(inputs[2], c.q_heads));
   const auto d_out = wrap(problem.grads().d_out);
   return [=](int64_t) { torch::autograd::grad({out}, inputs, {d_out}, /*retain_graph=*/true); };
 }

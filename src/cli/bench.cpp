@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include "bench/units.h"
 #include "cli/commands.h"
 #include "heed/bench/kernel_bench.h"
 #include "heed/bench/measure.h"
@@ -31,11 +32,6 @@ const bench::KernelCase* find_partner(const std::vector<bench::KernelCase>& all,
   return nullptr;
 }
 
-std::string bytes_text(int64_t bytes) {
-  if (bytes < 1 << 20) return fmt::format("{:.0f} KiB", double(bytes) / 1024);
-  return fmt::format("{:.1f} MiB", double(bytes) / (1 << 20));
-}
-
 void print_kernels(const nlohmann::ordered_json& report) {
   fmt::print("{}\n\n", bench::machine_line(report["machine"]));
   fmt::print("{:<12} {:<20} {:<9} {:>3} {:>4} {:>6} {:>6} {:>4} {:>10} {:>9} {:>16} {:>6} {:>10}\n", "kernel", "case",
@@ -45,7 +41,7 @@ void print_kernels(const nlohmann::ordered_json& report) {
                r["kernel"].get<std::string>(), r["case"].get<std::string>(), r["dtype"].get<std::string>(),
                r["Hq"].get<int64_t>(), r["Hkv"].get<int64_t>(), r["N"].get<int64_t>(), r["M"].get<int64_t>(),
                r["D"].get<int64_t>(), r["time_ms"].get<double>(), r["rate"].get<double>(), r["limit"].get<double>(),
-               r["limit_unit"].get<std::string>(), 100 * r["share"].get<double>(), bytes_text(r["extra_bytes"]));
+               r["limit_unit"].get<std::string>(), 100 * r["share"].get<double>(), bench::bytes_text(r["extra_bytes"]));
     if (r.contains("ratio"))
       fmt::print("  {:.2f}x the {} of {}", r["ratio"].get<double>(), r["ratio_of"].get<std::string>(),
                  r["ratio_to"].get<std::string>());
@@ -54,8 +50,8 @@ void print_kernels(const nlohmann::ordered_json& report) {
   if (report["memory"].empty()) return;
   fmt::print("\nextra memory of flash forward, one head of 64, beside q, k, v and the outputs\n");
   for (const auto& m : report["memory"])
-    fmt::print("  N = {:>6}  formula {:>10}  allocated {:>10}\n", m["N"].get<int64_t>(), bytes_text(m["formula_bytes"]),
-               bytes_text(m["measured_bytes"]));
+    fmt::print("  N = {:>6}  formula {:>10}  allocated {:>10}\n", m["N"].get<int64_t>(),
+               bench::bytes_text(m["formula_bytes"]), bench::bytes_text(m["measured_bytes"]));
 }
 
 void run_kernels(const BenchOptions& options) {

@@ -37,6 +37,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.set_version_flag("--version", fmt::format("heed {} ({})", heed::version(), heed::commit()));
   heed::cli::add_run(app);
+  heed::cli::add_compare(app);
   heed::cli::add_bench(app);
   heed::cli::add_list(app);
   heed::cli::add_train(app);

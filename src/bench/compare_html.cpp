@@ -1,0 +1,239 @@
+// A comparison as one page: what it says, three plots, the tables, what was measured and how.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+
+#include "bench/plot.h"
+#include "bench/units.h"
+#include "heed/bench/compare.h"
+#include "heed/bench/measure.h"
+
+namespace heed::bench {
+namespace {
+
+constexpr std::string_view kStyle = R"css(
+:root { color-scheme: light dark; --ground: #ffffff; --ink: #1b1f24; --soft: #57606a; --rule: #d0d7de; --faint: #e9edf1; --panel: #f6f8fa;
+  --c0: #0072b2; --c1: #c44a00; --c2: #00805c; --c3: #a63d80; --c4: #8a6100; --c5: #0b8793; --c6: #6f4bb3; --c7: #3d4650; --muted: #9aa4ae; }
+@media (prefers-color-scheme: dark) { :root { --ground: #0f1419; --ink: #e6eaee; --soft: #9aa7b4; --rule: #39434d; --faint: #212a32; --panel: #161d24;
+  --c0: #58b4f0; --c1: #ff9457; --c2: #3fd0a4; --c3: #f08cc8; --c4: #e8b93a; --c5: #5fd7e0; --c6: #b79cf2; --c7: #d3dae1; --muted: #66727e; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 60rem; padding: 2rem 1.25rem 3rem; background: var(--ground); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
+h1 { font-size: 1.6rem; margin: 0 0 .3rem; } h2 { font-size: 1.15rem; margin: 2.4rem 0 .4rem; } h3 { font-size: 1rem; margin: 1.6rem 0 .3rem; }
+p { margin: .4rem 0; } .soft, figcaption, footer { color: var(--soft); font-size: .9rem; }
+.finding { background: var(--panel); border: 1px solid var(--rule); border-radius: 6px; padding: .7rem 1rem; margin: 1rem 0; }
+figure { margin: .6rem 0 0; } svg { width: 100%; height: auto; display: block; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: .88rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .28rem .6rem; text-align: right; border-bottom: 1px solid var(--faint); white-space: nowrap; }
+th { border-bottom: 1px solid var(--rule); font-weight: 600; } th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
+td.word { text-align: left; white-space: normal; } tr.exact td:first-child { font-weight: 600; }
+code { font: .92em ui-monospace, "DejaVu Sans Mono", monospace; }
+svg text { font-family: inherit; fill: var(--ink); } svg .tick { font-size: 12px; fill: var(--soft); } svg .label { font-size: 13px; fill: var(--soft); }
+svg .name { font-size: 12px; } svg .grid { stroke: var(--faint); stroke-width: 1; } svg .minor { stroke-dasharray: 1 4; } svg .axis { stroke: var(--rule); stroke-width: 1; }
+svg .series { fill: none; stroke-width: 2; } svg .series.muted { stroke-width: 1; } svg .leader { fill: none; stroke-width: 1; opacity: .6; }
+svg .point { stroke: var(--ground); stroke-width: 1; } svg .d1 { stroke-dasharray: 6 4; } svg .d2 { stroke-dasharray: 2 4; } svg .point.d1, svg .point.d2 { stroke-dasharray: none; }
+)css";
+
+/// Below it differences are the rounding of float32 and 16-bit numbers.
+constexpr double kSmallestError = 1e-4;
+
+std::string colour_rules() {
+  std::string rules;
+  for (const char* name : {"c0", "c1", "c2", "c3", "c4", "c5", "c6", "c7", "muted"})
+    rules += fmt::format(
+        "svg .series.{0}, svg .leader.{0} {{ stroke: var(--{0}); }} svg .point.{0} {{ fill: var(--{0}); }}\n", name);
+  return rules;
+}
+
+/// Rows with figures of mechanisms that answer every query.
+std::vector<const CompareRow*> measured(const Comparison& c) {
+  std::vector<const CompareRow*> rows;
+  for (const auto& row : c.rows)
+    if (row.skipped.empty() && !row.one_query) rows.push_back(&row);
+  return rows;
+}
+
+/// Exact mechanisms first, then those that need no training, then the others; the fastest of each first.
+std::vector<std::string> ranked_names(const Comparison& c) {
+  auto rows = measured(c);
+  const auto rank = [](const CompareRow& r) { return r.exact ? 0 : r.training_free ? 1 : 2; };
+  std::stable_sort(rows.begin(), rows.end(), [&](const CompareRow* a, const CompareRow* b) {
+    if (rank(*a) != rank(*b)) return rank(*a) < rank(*b);
+    return a->length > b->length;
+  });
+  std::vector<std::string> names;
+  for (const auto* row : rows)
+    if (std::find(names.begin(), names.end(), row->name) == names.end()) names.push_back(row->name);
+  return names;
+}
+
+template <class Value>
+std::vector<Series> series_of(const Comparison& c, const Value& value) {
+  std::vector<Series> all;
+  int index = 0;
+  for (const auto& name : ranked_names(c)) {
+    Series s{name, {index < kStyles ? index : -1}, {}, {}};
+    ++index;
+    for (const auto* row : measured(c)) {
+      if (row->name != name) continue;
+      Point point;
+      if (!value(*row, point)) continue;
+      s.points.push_back(point);
+      s.tooltips.push_back(fmt::format("{}, N = {}: {}, {} extra{}", name, row->length, time_text(row->time_ms * 1e-3),
+                                       bytes_text(row->extra_bytes),
+                                       row->error ? ", error " + error_text(*row->error) : ""));
+    }
+    all.push_back(std::move(s));
+  }
+  return all;
+}
+
+/// The longest length with fidelity; 0: none.
+int64_t judged_length(const Comparison& c) {
+  int64_t length = 0;
+  for (const auto* row : measured(c))
+    if (row->error) length = std::max(length, row->length);
+  return length;
+}
+
+/// What most readers want to know first.
+std::string finding(const Comparison& c) {
+  const int64_t length = judged_length(c);
+  const CompareRow *exact = nullptr, *sparse = nullptr;
+  for (const auto* row : measured(c)) {
+    if (row->length != length || !row->error) continue;
+    if (row->exact && (!exact || row->time_ms < exact->time_ms)) exact = row;
+    // One that sees everything at this length leaves nothing out that could be lost.
+    const bool leaves_out = *row->error > 1e-4;
+    if (!row->exact && row->training_free && leaves_out && (!sparse || *row->error < *sparse->error)) sparse = row;
+  }
+  if (!exact) return {};
+  std::string text = fmt::format("At N = {}, exact attention takes {} a layer (<code>{}</code>).", length,
+                                 time_text(exact->time_ms * 1e-3), escape_xml(exact->name));
+  if (sparse) {
+    text += fmt::format(" Of what needs no training, <code>{}</code> comes nearest to it: error {}",
+                        escape_xml(sparse->name), error_text(*sparse->error));
+    if (sparse->mass) text += fmt::format(", {} of the attention kept", mass_text(*sparse->mass));
+    const double ratio = exact->time_ms / sparse->time_ms;
+    text += ratio > 1.05   ? fmt::format(", {:.1f} times as fast.", ratio)
+            : ratio < 0.95 ? fmt::format(", in {:.1f} times the time.", 1 / ratio)
+                           : ", in the same time.";
+  }
+  return fmt::format("<p class=\"finding\">{}</p>\n", text);
+}
+
+std::string figure(const std::string& heading, const std::string& plot, const std::string& caption) {
+  return fmt::format("<h2>{}</h2>\n<figure>\n{}<figcaption>{}</figcaption>\n</figure>\n", escape_xml(heading), plot,
+                     escape_xml(caption));
+}
+
+std::string plots(const Comparison& c) {
+  std::vector<double> lengths;
+  for (const auto length : c.lengths) lengths.push_back(static_cast<double>(length));
+  std::string text;
+  const auto time = series_of(c, [](const CompareRow& r, Point& p) {
+    p = {static_cast<double>(r.length), r.time_ms * 1e-3};
+    return r.time_ms > 0;
+  });
+  text += figure("Time",
+                 line_plot({"time against length", "tokens N", "time of one layer's core", Unit::length, Unit::seconds},
+                           time, lengths),
+                 "Median time of the core of one layer, both axes logarithmic: a straight line that climbs one decade "
+                 "a decade is linear in N.");
+  const auto memory = series_of(c, [](const CompareRow& r, Point& p) {
+    p = {static_cast<double>(r.length), static_cast<double>(std::max<int64_t>(r.extra_bytes, 1024))};
+    return true;
+  });
+  text += figure("Memory",
+                 line_plot({"extra memory against length", "tokens N", "extra memory", Unit::length, Unit::bytes},
+                           memory, lengths),
+                 "Most memory held at once beside q, k, v and the output; less than 1 KiB is drawn as 1 KiB.");
+  const int64_t judged = judged_length(c);
+  if (judged == 0) return text;
+  const auto fidelity = series_of(c, [judged](const CompareRow& r, Point& p) {
+    if (r.length != judged || !r.error) return false;
+    p = {r.time_ms * 1e-3, std::clamp(*r.error, kSmallestError, 10.0)};
+    return true;
+  });
+  text += figure(fmt::format("Fidelity against time, N = {}", judged),
+                 scatter_plot({"fidelity against time", "time of one layer's core", "error (smaller is better)",
+                               Unit::seconds, Unit::error, true},
+                              fidelity),
+                 "Relative L2 error of the outputs against exact attention in double; less than 1e-4 is drawn as 1e-4. "
+                 "Up and to the left is better.");
+  return text;
+}
+
+std::string cell(const std::optional<double>& value, std::string (*text)(double)) {
+  return value ? text(*value) : "&ndash;";
+}
+
+std::string table_row(const CompareRow& r) {
+  std::string row = fmt::format("<tr{}><td>{}</td>", r.exact ? " class=\"exact\"" : "", escape_xml(r.name));
+  if (!r.skipped.empty())
+    return row + fmt::format("<td class=\"word\" colspan=\"6\">skipped: {}</td></tr>\n", escape_xml(r.skipped));
+  const std::string kind = r.exact ? "exact" : r.training_free ? "training-free" : "needs training";
+  return row + fmt::format("<td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}{}</td></tr>\n",
+                           time_text(r.time_ms * 1e-3),
+                           cell(r.gflops, [](double x) { return fmt::format("{:.1f}", x); }), bytes_text(r.extra_bytes),
+                           r.timing_only ? "timing only" : cell(r.error, error_text), cell(r.mass, mass_text), kind,
+                           r.causal ? "" : ", not causal");
+}
+
+std::string tables(const Comparison& c) {
+  std::string text = "<h2>Figures</h2>\n";
+  for (const bool one_query : {false, true}) {
+    for (const auto length : c.lengths) {
+      std::string rows;
+      for (const auto& row : c.rows)
+        if (row.length == length && row.one_query == one_query) rows += table_row(row);
+      if (rows.empty()) continue;
+      text += fmt::format(
+          "<h3>N = {}{}</h3>\n<div "
+          "class=\"scroll\"><table>\n<tr><th>mechanism</th><th>time</th><th>GFLOP/s</th><th>extra memory</th>"
+          "<th>error</th><th>mass kept</th><th>kind</th></tr>\n{}</table></div>\n",
+          length, one_query ? ", the last query alone: a step of generation" : "", rows);
+    }
+  }
+  return text;
+}
+
+std::string notes(const Comparison& c) {
+  std::string text =
+      "<h2>How it was measured</h2>\n<p>Queries, keys and values are those that the model computes from the text, "
+      "after positions; every mechanism runs on the "
+      "same tensors, in turn, and times are medians. <b>Error</b> is the relative L2 distance of the outputs from "
+      "exact attention, computed in double from the "
+      "formula, mean over the layers. <b>Mass kept</b> is the share of the exact attention weights that lies on the "
+      "keys a mechanism sees, where it is a "
+      "softmax over some of the keys. <b>GFLOP/s</b> counts the pairs of query and key that are weighed. Mechanisms "
+      "that need training are shown for their "
+      "time and memory; their error says how far they are from the function this model was trained with.</p>\n";
+  const bool beyond = std::any_of(c.rows.begin(), c.rows.end(), [](const CompareRow& r) { return r.timing_only; });
+  if (beyond)
+    text += fmt::format(
+        "<p>Lengths beyond the {} tokens the model was trained on are timed only: its tensors mean nothing "
+        "there.</p>\n",
+        c.source["trained_length"].get<int64_t>());
+  if (c.source.contains("text_tokens") && c.source["text_tokens"].get<int64_t>() < c.lengths.back())
+    text += fmt::format("<p>The text has {} tokens and was repeated to reach longer lengths.</p>\n",
+                        c.source["text_tokens"].get<int64_t>());
+  return text;
+}
+
+}  // namespace
+
+std::string compare_html(const Comparison& c) {
+  return fmt::format(
+      "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" "
+      "content=\"width=device-width, initial-scale=1\">\n"
+      "<title>heed compare</title>\n<style>{}{}</style>\n</head>\n<body>\n<h1>Attention mechanisms side by "
+      "side</h1>\n<p class=\"soft\">{}</p>\n{}{}{}{}"
+      "<footer><p>{}</p></footer>\n</body>\n</html>\n",
+      kStyle, colour_rules(), escape_xml(source_line(c.source)), finding(c), plots(c), tables(c), notes(c),
+      escape_xml(machine_line(c.machine)));
+}
+
+}  // namespace heed::bench

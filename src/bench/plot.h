@@ -1,0 +1,44 @@
+// Log-log plots of named series, labelled at the line's end or beside the point.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <string>
+#include <vector>
+
+#include "bench/svg.h"
+
+namespace heed::bench {
+
+enum class Unit { length, seconds, bytes, error };
+
+/// How a series looks everywhere: colour, marker and dashes, so that none is told by colour alone.
+struct SeriesStyle {
+  int index = -1;  ///< -1: in the background, without a label
+
+  std::string colour() const { return index < 0 ? "muted" : fmt::format("c{}", index % 8); }
+  Marker marker() const { return static_cast<Marker>(index < 0 ? 0 : (index + index / 8 * 3) % kMarkers); }
+  std::string dashes() const { return fmt::format("d{}", index < 0 ? 0 : index / 8 % 3); }
+};
+/// Series that get a style of their own; more would not be told apart.
+inline constexpr int kStyles = 16;
+
+struct Series {
+  std::string name;
+  SeriesStyle style;
+  std::vector<Point> points;  ///< in units of the axes; positive
+  std::vector<std::string> tooltips;
+};
+
+struct PlotAxes {
+  std::string title, x_label, y_label;
+  Unit x = Unit::length, y = Unit::seconds;
+  bool y_downwards = false;  ///< small values at the top
+};
+
+/// Lines with their names at the right. `ticks` are the x values to name.
+std::string line_plot(const PlotAxes& axes, const std::vector<Series>& series, const std::vector<double>& ticks);
+/// The first point of each series, with its name beside it.
+std::string scatter_plot(const PlotAxes& axes, const std::vector<Series>& series);
+
+}  // namespace heed::bench
