@@ -123,7 +123,7 @@ class WeightGradBlock {
       if (cover.masked && has_nonfinite(q.data, q.stride, panel.rows, task_.d)) {
         gemm_nn_visible(panel, cover, bits, s_.d_logits, q.data, q.stride, to, padded, vectors);
       } else {
-        gemm_nn<Store::add>(s_.d_logits, width, q.data, q.stride, to, padded, count, vectors, panel.rows);
+        gemm_nn(s_.d_logits, width, q.data, q.stride, to, padded, count, vectors, panel.rows, store::Add());
       }
     }
     if (!g_.d_q) return;
@@ -131,7 +131,8 @@ class WeightGradBlock {
     if (cover.masked && has_nonfinite(keys.data, keys.stride, count, task_.d)) {
       gemm_tn_visible(panel, cover, bits, keys.data, keys.stride, s_.d_logits, d_queries, task_.d);
     } else {
-      gemm_tn<Store::add>(keys.data, keys.stride, s_.d_logits, width, d_queries, width, task_.d, panel.vectors, count);
+      gemm_tn(keys.data, keys.stride, s_.d_logits, width, d_queries, width, task_.d, panel.vectors, count,
+              store::Add());
     }
   }
 

@@ -29,20 +29,25 @@ HWY_INLINE ExponentSplit split_exponent(Vector x) {
   return {hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(du, shifted))), hn::Sub(x, hn::Sub(shifted, magic))};
 }
 
+#if HWY_TARGET == HWY_AVX3
+/// 1 + f * minimax for 2^f on [0, 1], 9.8e-8 relative. 2^0 is 1, so that a maximum that stands still rescales nothing.
+HWY_INLINE __m512 exp2_of_fraction(__m512 f) {
+  __m512 p = _mm512_set1_ps(0.001867217943072319f);
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.009016805328428745f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.055800117552280426f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.2401643693447113f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.6931512951850891f));
+  return _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+}
+#endif
+
 /// 2^x for x <= 127. Below 2^-100 the result is 0: weights that small do not show beside a sum of at least one, and
 /// their products would be denormal, which is slow.
 HWY_INLINE Vector exp2_of(Vector x) {
   const Lanes d;
 #if HWY_TARGET == HWY_AVX3
   // Two instructions split off and put back the exponent; both take infinities and NaN as the formula wants.
-  const __m512 f = _mm512_reduce_ps(x.raw, 0x09);  // x - floor(x)
-  // 1 + f * minimax for 2^f on [0, 1], 9.8e-8 relative. 2^0 is 1, so that a maximum that stands still rescales nothing.
-  __m512 p = _mm512_set1_ps(0.001867217943072319f);
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.009016805328428745f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.055800117552280426f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.2401643693447113f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.6931512951850891f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+  const __m512 p = exp2_of_fraction(_mm512_reduce_ps(x.raw, 0x09));  // of x - floor(x)
   const __mmask16 normal = _mm512_cmp_ps_mask(x.raw, _mm512_set1_ps(kSmallestExponent), _CMP_NLT_UQ);
   return Vector{_mm512_maskz_scalef_ps(normal, p, x.raw)};
 #else
@@ -56,6 +61,33 @@ HWY_INLINE Vector exp2_of(Vector x) {
   p = hn::MulAdd(p, r, hn::Set(d, 0.6931469440460205f));
   p = hn::MulAdd(p, r, hn::Set(d, 1.0f));
   return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, kSmallestExponent)), hn::Mul(p, split.scale));
+#endif
+}
+
+/// While it lives, denormal results and operands of this thread count as 0. Only where exp2_flushed needs it.
+class FlushDenormals {
+ public:
+#if HWY_TARGET == HWY_AVX3
+  FlushDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | _MM_FLUSH_ZERO_ON | _MM_DENORMALS_ZERO_ON); }
+  ~FlushDenormals() { _mm_setcsr(saved_); }
+  FlushDenormals(const FlushDenormals&) = delete;
+  FlushDenormals& operator=(const FlushDenormals&) = delete;
+
+ private:
+  unsigned saved_;
+#else
+  FlushDenormals() {}
+#endif
+};
+
+/// 2^x for any x, for callers that flush denormals, which saves an instruction: 2^127 or more where x is, and NaN for
+/// NaN.
+HWY_INLINE Vector exp2_flushed(Vector x) {
+#if HWY_TARGET == HWY_AVX3
+  return Vector{_mm512_scalef_ps(exp2_of_fraction(_mm512_reduce_ps(x.raw, 0x09)), x.raw)};
+#else
+  // The bound comes first: x86 then returns a NaN.
+  return exp2_of(hn::Min(hn::Set(Lanes(), 127.0f), x));
 #endif
 }
 

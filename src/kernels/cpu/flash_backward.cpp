@@ -91,7 +91,7 @@ class BackwardBlock {
     if (cover.masked && has_nonfinite(keys.data, keys.stride, count, task_.d)) {
       gemm_tn_visible(panel, cover, s.bits, keys.data, keys.stride, s.d_logits, d_queries, task_.d);
     } else {
-      gemm_tn<Store::add>(keys.data, keys.stride, s.d_logits, width, d_queries, width, task_.d, panel.vectors, count);
+      gemm_tn(keys.data, keys.stride, s.d_logits, width, d_queries, width, task_.d, panel.vectors, count, store::Add());
     }
   }
 
@@ -102,8 +102,8 @@ class BackwardBlock {
     if (cover.masked && has_nonfinite(rows.data, rows.stride, panel.rows, columns)) {
       gemm_nn_visible(panel, cover, s_.shared.bits, tile, rows.data, rows.stride, to, padded, vectors);
     } else {
-      gemm_nn<Store::add>(tile, panel.width(), rows.data, rows.stride, to, padded, cover.end - cover.begin, vectors,
-                          panel.rows);
+      gemm_nn(tile, panel.width(), rows.data, rows.stride, to, padded, cover.end - cover.begin, vectors, panel.rows,
+              store::Add());
     }
   }
 

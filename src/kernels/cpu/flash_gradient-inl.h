@@ -100,10 +100,10 @@ class GradientBlock {
   void tile(Gradient wanted, const Panel& panel, const TileCover& cover, int64_t first, FloatRows keys,
             FloatRows values) const {
     const int64_t width = panel.width(), count = cover.end - cover.begin;
-    gemm_nn<Store::overwrite>(keys.data, keys.stride, s_.queries + first * task_.d, width, s_.weights, width, count,
-                              panel.vectors, task_.d);
-    gemm_nn<Store::overwrite>(values.data, values.stride, s_.d_outputs + first * task_.dv, width, s_.d_logits, width,
-                              count, panel.vectors, task_.dv);
+    gemm_nn(keys.data, keys.stride, s_.queries + first * task_.d, width, s_.weights, width, count, panel.vectors,
+            task_.d, store::Overwrite());
+    gemm_nn(values.data, values.stride, s_.d_outputs + first * task_.dv, width, s_.d_logits, width, count,
+            panel.vectors, task_.dv, store::Overwrite());
     if (task_.has_scores) apply_scores(panel, cover, s_.weights, s_.pairs, s_.saturation, s_.derivative);
     if (task_.has_factors) fill_factors(panel, cover, s_.factors, s_.pairs);
     if (s_.keep != nullptr) fill_factors(panel, cover, s_.keep, s_.pairs, false);

@@ -3,7 +3,7 @@
 namespace heed::kernels {
 
 // Beside the block's own rows, in an L2 of 1 MiB or more.
-static constexpr int64_t kGroupBytes = int64_t{512} << 10;
+static constexpr int64_t kGroupBytes = int64_t{256} << 10;
 
 FlashTask::FlashTask(const FlashParams& params, const Variant& variant)
     : p(params),
@@ -21,11 +21,11 @@ FlashTask::FlashTask(const FlashParams& params, const Variant& variant)
       own_weights(variant.table != nullptr && variant.table->normalizer == VariantTable::Normalizer::own),
       natural(has_scores || own_weights || params.normalizer.kind == Normalizer::Kind::sigmoid) {}
 
-std::vector<BlockItem> cut_into_blocks(const FlashParams& p) {
+std::vector<BlockItem> cut_into_blocks(const FlashParams& p, int64_t most_rows) {
   const int64_t sequences = count_sequences(p), heads = p.q.size[1];
   // Short calls get smaller blocks, so that there is work for many threads.
   constexpr int64_t kEnough = 32;
-  int64_t rows = kBlockRows;
+  int64_t rows = most_rows;
   const auto count = [&] {
     int64_t items = 0;
     for (int64_t s = 0; s < sequences; ++s) items += heads * ((sequence_at(p, s).num_queries + rows - 1) / rows);

@@ -8,9 +8,10 @@
 
 namespace heed::kernels {
 
-/// Query rows that share the pass over the keys, at most. Keys and values are then read from the outer caches once per
-/// kBlockRows rows. A multiple of every instruction set's panel (48, 24, 12 rows).
-inline constexpr int64_t kBlockRows = 192;
+/// Query rows that share the pass over the keys, at most: keys and values are read from the outer caches once per so
+/// many rows. The forward keeps less per row, so it takes more. Multiples of every instruction set's panel (48, 24, 12
+/// rows).
+inline constexpr int64_t kBlockRows = 192, kForwardRows = 384;
 /// Keys per tile. Fixed, because it decides how the running maximum moves and so the last bits of a result.
 inline constexpr int64_t kTileKeys = 64;
 /// Widest panel: three vectors of the widest instruction set.
@@ -45,7 +46,7 @@ struct FlashTask {
 
 /// Items over all sequences and heads, in an order that ends with the cheap ones of a causal mask. A function of the
 /// shapes.
-std::vector<BlockItem> cut_into_blocks(const FlashParams& params);
+std::vector<BlockItem> cut_into_blocks(const FlashParams& params, int64_t most_rows = kBlockRows);
 
 /// Calls tile(j0, j1) for the key tiles that rows [begin, end) may see, ascending and cut at multiples of kTileKeys.
 template <class Tile>

@@ -16,102 +16,166 @@
 HWY_BEFORE_NAMESPACE();
 namespace heed::kernels::HWY_NAMESPACE {
 
-enum class Store {
-  overwrite,
-  add,          ///< C += A B
-  rescale_add,  ///< C = C * factor[column] + A B
-  maximum,      ///< C = A B, and factor[column] = max(factor[column], C[.][column])
+// What becomes of a register tile: where the sums of a column start, and how the result of each row joins what stands
+// in C. `open` and `close` frame the rows of a register tile, of which `row` is the first; `column` counts floats.
+namespace store {
+
+struct Nothing {};
+
+/// C = A B
+struct Overwrite {
+  HWY_INLINE Vector start(int64_t) const { return hn::Zero(Lanes()); }
+  HWY_INLINE Nothing open(int64_t, int64_t) const { return {}; }
+  HWY_INLINE Vector join(Nothing&, Vector sum, const float*, int64_t) const { return sum; }
+  HWY_INLINE void close(const Nothing&, int64_t) const {}
 };
 
-/// One register tile of R x V accumulators. `a_row` and `a_step` are A's strides along its result rows and along k.
-template <int R, int V, Store kStore, bool kTransposed>
-HWY_INLINE void gemm_register_tile(const float* HWY_RESTRICT a, ptrdiff_t lda, const float* HWY_RESTRICT b,
-                                   ptrdiff_t ldb, float* HWY_RESTRICT c, ptrdiff_t ldc, int64_t depth,
-                                   float* HWY_RESTRICT factor) {
-  const Lanes d;
-  Vector sum[R][V];
-  HWY_UNROLL(8) for (int r = 0; r < R; ++r) { HWY_UNROLL(4) for (int v = 0; v < V; ++v) sum[r][v] = hn::Zero(d); }
-  // Constant multiples of one stride, so that the address of each broadcast is one register pair at most.
-  const ptrdiff_t a_row = kTransposed ? 1 : lda, a_step = kTransposed ? lda : 1;
-  for (int64_t k = 0; k < depth; ++k) {
-    Vector columns[V];
-    HWY_UNROLL(4) for (int v = 0; v < V; ++v) columns[v] = hn::LoadU(d, b + v * kLanes);
-    HWY_UNROLL(8) for (int r = 0; r < R; ++r) {
-      const Vector scalar = hn::Set(d, a[r * a_row]);
-      HWY_UNROLL(4) for (int v = 0; v < V; ++v) sum[r][v] = hn::MulAdd(scalar, columns[v], sum[r][v]);
-    }
-    a += a_step;
-    b += ldb;
+/// C += A B
+struct Add : Overwrite {
+  HWY_INLINE Vector join(Nothing&, Vector sum, const float* c, int64_t) const {
+    return hn::Add(hn::LoadU(Lanes(), c), sum);
   }
-  HWY_UNROLL(4) for (int v = 0; v < V; ++v) {
-    Vector f = hn::Zero(d);
-    if constexpr (kStore == Store::rescale_add || kStore == Store::maximum) f = hn::LoadU(d, factor + v * kLanes);
-    HWY_UNROLL(8) for (int r = 0; r < R; ++r) {
-      float* HWY_RESTRICT to = c + r * ldc + v * kLanes;
-      Vector result = sum[r][v];
-      if constexpr (kStore == Store::add) result = hn::Add(hn::LoadU(d, to), result);
-      if constexpr (kStore == Store::rescale_add) result = hn::MulAdd(hn::LoadU(d, to), f, result);
-      // The running maximum comes second: x86 returns it when the new logit is NaN, which the exponential will show.
-      if constexpr (kStore == Store::maximum) f = hn::Max(result, f);
-      hn::StoreU(result, d, to);
-    }
-    if constexpr (kStore == Store::maximum) hn::StoreU(f, d, factor + v * kLanes);
+};
+
+/// C = C * factor[column] + A B
+struct RescaleAdd : Overwrite {
+  const float* factor;
+  explicit RescaleAdd(const float* factor) : factor(factor) {}
+  HWY_INLINE Vector open(int64_t column, int64_t) const { return hn::LoadU(Lanes(), factor + column); }
+  HWY_INLINE Vector join(Vector& f, Vector sum, const float* c, int64_t) const {
+    return hn::MulAdd(hn::LoadU(Lanes(), c), f, sum);
+  }
+  HWY_INLINE void close(Vector, int64_t) const {}
+};
+
+/// C = A B, and maximum[column] = max(maximum[column], C[.][column])
+struct Maximum : Overwrite {
+  float* maximum;
+  explicit Maximum(float* maximum) : maximum(maximum) {}
+  HWY_INLINE Vector open(int64_t column, int64_t) const { return hn::LoadU(Lanes(), maximum + column); }
+  HWY_INLINE Vector join(Vector& top, Vector sum, const float*, int64_t) const {
+    // The running maximum comes second: x86 returns it when the new logit is NaN, which the exponential will show.
+    top = hn::Max(sum, top);
+    return sum;
+  }
+  HWY_INLINE void close(Vector top, int64_t column) const { hn::StoreU(top, Lanes(), maximum + column); }
+};
+
+}  // namespace store
+
+/// sum += a * b. In assembly on x86, where the compiler would otherwise rotate the accumulators of an unrolled loop
+/// through further registers.
+HWY_INLINE void add_product(Vector a, Vector b, Vector& sum) {
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2
+  auto raw = sum.raw;
+  asm("vfmadd231ps %2, %1, %0" : "+v"(raw) : "v"(a.raw), "v"(b.raw));
+  sum = Vector{raw};
+#else
+  sum = hn::MulAdd(a, b, sum);
+#endif
+}
+
+/// One step along k. `a_high` is row 4 of A.
+template <int R, int V>
+HWY_INLINE void add_products(const float* HWY_RESTRICT a, const float* HWY_RESTRICT a_high, ptrdiff_t a_row,
+                             const float* HWY_RESTRICT b, Vector (&sum)[R][V]) {
+  const Lanes d;
+  Vector columns[V];
+  HWY_UNROLL(4) for (int v = 0; v < V; ++v) columns[v] = hn::LoadU(d, b + v * kLanes);
+  HWY_UNROLL(8) for (int r = 0; r < R; ++r) {
+    const Vector scalar = hn::Set(d, r < 4 ? a[r * a_row] : a_high[(r - 4) * a_row]);
+    HWY_UNROLL(4) for (int v = 0; v < V; ++v) add_product(scalar, columns[v], sum[r][v]);
   }
 }
 
-template <int V, Store kStore, bool kTransposed>
+/// One register tile of R x V accumulators. `a_row` and `a_step` are A's strides along its result rows and along k.
+template <int R, int V, bool kTransposed, class Store>
+HWY_INLINE void gemm_register_tile(const float* HWY_RESTRICT a, ptrdiff_t lda, const float* HWY_RESTRICT b,
+                                   ptrdiff_t ldb, float* HWY_RESTRICT c, ptrdiff_t ldc, int64_t depth, int64_t row,
+                                   int64_t column, const Store& store) {
+  const Lanes d;
+  Vector sum[R][V];
+  HWY_UNROLL(4) for (int v = 0; v < V; ++v) {
+    const Vector start = store.start(column + v * kLanes);
+    HWY_UNROLL(8) for (int r = 0; r < R; ++r) sum[r][v] = start;
+  }
+  const ptrdiff_t a_row = kTransposed ? 1 : lda, a_step = kTransposed ? lda : 1;
+  const float* a_high = a + 4 * a_row;
+  // A second base, so that two bases and two multiples of the stride address all eight rows. The compiler must not know
+  // how it was made: it would make a pointer for every row, and keep some of them in memory.
+  asm("" : "+r"(a_high));
+  for (int64_t pairs = depth / 2; pairs > 0; --pairs) {
+    add_products<R, V>(a, a_high, a_row, b, sum);
+    add_products<R, V>(a + a_step, a_high + a_step, a_row, b + ldb, sum);
+    a += 2 * a_step;
+    a_high += 2 * a_step;
+    b += 2 * ldb;
+  }
+  if (depth % 2 != 0) add_products<R, V>(a, a_high, a_row, b, sum);
+  HWY_UNROLL(4) for (int v = 0; v < V; ++v) {
+    auto state = store.open(column + v * kLanes, row);
+    HWY_UNROLL(8) for (int r = 0; r < R; ++r) {
+      float* HWY_RESTRICT to = c + r * ldc + v * kLanes;
+      hn::StoreU(store.join(state, sum[r][v], to, row + r), d, to);
+    }
+    store.close(state, column + v * kLanes);
+  }
+}
+
+template <int V, bool kTransposed, class Store>
 HWY_NOINLINE void gemm_columns(const float* a, ptrdiff_t lda, const float* b, ptrdiff_t ldb, float* c, ptrdiff_t ldc,
-                               int64_t rows, int64_t depth, float* factor) {
+                               int64_t rows, int64_t depth, int64_t column, const Store& store) {
   const ptrdiff_t a_row = kTransposed ? 1 : lda;
+  b += column;
+  c += column;
   int64_t r = 0;
   for (; r + kTileRows <= rows; r += kTileRows) {
-    gemm_register_tile<kTileRows, V, kStore, kTransposed>(a + r * a_row, lda, b, ldb, c + r * ldc, ldc, depth, factor);
+    gemm_register_tile<kTileRows, V, kTransposed>(a + r * a_row, lda, b, ldb, c + r * ldc, ldc, depth, r, column,
+                                                  store);
   }
   if constexpr (kTileRows > 4) {
     if (r + 4 <= rows) {
-      gemm_register_tile<4, V, kStore, kTransposed>(a + r * a_row, lda, b, ldb, c + r * ldc, ldc, depth, factor);
+      gemm_register_tile<4, V, kTransposed>(a + r * a_row, lda, b, ldb, c + r * ldc, ldc, depth, r, column, store);
       r += 4;
     }
   }
   if (r + 2 <= rows) {
-    gemm_register_tile<2, V, kStore, kTransposed>(a + r * a_row, lda, b, ldb, c + r * ldc, ldc, depth, factor);
+    gemm_register_tile<2, V, kTransposed>(a + r * a_row, lda, b, ldb, c + r * ldc, ldc, depth, r, column, store);
     r += 2;
   }
   if (r < rows)
-    gemm_register_tile<1, V, kStore, kTransposed>(a + r * a_row, lda, b, ldb, c + r * ldc, ldc, depth, factor);
+    gemm_register_tile<1, V, kTransposed>(a + r * a_row, lda, b, ldb, c + r * ldc, ldc, depth, r, column, store);
 }
 
-/// C [rows][vectors * kLanes] from A [rows][depth] and B [depth][vectors * kLanes]. `factor`: one float a column, for
-/// the stores that use it.
-template <Store kStore, bool kTransposed>
+/// C [rows][vectors * kLanes] from A [rows][depth] and B [depth][vectors * kLanes].
+template <bool kTransposed, class Store>
 HWY_INLINE void gemm(const float* a, ptrdiff_t lda, const float* b, ptrdiff_t ldb, float* c, ptrdiff_t ldc,
-                     int64_t rows, int64_t vectors, int64_t depth, float* factor) {
+                     int64_t rows, int64_t vectors, int64_t depth, const Store& store) {
   for (int64_t v = 0; v < vectors;) {
     const int64_t left = vectors - v;
-    float* f = factor == nullptr ? nullptr : factor + v * kLanes;
     // Four vectors are two pairs: a single column of accumulators cannot hide the latency of its products.
     const int64_t take = left == 4 ? 2 : left < kTileVectors ? left : kTileVectors;
     if (take == 3) {
-      gemm_columns<3, kStore, kTransposed>(a, lda, b + v * kLanes, ldb, c + v * kLanes, ldc, rows, depth, f);
+      gemm_columns<3, kTransposed>(a, lda, b, ldb, c, ldc, rows, depth, v * kLanes, store);
     } else if (take == 2) {
-      gemm_columns<2, kStore, kTransposed>(a, lda, b + v * kLanes, ldb, c + v * kLanes, ldc, rows, depth, f);
+      gemm_columns<2, kTransposed>(a, lda, b, ldb, c, ldc, rows, depth, v * kLanes, store);
     } else {
-      gemm_columns<1, kStore, kTransposed>(a, lda, b + v * kLanes, ldb, c + v * kLanes, ldc, rows, depth, f);
+      gemm_columns<1, kTransposed>(a, lda, b, ldb, c, ldc, rows, depth, v * kLanes, store);
     }
     v += take;
   }
 }
 
-template <Store kStore>
+template <class Store>
 HWY_INLINE void gemm_nn(const float* a, ptrdiff_t lda, const float* b, ptrdiff_t ldb, float* c, ptrdiff_t ldc,
-                        int64_t rows, int64_t vectors, int64_t depth, float* factor = nullptr) {
-  gemm<kStore, false>(a, lda, b, ldb, c, ldc, rows, vectors, depth, factor);
+                        int64_t rows, int64_t vectors, int64_t depth, const Store& store) {
+  gemm<false>(a, lda, b, ldb, c, ldc, rows, vectors, depth, store);
 }
 
-template <Store kStore>
+template <class Store>
 HWY_INLINE void gemm_tn(const float* a, ptrdiff_t lda, const float* b, ptrdiff_t ldb, float* c, ptrdiff_t ldc,
-                        int64_t rows, int64_t vectors, int64_t depth, float* factor = nullptr) {
-  gemm<kStore, true>(a, lda, b, ldb, c, ldc, rows, vectors, depth, factor);
+                        int64_t rows, int64_t vectors, int64_t depth, const Store& store) {
+  gemm<true>(a, lda, b, ldb, c, ldc, rows, vectors, depth, store);
 }
 
 }  // namespace heed::kernels::HWY_NAMESPACE

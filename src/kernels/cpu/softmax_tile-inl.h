@@ -74,6 +74,44 @@ HWY_INLINE void exponentiate_columns(float* HWY_RESTRICT tile, int64_t keys, con
   HWY_UNROLL(4) for (int v = 0; v < V; ++v) hn::StoreU(total[v], d, sum + v * kLanes);
 }
 
+namespace store {
+
+/// C = 2^(A B - shift[column]), sum[column] += the column sums of C. The caller flushes denormals.
+struct Exponential : Overwrite {
+  const float* shift;
+  float* sum;
+  HWY_INLINE Vector start(int64_t column) const { return hn::Neg(hn::LoadU(Lanes(), shift + column)); }
+  HWY_INLINE Vector open(int64_t column, int64_t) const { return hn::LoadU(Lanes(), sum + column); }
+  HWY_INLINE Vector join(Vector& total, Vector logit, const float*, int64_t) const {
+    const Vector weight = exp2_flushed(logit);
+    total = hn::Add(total, weight);
+    return weight;
+  }
+  HWY_INLINE void close(Vector total, int64_t column) const { hn::StoreU(total, Lanes(), sum + column); }
+};
+
+/// The same, and 0 for hidden pairs whatever their logits. `bits` as cover_tile writes them; `width` floats a row of C.
+struct MaskedExponential : Exponential {
+  const uint32_t* bits;
+  int64_t width;
+  struct State {
+    Vector total;
+    hn::Vec<Words> seen;
+  };
+  HWY_INLINE State open(int64_t column, int64_t row) const {
+    return {hn::LoadU(Lanes(), sum + column), hn::LoadU(Words(), bits + row / 32 * width + column)};
+  }
+  HWY_INLINE Vector join(State& state, Vector logit, const float*, int64_t row) const {
+    const auto seen = hn::TestBit(state.seen, hn::Set(Words(), uint32_t{1} << (row % 32)));
+    const Vector weight = hn::IfThenElseZero(hn::RebindMask(Lanes(), seen), exp2_flushed(logit));
+    state.total = hn::Add(state.total, weight);
+    return weight;
+  }
+  HWY_INLINE void close(const State& state, int64_t column) const { hn::StoreU(state.total, Lanes(), sum + column); }
+};
+
+}  // namespace store
+
 HWY_INLINE void exponentiate(const Panel& panel, const TileCover& cover, float* tile, const float* maximum,
                              float* sum) {
   const int64_t keys = cover.end - cover.begin;

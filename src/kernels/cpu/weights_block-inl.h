@@ -82,8 +82,8 @@ class WeightBlock {
   void log_weights(const Panel& panel, int64_t first, const TileCover& cover, FloatRows keys) const {
     const Lanes d;
     const int64_t width = panel.width();
-    gemm_nn<Store::overwrite>(keys.data, keys.stride, s_.queries + first * task_.d, width, s_.tile, width,
-                              cover.end - cover.begin, panel.vectors, task_.d);
+    gemm_nn(keys.data, keys.stride, s_.queries + first * task_.d, width, s_.tile, width, cover.end - cover.begin,
+            panel.vectors, task_.d, store::Overwrite());
     if (task_.has_scores) apply_scores(panel, cover, s_.tile, s_.pairs, s_.saturation);
     for (int64_t v = 0; v < panel.vectors; ++v) {
       const Vector lse = hn::LoadU(d, s_.lse + first + v * kLanes);
