@@ -13,8 +13,16 @@
 namespace heed::kernels {
 namespace {
 
-// Small enough to share a short cache evenly, large enough that a unit pays for its bookkeeping.
-constexpr int64_t kPlanTile = kStepSlots;
+// A function of the shapes, so that the number of threads does not change a bit of the result; more workers than threads,
+// so that a thread which is held up leaves its share to the others.
+WorkPlan default_plan(const DecodeParams& p) {
+  constexpr int64_t kUnitsPerWorker = 4, kMostWorkers = 256;
+  const std::vector<int64_t> lengths = row_lengths(p);
+  int64_t units = 0;
+  for (int64_t length : lengths) units += (length + kStepSlots - 1) / kStepSlots;
+  return make_work_plan(lengths, kStepSlots,
+                        static_cast<int>(std::clamp<int64_t>(units / kUnitsPerWorker, 1, kMostWorkers)));
+}
 
 // Walks the plan once in order: every unit of every row exactly once.
 void check_plan(const WorkPlan& plan, const std::vector<int64_t>& lengths) {
@@ -94,7 +102,7 @@ void run(const DecodeParams& p, const WorkPlan& plan) {
   const auto scratch = [&](int thread) { return at((states + threads) * state_bytes + thread * scratch_bytes); };
 
   int64_t visited = 0;
-#pragma omp parallel for num_threads(threads) schedule(static) reduction(+ : visited)
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1) reduction(+ : visited)
   for (int64_t w = 0; w < workers; ++w) {
     const int thread = omp_get_thread_num();
     for (size_t i = 0; i < plan.workers[w].size(); ++i) {
@@ -123,7 +131,7 @@ void decode(const DecodeParams& p) {
   if (use_reference() || p.q.dtype == DType::f64) return reference::decode(p);
   check(p);
   if (has_nothing_to_do(p)) return;
-  run(p, make_work_plan(row_lengths(p), kPlanTile, num_threads()));
+  run(p, default_plan(p));
 }
 
 void decode(const DecodeParams& p, const WorkPlan& plan) {

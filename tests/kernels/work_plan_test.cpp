@@ -114,14 +114,13 @@ TEST(WorkPlan, ResultsDoNotDependOnThePlan) {
       c.check_guards();
     }
   }
-  set_num_threads(2);
   const auto run_with = [&](int threads) {
     c.clear_outputs();
     set_num_threads(threads);
-    decode(c.params(), make_work_plan(c.lengths, 128, 5));
+    decode(c.params());
     return c.out;
   };
-  EXPECT_TRUE(run_with(1).same_bits(run_with(2))) << "one plan gives the same bits whatever the threads";
+  EXPECT_TRUE(run_with(1).same_bits(run_with(3))) << "a plan is a function of the shapes";
 }
 
 TEST(WorkPlan, AForeignPlanIsRefused) {

@@ -29,22 +29,39 @@ struct SlotSource {
   struct Place {
     int64_t first, second, third;
   };
-  Place place(int64_t b, int64_t h, int64_t s) const {
-    if (cache.table == nullptr) return {b, h, s};
-    return {cache.table[(b * kv_heads + h) * cache.table_stride + s / cache.page_size], s % cache.page_size, 0};
-  }
-  const char* row(int64_t b, int64_t h, int64_t s) const {
-    const auto [i, j, k] = place(b, h, s);
+  const char* row(const Place& at) const {
     const auto& stride = cache.data.stride;
-    const int64_t offset = i * stride[0] + j * stride[1] + k * stride[2];
+    const int64_t offset = at.first * stride[0] + at.second * stride[1] + at.third * stride[2];
     return static_cast<const char*>(cache.data.data) + offset * static_cast<int64_t>(size_of(cache.data.dtype));
   }
-  /// The scale's (or zero point's) row of channels for slot s.
-  const float* channels(const View<const float>& view, int64_t b, int64_t h, int64_t s) const {
-    auto [i, j, k] = place(b, h, s);
-    (cache.table == nullptr ? k : j) /= cache.slot_group;
-    const auto at = [&](int axis, int64_t index) { return view.size[axis] == 1 ? 0 : index * view.stride[axis]; };
-    return view.data + at(0, i) + at(1, j) + at(2, k);
+  /// The scale's (or zero point's) row of channels for the slot that lies there.
+  const float* channels(const View<const float>& view, Place at) const {
+    int64_t& slot = cache.table == nullptr ? at.third : at.second;
+    if (cache.slot_group != 1) slot /= cache.slot_group;
+    const auto step = [&](int axis, int64_t index) { return view.size[axis] == 1 ? 0 : index * view.stride[axis]; };
+    return view.data + step(0, at.first) + step(1, at.second) + step(2, at.third);
+  }
+  /// Calls visit(k, place) for ascending slots[0 .. count): a division a page, not a slot.
+  template <class Visit>
+  void each_place(int64_t b, int64_t h, const int64_t* slots, int64_t count, const Visit& visit) const {
+    if (cache.table == nullptr) {
+      for (int64_t k = 0; k < count; ++k) visit(k, Place{b, h, slots[k]});
+      return;
+    }
+    const int32_t* table = cache.table + (b * kv_heads + h) * cache.table_stride;
+    int64_t page_begin = 0, page_end = 0, page = 0;
+    for (int64_t k = 0; k < count; ++k) {
+      if (slots[k] >= page_end) {
+        const int64_t index = cache.page_size == 1 ? slots[k] : slots[k] / cache.page_size;
+        page = table[index];
+        page_begin = index * cache.page_size;
+        page_end = page_begin + cache.page_size;
+      }
+      visit(k, Place{page, slots[k] - page_begin, 0});
+    }
+  }
+  void rows(int64_t b, int64_t h, const int64_t* slots, int64_t count, const char** to) const {
+    each_place(b, h, slots, count, [&](int64_t k, const Place& at) { to[k] = row(at); });
   }
 };
 

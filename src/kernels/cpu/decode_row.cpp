@@ -18,6 +18,15 @@ namespace heed::kernels::HWY_NAMESPACE {
 
 constexpr int64_t kStepWords = kStepSlots / 64;
 
+/// Whether keys or values cannot be multiplied as they are stored.
+bool stages_keys(const DecodeCall& call, const SlotSource& keys, bool real) {
+  const bool rotates = real && call.p.rotation.inverse_frequencies != nullptr;
+  return call.d % kLanes != 0 || rotates || keys.scale_use == ScaleUse::general;
+}
+bool stages_values(const DecodeCall& call, const SlotSource& values) {
+  return call.dv % kLanes != 0 || values.scale_use == ScaleUse::general;
+}
+
 struct RowScratch {
   RowScratch(Arena& arena, const DecodeCall& call)
       : q_stride(round_up(call.d, 16)), q(arena.take<float>((call.query_rows + RowState::kRowPadding) * q_stride)) {
@@ -36,9 +45,10 @@ struct RowScratch {
     }
     slots = arena.take<int64_t>(kStepSlots);
     next_slots = arena.take<int64_t>(kStepSlots);
-    staged_keys = arena.take<float>(kStepSlots * q_stride);
+    // Only what this call needs: pages that are touched for the first time in every call would cost more than the work.
+    staged_keys = stages_keys(call, call.keys, true) ? arena.take<float>(kStepSlots * q_stride) : nullptr;
     value_stride = round_up(call.dv, 16);
-    staged_values = arena.take<float>(kStepSlots * value_stride);
+    staged_values = stages_values(call, call.values) ? arena.take<float>(kStepSlots * value_stride) : nullptr;
     angles = arena.take<float>(4 * call.rotation.half);
     synthetic = RowState(arena, call.query_rows, call.dv);
   }
@@ -78,8 +88,8 @@ class SlotWalk {
         length_(kReal ? call.lengths[row] : p_.synthetic_k.size[2]),
         seen_(kReal && p_.slot_positions != nullptr ? p_.context_lengths[b_] : length_),
         rotates_(kReal && p_.rotation.inverse_frequencies != nullptr),
-        stages_keys_(call.d % kLanes != 0 || rotates_ || keys_.scale_use == ScaleUse::general),
-        stages_values_(call.dv % kLanes != 0 || values_.scale_use == ScaleUse::general),
+        stages_keys_(stages_keys(call, keys_, kReal)),
+        stages_values_(stages_values(call, values_)),
         state_(state),
         s_(scratch),
         rotator_(call.rotation, p_.rotation, scratch.angles) {
@@ -130,11 +140,11 @@ class SlotWalk {
       for (int64_t c = 0; c < call_.d; ++c) to[c] *= scale;
       double shift = 0;
       if (folds) {
-        const float* factors = keys_.channels(cache.scale, b_, h_, 0);
+        const float* factors = keys_.channels(cache.scale, {b_, h_, 0});
         const auto at = [&](const View<const float>& view, int64_t c) {
           return view.size[3] == 1 ? 0 : c / cache.channel_group * view.stride[3];
         };
-        const float* zeros = cache.zero ? keys_.channels(cache.zero, b_, h_, 0) : nullptr;
+        const float* zeros = cache.zero ? keys_.channels(cache.zero, {b_, h_, 0}) : nullptr;
         for (int64_t c = 0; c < call_.d; ++c) {
           if (zeros != nullptr) shift += static_cast<double>(to[c]) * zeros[at(cache.zero, c)];
           to[c] *= factors[at(cache.scale, c)];
@@ -193,7 +203,7 @@ class SlotWalk {
       }
     }
     if (step.count == 0) return step;
-    for (int64_t k = 0; k < step.count; ++k) key_rows[k] = keys_.row(b_, h_, slots[k]);
+    keys_.rows(b_, h_, slots, step.count, key_rows);
     for (int64_t k = 0; k < kSums; ++k) key_rows[step.count + k] = key_rows[step.count - 1];
     return step;
   }
@@ -210,7 +220,7 @@ class SlotWalk {
   /// `next` is only looked at to bring its keys closer.
   void take(const Step& step, const Step& next) {
     if (step.partial) fill_bits(step.begin, step.end);
-    for (int64_t k = 0; k < step.count; ++k) s_.value_rows[k] = values_.row(b_, h_, step.slots[k]);
+    values_.rows(b_, h_, step.slots, step.count, s_.value_rows);
     multiply_keys(step);
     fill_slot_terms(step);
     for (int64_t r = 0; r < call_.query_rows; ++r) weigh(step, r);
@@ -225,11 +235,11 @@ class SlotWalk {
     const char** rows = step.key_rows;
     DType dtype = keys_.cache.data.dtype;
     if (stages_keys_) {
-      for (int64_t k = 0; k < step.count; ++k) {
+      keys_.each_place(b_, h_, step.slots, step.count, [&](int64_t k, const SlotSource::Place& at) {
         float* to = s_.staged_keys + k * s_.q_stride;
-        stage_slot(keys_, b_, h_, step.slots[k], to);
+        stage_slot(keys_, at, to);
         if (rotates_) rotator_.rotate(rotation_position(step.slots[k]), to);
-      }
+      });
       rows = s_.some_rows;
       dtype = DType::f32;
       for (int64_t k = 0; k < step.count + kSums; ++k) {
@@ -254,7 +264,8 @@ class SlotWalk {
   /// What the slots of a step contribute to every row alike.
   void fill_slot_terms(const Step& step) {
     const auto fill = [&](const SlotSource& source, const View<const float>& view, float* to) {
-      for (int64_t k = 0; k < step.count; ++k) to[k] = *source.channels(view, b_, h_, step.slots[k]);
+      source.each_place(b_, h_, step.slots, step.count,
+                        [&](int64_t k, const SlotSource::Place& at) { to[k] = *source.channels(view, at); });
     };
     if (keys_.scale_use == ScaleUse::per_slot) {
       fill(keys_, keys_.cache.scale, s_.key_scale);
@@ -317,10 +328,10 @@ class SlotWalk {
     DType dtype = values_.cache.data.dtype;
     if (stages_values_) {
       dtype = DType::f32;
-      for (int64_t k = 0; k < step.count; ++k) {
-        stage_slot(values_, b_, h_, step.slots[k], s_.staged_values + k * s_.value_stride);
+      values_.each_place(b_, h_, step.slots, step.count, [&](int64_t k, const SlotSource::Place& at) {
+        stage_slot(values_, at, s_.staged_values + k * s_.value_stride);
         rows[k] = reinterpret_cast<const char*>(s_.staged_values + k * s_.value_stride);
-      }
+      });
     }
     const int64_t vectors = round_up(call_.dv, kLanes) / kLanes;
     Ahead ahead{next.key_rows, next.count, 0, lines_of(keys_)};
@@ -356,11 +367,11 @@ class SlotWalk {
     const CacheView& cache = values_.cache;
     for (int64_t r = 0; r < call_.query_rows; ++r) {
       float* o = state_.o + r * state_.stride;
-      join_channels(cache.scale, values_.channels(cache.scale, b_, h_, 0), cache.channel_group, call_.dv, o,
+      join_channels(cache.scale, values_.channels(cache.scale, {b_, h_, 0}), cache.channel_group, call_.dv, o,
                     [](float x, float y) { return x * y; });
       if (!cache.zero) continue;
       const float sum = state_.sum[r];
-      join_channels(cache.zero, values_.channels(cache.zero, b_, h_, 0), cache.channel_group, call_.dv, o,
+      join_channels(cache.zero, values_.channels(cache.zero, {b_, h_, 0}), cache.channel_group, call_.dv, o,
                     [sum](float x, float y) { return x + sum * y; });
     }
   }

@@ -28,9 +28,9 @@ HWY_INLINE void join_channels(const View<const float>& view, const float* row, i
   }
 }
 
-/// Slot s of (sequence b, KV head h) as `width` floats, padded with zeros to whole vectors.
-HWY_INLINE void stage_slot(const SlotSource& source, int64_t b, int64_t h, int64_t s, float* to) {
-  const char* row = source.row(b, h, s);
+/// A slot as `width` floats, padded with zeros to whole vectors.
+HWY_INLINE void stage_slot(const SlotSource& source, const SlotSource::Place& at, float* to) {
+  const char* row = source.row(at);
   switch (source.cache.data.dtype) {
     case DType::f16:
       read_row(reinterpret_cast<const Half*>(row), source.width, to, true);
@@ -47,10 +47,10 @@ HWY_INLINE void stage_slot(const SlotSource& source, int64_t b, int64_t h, int64
   }
   if (source.scale_use != ScaleUse::general) return;
   const CacheView& cache = source.cache;
-  join_channels(cache.scale, source.channels(cache.scale, b, h, s), cache.channel_group, source.width, to,
+  join_channels(cache.scale, source.channels(cache.scale, at), cache.channel_group, source.width, to,
                 [](float x, float y) { return x * y; });
   if (!cache.zero) return;
-  join_channels(cache.zero, source.channels(cache.zero, b, h, s), cache.channel_group, source.width, to,
+  join_channels(cache.zero, source.channels(cache.zero, at), cache.channel_group, source.width, to,
                 [](float x, float y) { return x + y; });
 }
 
