@@ -1,6 +1,7 @@
 // One decode call, resolved: what the threads share, and the entries behind the dispatch.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "heed/kernels/decode.h"
@@ -62,6 +63,16 @@ struct SlotSource {
   }
   void rows(int64_t b, int64_t h, const int64_t* slots, int64_t count, const char** to) const {
     each_place(b, h, slots, count, [&](int64_t k, const Place& at) { to[k] = row(at); });
+  }
+  /// The one number that `view` holds for each slot.
+  void numbers(const View<const float>& view, int64_t b, int64_t h, const int64_t* slots, int64_t count,
+               float* to) const {
+    const bool run = slots[count - 1] - slots[0] == count - 1;
+    if (run && cache.table == nullptr && cache.slot_group == 1 && view.size[2] != 1 && view.stride[2] == 1) {
+      std::copy_n(channels(view, {b, h, slots[0]}), count, to);
+      return;
+    }
+    each_place(b, h, slots, count, [&](int64_t k, const Place& at) { to[k] = *channels(view, at); });
   }
 };
 

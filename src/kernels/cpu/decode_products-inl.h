@@ -68,32 +68,8 @@ HWY_INLINE Vector sum_each(const Vector* sums) {
 }
 #endif
 
-/// sum[r * kKeys + k] += <q_r, key_k> over kVectors vectors. A key is read from end to end before the next, as it lies in
-/// memory, while the queries stay in registers.
-template <class T, int kRows, int kVectors>
-HWY_INLINE void add_key_products(const float* HWY_RESTRICT q, int64_t q_stride, const T* const* keys, int64_t column,
-                                 Vector* HWY_RESTRICT sum, const Ahead& ahead, int64_t first) {
-  constexpr int kKeys = kSums / kRows;
-  const Lanes d;
-  Vector queries[kRows][kVectors];
-  HWY_UNROLL(16) for (int r = 0; r < kRows; ++r) {
-    HWY_UNROLL(8) for (int v = 0; v < kVectors; ++v) {
-      queries[r][v] = hn::Load(d, q + r * q_stride + column + v * kLanes);
-    }
-  }
-  HWY_UNROLL(16) for (int k = 0; k < kKeys; ++k) {
-    if (column == 0) ahead.touch(first + k);
-    HWY_UNROLL(8) for (int v = 0; v < kVectors; ++v) {
-      const Vector key = load_vector(keys[k] + column + v * kLanes);
-      HWY_UNROLL(16) for (int r = 0; r < kRows; ++r) {
-        sum[r * kKeys + k] = hn::MulAdd(queries[r][v], key, sum[r * kKeys + k]);
-      }
-    }
-  }
-}
-
-/// logits[r][j] = <q_r, key_j> for kRows rows and `count` keys; up to kSums - 1 further logits of a row are overwritten.
-/// `keys` has as many further entries, which must be readable.
+/// logits[r][j] = <q_r, key_j> for kRows rows and `count` keys; up to kSums - 1 further logits of a row are
+/// overwritten. `keys` has as many further entries, which must be readable.
 template <class T, int kRows>
 HWY_NOINLINE void key_products(const float* HWY_RESTRICT q, int64_t q_stride, const char* const* keys, int64_t count,
                                int64_t vectors, float* HWY_RESTRICT logits, int64_t logit_stride, const Ahead& ahead) {
@@ -101,22 +77,22 @@ HWY_NOINLINE void key_products(const float* HWY_RESTRICT q, int64_t q_stride, co
   const Lanes d;
   for (int64_t j = 0; j < count; j += kKeys) {
     const T* key[kKeys];
-    HWY_UNROLL(16) for (int k = 0; k < kKeys; ++k) key[k] = reinterpret_cast<const T*>(keys[j + k]);
+    HWY_UNROLL(16) for (int k = 0; k < kKeys; ++k) {
+      key[k] = reinterpret_cast<const T*>(keys[j + k]);
+      ahead.touch(j + k);
+    }
     Vector sum[kSums];
     HWY_UNROLL(16) for (int s = 0; s < kSums; ++s) sum[s] = hn::Zero(d);
-    int64_t v = 0;
-    const auto part = [&](auto width) HWY_ATTR {
-      constexpr int kVectors = decltype(width)::value;
-      if constexpr (kVectors == 1 || kVectors * kRows <= kSums / 2) {
-        for (; v + kVectors <= vectors; v += kVectors) {
-          add_key_products<T, kRows, kVectors>(q, q_stride, key, v * kLanes, sum, ahead, j);
+    for (int64_t v = 0; v < vectors * kLanes; v += kLanes) {
+      Vector converted[kKeys];
+      HWY_UNROLL(16) for (int k = 0; k < kKeys; ++k) converted[k] = load_vector(key[k] + v);
+      HWY_UNROLL(16) for (int r = 0; r < kRows; ++r) {
+        const Vector query = hn::Load(d, q + r * q_stride + v);
+        HWY_UNROLL(16) for (int k = 0; k < kKeys; ++k) {
+          sum[r * kKeys + k] = hn::MulAdd(query, converted[k], sum[r * kKeys + k]);
         }
       }
-    };
-    part(std::integral_constant<int, 8>());
-    part(std::integral_constant<int, 4>());
-    part(std::integral_constant<int, 2>());
-    part(std::integral_constant<int, 1>());
+    }
     HWY_ALIGN float totals[kSums];
     HWY_UNROLL(4) for (int s = 0; s < kSums; s += static_cast<int>(kLanes)) hn::Store(sum_each(sum + s), d, totals + s);
     HWY_UNROLL(16) for (int r = 0; r < kRows; ++r) {

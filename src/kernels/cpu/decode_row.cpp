@@ -264,8 +264,7 @@ class SlotWalk {
   /// What the slots of a step contribute to every row alike.
   void fill_slot_terms(const Step& step) {
     const auto fill = [&](const SlotSource& source, const View<const float>& view, float* to) {
-      source.each_place(b_, h_, step.slots, step.count,
-                        [&](int64_t k, const SlotSource::Place& at) { to[k] = *source.channels(view, at); });
+      source.numbers(view, b_, h_, step.slots, step.count, to);
     };
     if (keys_.scale_use == ScaleUse::per_slot) {
       fill(keys_, keys_.cache.scale, s_.key_scale);
