@@ -1,6 +1,5 @@
 // The forward of the tile engine: for a block of query rows, one pass over the key tiles (two for clipped softmax).
 #include <array>
-#include <bit>
 #include <cmath>
 #include <span>
 
@@ -22,8 +21,8 @@ namespace heed::kernels::HWY_NAMESPACE {
 using Kind = Normalizer::Kind;
 
 struct ForwardScratch {
-  float *queries, *outputs, *maximum, *sum, *tile, *factors, *pairs, *key_rows, *value_rows, *row, *before, *moved,
-      *state;
+  float *queries, *outputs, *maximum, *sum, *tile, *again, *factors, *pairs, *key_rows, *value_rows, *row, *before,
+      *moved, *state;
   uint32_t* bits;
 
   ForwardScratch(Arena& arena, const FlashTask& task) {
@@ -33,6 +32,7 @@ struct ForwardScratch {
     maximum = arena.take<float>(kForwardRows);
     sum = arena.take<float>(kForwardRows);
     tile = arena.take<float>(kTileKeys * kPanelRows);
+    again = arena.take<float>((kTileKeys + 1) * kPanelRows);
     factors = task.has_factors ? arena.take<float>(kTileKeys * kPanelRows) : nullptr;
     pairs = task.has_pairs ? arena.take<float>(kTileKeys * kPanelRows) : nullptr;
     const bool converts = task.p.q.dtype != DType::f32;
@@ -66,24 +66,25 @@ class ForwardBlock {
   }
 
   void run() {
-    clear();
+    pack();
     const Kind kind = p_.normalizer.kind;
     if (task_.own_weights) {
       if (s_.state != nullptr) sweep_state();
-      sweep(Pass::own, true);
+      sweep(Pass::own);
     } else if (kind == Kind::softmax) {
-      sweep(Pass::softmax, true);
+      sweep(Pass::softmax);
     } else if (kind == Kind::sigmoid) {
-      sweep(Pass::sigmoid, true);
+      sweep(Pass::sigmoid);
     } else {
-      sweep(Pass::statistics, false);
+      sweep(Pass::statistics);
       for (int64_t r = 0; r < count(); ++r) {
         // A row without weight takes +inf: every exponential is 0 then.
         const float log_sum = s_.maximum[r] + std::log2(s_.sum[r]);
         s_.sum[r] = log_sum == -INFINITY ? INFINITY : log_sum;
       }
-      sweep(Pass::clipped, true);
+      sweep(Pass::clipped);
     }
+    write();
   }
 
  private:
@@ -96,14 +97,19 @@ class ForwardBlock {
 
   void sweep_state() {
     panels([&](const Panel& panel, int64_t first) { task_.variant.table->start(variant_panel(panel), state(first)); });
-    sweep(Pass::own_state, false);
+    sweep(Pass::own_state);
   }
 
   float* state(int64_t first) const {
     return s_.state == nullptr ? nullptr : s_.state + first * task_.variant.table->row_state;
   }
 
-  void clear() {
+  void pack() {
+    panels([&](const Panel& panel, int64_t first) {
+      const FloatRows rows =
+          vector_rows(p_.q, sequence_.tensor_batch, item_.head, sequence_.q_begin + panel.i0, panel.rows, s_.row);
+      pack_queries(panel, rows, pack_factor_, s_.queries + first * task_.d);
+    });
     const int64_t lanes = round_up(count(), kLanes);
     std::fill_n(s_.outputs, task_.dv * lanes, 0.0f);
     std::fill_n(s_.maximum, lanes, 0.0f);
@@ -111,47 +117,22 @@ class ForwardBlock {
     std::fill_n(s_.sum, lanes, 0.0f);
   }
 
-  void pack(const Panel& panel, int64_t first) const {
-    const FloatRows rows =
-        vector_rows(p_.q, sequence_.tensor_batch, item_.head, sequence_.q_begin + panel.i0, panel.rows, s_.row);
-    pack_queries(panel, rows, pack_factor_, s_.queries + first * task_.d);
-  }
-
-  // A panel's rows are read once and written once, at the memory's pace: other panels' products hide it.
-  void prefetch_rows(const Panel& panel, bool writes) const {
-    const auto touch = [&](const AnyView& view, int64_t begin, int64_t end, auto for_writing) {
-      if (view.stride[3] != 1) return;
-      const int64_t unit = static_cast<int64_t>(size_of(view.dtype)), bytes = view.size[3] * unit;
-      const char* head = static_cast<const char*>(view.data) +
-                         (sequence_.tensor_batch * view.stride[0] + item_.head * view.stride[1]) * unit;
-      for (int64_t i = sequence_.q_begin + begin; i < sequence_.q_begin + end; ++i) {
-        for (int64_t at = 0; at < bytes; at += 64) {
-          __builtin_prefetch(head + i * view.stride[2] * unit + at, for_writing.value, 2);
-        }
-      }
-    };
-    const int64_t next = panel.i0 + panel.rows;
-    if (!packed_) touch(p_.q, next, std::min(next + kPanelRows, item_.end), std::false_type());
-    if (writes) touch(p_.out, panel.i0, next, std::true_type());
-  }
-
-  static constexpr int kMostTiles = 32;
-
   // A few tiles at a time, panel by panel: the panel's rows stay in L1, the tiles in L2, and a tile is converted once.
-  void sweep(Pass pass, bool writes) {
+  void sweep(Pass pass) {
+    constexpr int kMostTiles = 32;
     std::array<LoadedTile, kMostTiles> tiles;
     int count = 0;
     int64_t keys = 0;
-    const auto flush = [&](bool last) {
-      sweep_group(pass, {tiles.data(), static_cast<size_t>(count)}, last && writes);
+    const auto flush = [&] {
+      sweep_group(pass, {tiles.data(), static_cast<size_t>(count)});
       count = 0, keys = 0;
     };
     walk_tiles(p_, sequence_, item_.head, item_.begin, item_.end, [&](int64_t j0, int64_t j1) {
-      if (count == kMostTiles || keys + (j1 - j0) > task_.group_keys) flush(false);
+      if (count == kMostTiles || keys + (j1 - j0) > task_.group_keys) flush();
       tiles[count++] = {j0, j1, keys, {}, {}};
       keys += j1 - j0;
     });
-    flush(true);
+    flush();
   }
 
   struct LoadedTile {
@@ -160,35 +141,15 @@ class ForwardBlock {
     enum class Values { unknown, finite, not_finite } found = Values::unknown;
   };
 
-  void sweep_group(Pass pass, std::span<LoadedTile> tiles, bool writes) {
+  void sweep_group(Pass pass, std::span<LoadedTile> tiles) {
     panels([&](const Panel& panel, int64_t first) {
-      if (!packed_) pack(panel, first);
-      prefetch_rows(panel, writes);
-      const auto visit = [&](LoadedTile& tile) {
+      for (LoadedTile& tile : tiles) {
         const TileCover cover = cover_panel(panel, tile.begin, tile.end, s_.bits);
-        if (cover.empty()) return;
+        if (cover.empty()) continue;
         if (tile.keys.data == nullptr) load(pass, tile);
         panel_tile(pass, panel, cover, first, tile);
-      };
-      // What every row sees comes first: every row then has a maximum, and masked tiles are weighed in registers too.
-      const bool sorts = pass == Pass::softmax && task_.hook(&VariantTable::visible) == nullptr;
-      const auto is_full = [&](const LoadedTile& tile) {
-        return p_.mask.classify_quickly(scope_of(sequence_, item_.head), panel.i0, panel.i0 + panel.rows, tile.begin,
-                                        tile.end) == Coverage::full;
-      };
-      uint32_t later = 0;
-      static_assert(kMostTiles <= 32);
-      for (size_t t = 0; t < tiles.size(); ++t) {
-        if (sorts && !is_full(tiles[t])) {
-          later |= uint32_t{1} << t;
-        } else {
-          visit(tiles[t]);
-        }
       }
-      for (; later != 0; later &= later - 1) visit(tiles[std::countr_zero(later)]);
-      if (writes) write(panel, first);
     });
-    packed_ = true;
   }
 
   void load(Pass pass, LoadedTile& tile) const {
@@ -215,9 +176,9 @@ class ForwardBlock {
     float *maximum = s_.maximum + first, *sum = s_.sum + first, *outputs = s_.outputs + first * task_.dv;
     const float* queries = s_.queries + first * task_.d;
     const bool online = pass == Pass::softmax || pass == Pass::statistics;
-    if (pass == Pass::softmax && !task_.has_scores && !task_.has_factors &&
-        weigh_in_registers(panel, cover, first, keys)) {
-      return add_values(panel, cover, tile, values, outputs, nullptr);
+    if (pass == Pass::softmax && !task_.has_scores && !task_.has_factors) {
+      const bool moved = weigh_in_registers(panel, cover, first, keys);
+      return add_values(panel, cover, tile, values, outputs, moved ? s_.moved : nullptr);
     }
     if (online) std::copy_n(maximum, width, s_.before);
 
@@ -280,33 +241,89 @@ class ForwardBlock {
     }
   }
 
-  // Weights against the maximum of the tiles before, taken in the registers of the product. False where a logit stands
-  // far above that maximum, or there is none yet: the tile is then still to do.
+  // Weights against a reference that need not be the maximum, taken in the registers of the product: the reference of
+  // the tiles before, or 0 for a row that has seen nothing. Rows whose weights leave the range in which floats are at
+  // ease are weighed again, against their maximum; no row depends on another. True when s_.moved holds factors for the
+  // outputs.
   bool weigh_in_registers(const Panel& panel, const TileCover& cover, int64_t first, FloatRows keys) const {
-    constexpr float kLargestSum = 4096;
     const Lanes d;
     const int64_t width = panel.width(), count = cover.end - cover.begin;
-    const float *queries = s_.queries + first * task_.d, *maximum = s_.maximum + first;
+    float *reference = s_.maximum + first, *sum = s_.sum + first, *shift = s_.before, *total = s_.moved;
     for (int64_t c = 0; c < width; c += kLanes) {
-      if (!hn::AllTrue(d, hn::IsFinite(hn::LoadU(d, maximum + c)))) return false;
+      hn::StoreU(finite_maximum(hn::LoadU(d, reference + c)), d, shift + c);
     }
-    float *sum = s_.sum + first, *total = s_.before;
-    std::copy_n(sum, width, total);
+    std::fill_n(total, width, 0.0f);
     {
       const FlushDenormals flush;
+      const store::Exponential plain{{}, shift, total};
+      const float* queries = s_.queries + first * task_.d;
       if (cover.masked) {
         gemm_nn(keys.data, keys.stride, queries, width, s_.tile, width, count, panel.vectors, task_.d,
-                store::MaskedExponential{{{}, maximum, total}, s_.bits, width});
+                store::MaskedExponential{plain, s_.bits, width});
       } else {
-        gemm_nn(keys.data, keys.stride, queries, width, s_.tile, width, count, panel.vectors, task_.d,
-                store::Exponential{{}, maximum, total});
+        gemm_nn(keys.data, keys.stride, queries, width, s_.tile, width, count, panel.vectors, task_.d, plain);
       }
     }
+    bool all_good = true;
     for (int64_t c = 0; c < width; c += kLanes) {
-      const Vector more = hn::Sub(hn::LoadU(d, total + c), hn::LoadU(d, sum + c));
-      if (!hn::AllTrue(d, hn::Lt(more, hn::Set(d, kLargestSum)))) return false;
+      const auto good = at_ease(panel, cover, c, hn::LoadU(d, reference + c), hn::LoadU(d, total + c));
+      all_good &= hn::AllTrue(d, good);
     }
-    std::copy_n(total, width, sum);
+    if (!all_good) return weigh_again(panel, cover, first, keys);
+    for (int64_t c = 0; c < width; c += kLanes) {
+      const Vector more = hn::LoadU(d, total + c);
+      hn::StoreU(hn::Add(hn::LoadU(d, sum + c), more), d, sum + c);
+      // The reference of a row that has now seen something is the 0 that it was weighed against.
+      const auto seen = hn::Ne(more, hn::Zero(d));
+      hn::StoreU(hn::IfThenElse(seen, hn::LoadU(d, shift + c), hn::LoadU(d, reference + c)), d, reference + c);
+    }
+    return false;
+  }
+
+  // Whether the weights of a row, which add up to `total`, may stay as they are. Not when they are NaN.
+  hn::Mask<Lanes> at_ease(const Panel& panel, const TileCover& cover, int64_t c, Vector reference, Vector total) const {
+    const Lanes d;
+    const Vector most = hn::Set(d, 4096.0f), least = hn::Set(d, 1.0f / (1 << 20));
+    const auto fresh = hn::Eq(reference, minus_infinity());
+    const auto bounded = hn::And(hn::Lt(total, most), hn::Or(hn::IsFinite(reference), fresh));
+    const auto large = hn::Or(hn::Not(fresh), hn::Ge(total, least));
+    if (!cover.masked) return hn::And(bounded, large);
+    auto words = hn::LoadU(Words(), s_.bits + c);
+    if (cover.end - cover.begin > 32) words = hn::Or(words, hn::LoadU(Words(), s_.bits + panel.width() + c));
+    const auto blind = hn::RebindMask(d, hn::Eq(words, hn::Zero(Words())));
+    return hn::And(bounded, hn::Or(large, blind));
+  }
+
+  // After weigh_in_registers, which left the shifts in s_.before and the sums in s_.moved: rows that are not at ease
+  // get the maximum as their reference.
+  bool weigh_again(const Panel& panel, const TileCover& cover, int64_t first, FloatRows keys) const {
+    const Lanes d;
+    const int64_t width = panel.width(), count = cover.end - cover.begin;
+    float *reference = s_.maximum + first, *sum = s_.sum + first, *again = s_.again,
+          *maximum = again + kTileKeys * width;
+    gemm_nn(keys.data, keys.stride, s_.queries + first * task_.d, width, again, width, count, panel.vectors, task_.d,
+            store::Overwrite());
+    std::copy_n(reference, width, maximum);
+    hide_and_maximize(panel, cover, s_.bits, 1, again, maximum);
+    for (int64_t c = 0; c < width; c += kLanes) {
+      const Vector old = hn::LoadU(d, reference + c), total = hn::LoadU(d, s_.moved + c),
+                   top = hn::LoadU(d, maximum + c);
+      const auto good = at_ease(panel, cover, c, old, total);
+      const Vector limit = finite_maximum(top),
+                   factor = hn::IfThenElse(good, hn::Set(d, 1.0f), exp2_of(hn::Sub(old, limit)));
+      Vector more = hn::Zero(d);
+      for (int64_t j = 0; j < count; ++j) {
+        const Vector weight = exp2_of(hn::Sub(hn::LoadU(d, again + j * width + c), limit));
+        more = hn::Add(more, weight);
+        float* at = s_.tile + j * width + c;
+        hn::StoreU(hn::IfThenElse(good, hn::LoadU(d, at), weight), d, at);
+      }
+      const auto seen = hn::Ne(total, hn::Zero(d));
+      const Vector kept = hn::IfThenElse(seen, hn::LoadU(d, s_.before + c), old);
+      hn::StoreU(hn::IfThenElse(good, kept, top), d, reference + c);
+      hn::StoreU(hn::MulAdd(hn::LoadU(d, sum + c), factor, hn::IfThenElse(good, total, more)), d, sum + c);
+      hn::StoreU(factor, d, s_.moved + c);
+    }
     return true;
   }
 
@@ -336,15 +353,18 @@ class ForwardBlock {
     }
   }
 
-  void write(const Panel& panel, int64_t first) const {
-    float *factors = s_.before, *lse = s_.moved, *outputs = s_.outputs + first * task_.dv;
-    const int64_t batch = sequence_.tensor_batch, i = sequence_.q_begin + panel.i0;
-    const auto transform = task_.hook(&VariantTable::outputs);
-    if (transform != nullptr) transform(variant_panel(panel), outputs, task_.dv);
-    finish(panel, first, factors, lse);
-    write_panel(outputs, panel.width(), panel.rows, factors, p_.out, batch, item_.head, i, s_.row);
-    if (!p_.lse) return;
-    for (int64_t r = 0; r < panel.rows; ++r) *p_.lse.as<float>().row(batch, item_.head, i + r) = lse[r];
+  void write() {
+    const int64_t batch = sequence_.tensor_batch;
+    panels([&](const Panel& panel, int64_t first) {
+      float *factors = s_.before, *lse = s_.moved, *outputs = s_.outputs + first * task_.dv;
+      const int64_t i = sequence_.q_begin + panel.i0;
+      const auto transform = task_.hook(&VariantTable::outputs);
+      if (transform != nullptr) transform(variant_panel(panel), outputs, task_.dv);
+      finish(panel, first, factors, lse);
+      write_panel(outputs, panel.width(), panel.rows, factors, p_.out, batch, item_.head, i, s_.row);
+      if (!p_.lse) return;
+      for (int64_t r = 0; r < panel.rows; ++r) *p_.lse.as<float>().row(batch, item_.head, i + r) = lse[r];
+    });
   }
 
   const FlashTask& task_;
@@ -354,7 +374,6 @@ class ForwardBlock {
   const Sequence sequence_;
   int64_t key_head_, value_head_;
   float pack_factor_, unit_;
-  bool packed_ = false;
 };
 
 void ForwardItem(const FlashTask& task, const BlockItem& item, void* block) {

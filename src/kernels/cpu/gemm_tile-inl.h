@@ -100,10 +100,8 @@ HWY_INLINE void gemm_register_tile(const float* HWY_RESTRICT a, ptrdiff_t lda, c
     HWY_UNROLL(8) for (int r = 0; r < R; ++r) sum[r][v] = start;
   }
   const ptrdiff_t a_row = kTransposed ? 1 : lda, a_step = kTransposed ? lda : 1;
-  const float* a_high = a + 4 * a_row;
-  // A second base, so that two bases and two multiples of the stride address all eight rows. The compiler must not know
-  // how it was made: it would make a pointer for every row, and keep some of them in memory.
-  asm("" : "+r"(a_high));
+  // A second base, so that two bases and two multiples of the stride address all eight rows.
+  const float* a_high = forget_origin(a + 4 * a_row);
   for (int64_t pairs = depth / 2; pairs > 0; --pairs) {
     add_products<R, V>(a, a_high, a_row, b, sum);
     add_products<R, V>(a + a_step, a_high + a_step, a_row, b + ldb, sum);
