@@ -7,7 +7,8 @@
 
 namespace heed {
 
-/// Shows `label [=====>   ] done/total  note  ETA` while alive. Silent when stderr is no terminal, and for the first two seconds.
+/// Shows `label [=====>   ] done/total  note  ETA` while alive. Silent when stderr is no terminal, and for the first
+/// two seconds.
 class Progress {
  public:
   Progress(std::string label, int64_t total, int64_t done = 0);

@@ -33,14 +33,14 @@ struct RegistryRow {
   struct Patterns {
     bool noncausal_self = false, causal_self = false, noncausal_cross = false, causal_cross = false;
   } patterns;
-  bool step = false;           ///< has a state: one token, a chunk, a prompt at a time (in its causal form)
-  bool core = false;           ///< mix(q, k, v) exists
-  bool grid = false;           ///< needs a token grid
-  bool fixed_n = false;        ///< built for one length
+  bool step = false;     ///< has a state: one token, a chunk, a prompt at a time (in its causal form)
+  bool core = false;     ///< mix(q, k, v) exists
+  bool grid = false;     ///< needs a token grid
+  bool fixed_n = false;  ///< built for one length
   int64_t min_n = 1;
-  bool training_free = false;  ///< runs on a checkpoint trained with softmax attention
-  bool exact = false;          ///< computes softmax attention itself, not another function
-  std::string cost;            ///< in N
+  bool training_free = false;         ///< runs on a checkpoint trained with softmax attention
+  bool exact = false;                 ///< computes softmax attention itself, not another function
+  std::string cost;                   ///< in N
   std::vector<Parameter> parameters;  ///< of its own, beyond the shared ones of its kind
 
   /// A configuration of a few channels and heads under which its pattern shows within 64 tokens: what tests run.

@@ -31,7 +31,8 @@ std::vector<std::string> nearest_names(std::string_view name, const std::vector<
   for (const auto& candidate : known) {
     const bool part = name.size() >= 3 && candidate.find(name) != std::string::npos;
     const size_t distance = part ? 1 : edit_distance(name, candidate);
-    if (distance <= std::max<size_t>(2, std::max(name.size(), candidate.size()) / 3)) ranked.emplace_back(distance, candidate);
+    if (distance <= std::max<size_t>(2, std::max(name.size(), candidate.size()) / 3))
+      ranked.emplace_back(distance, candidate);
   }
   std::stable_sort(ranked.begin(), ranked.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   std::vector<std::string> result;
@@ -42,7 +43,8 @@ std::vector<std::string> nearest_names(std::string_view name, const std::vector<
 
 std::string suggest(std::string_view name, const std::vector<std::string>& known) {
   const auto near = nearest_names(name, known);
-  return near.empty() ? fmt::format("known are {}", fmt::join(known, ", ")) : fmt::format("did you mean {}?", fmt::join(near, ", "));
+  return near.empty() ? fmt::format("known are {}", fmt::join(known, ", "))
+                      : fmt::format("did you mean {}?", fmt::join(near, ", "));
 }
 
 }  // namespace heed

@@ -20,7 +20,12 @@ std::string duration(double seconds) {
 }  // namespace
 
 Progress::Progress(std::string label, int64_t total, int64_t done)
-    : label_(std::move(label)), total_(std::max<int64_t>(total, 1)), first_(done), terminal_(isatty(STDERR_FILENO)), start_(Clock::now()), last_(start_) {}
+    : label_(std::move(label)),
+      total_(std::max<int64_t>(total, 1)),
+      first_(done),
+      terminal_(isatty(STDERR_FILENO)),
+      start_(Clock::now()),
+      last_(start_) {}
 
 Progress::~Progress() {
   if (drawn_) std::fputs("\r\033[K", stderr);
@@ -37,7 +42,8 @@ void Progress::update(int64_t done, const std::string& note) {
   const int filled = int(share * kWidth);
   const double rate = double(done - first_) / total_time.count();
   const auto left = rate > 0 ? duration(double(total_ - done) / rate) : std::string("?");
-  const auto line = fmt::format("\r\033[K{} [{}{}] {}/{}  {}  {} left", label_, std::string(filled, '='), std::string(kWidth - filled, ' '), done, total_, note, left);
+  const auto line = fmt::format("\r\033[K{} [{}{}] {}/{}  {}  {} left", label_, std::string(filled, '='),
+                                std::string(kWidth - filled, ' '), done, total_, note, left);
   std::fputs(line.c_str(), stderr);
   std::fflush(stderr);
 }

@@ -37,7 +37,8 @@ std::optional<formats::RopeScaling> rope_scaling(const nn::RopeConfig& rope) {
       scaling.kind = kind;
       found = true;
     }
-  require(found, "rope scaling {} has no name in a Llama config.json: linear, dynamic, yarn or llama3 is accepted", rope.scaling);
+  require(found, "rope scaling {} has no name in a Llama config.json: linear, dynamic, yarn or llama3 is accepted",
+          rope.scaling);
   scaling.factor = rope.factor;
   if (rope.original_length) scaling.original_max_position_embeddings = rope.original_length;
   scaling.low_freq_factor = rope.low_freq_factor;
@@ -49,11 +50,16 @@ std::optional<formats::RopeScaling> rope_scaling(const nn::RopeConfig& rope) {
 
 std::string dtype_name(torch::ScalarType dtype) {
   switch (dtype) {
-    case torch::kBFloat16: return "bfloat16";
-    case torch::kFloat16: return "float16";
-    case torch::kFloat32: return "float32";
-    case torch::kFloat64: return "float64";
-    default: fail("weights of type {}: float32, bfloat16, float16 or float64 is accepted", toString(dtype));
+    case torch::kBFloat16:
+      return "bfloat16";
+    case torch::kFloat16:
+      return "float16";
+    case torch::kFloat32:
+      return "float32";
+    case torch::kFloat64:
+      return "float64";
+    default:
+      fail("weights of type {}: float32, bfloat16, float16 or float64 is accepted", toString(dtype));
   }
 }
 
@@ -120,7 +126,8 @@ std::string checkpoint_name(const std::string& parameter) {
 }
 
 DecoderLm load_decoder(const std::filesystem::path& directory, torch::ScalarType dtype) {
-  require(std::filesystem::is_directory(directory), "{}: a directory with {} and {} is accepted", directory.string(), kConfigFile, kWeightsFile);
+  require(std::filesystem::is_directory(directory), "{}: a directory with {} and {} is accepted", directory.string(),
+          kConfigFile, kWeightsFile);
   const auto config = formats::read_model_config(directory / kConfigFile);
   const auto file = formats::SafetensorsCheckpoint::open(directory);
   DecoderLm model(decoder_config(config));
@@ -129,8 +136,8 @@ DecoderLm load_decoder(const std::filesystem::path& directory, torch::ScalarType
   auto fill = [&](const std::string& parameter, torch::Tensor target) {
     const auto name = checkpoint_name(parameter);
     const auto tensor = read_tensor(file, name);
-    require(tensor.sizes() == target.sizes(), "{}: tensor {} has shape [{}]: [{}] fits {}", directory.string(), name, fmt::join(tensor.sizes(), ", "),
-            fmt::join(target.sizes(), ", "), kConfigFile);
+    require(tensor.sizes() == target.sizes(), "{}: tensor {} has shape [{}]: [{}] fits {}", directory.string(), name,
+            fmt::join(tensor.sizes(), ", "), fmt::join(target.sizes(), ", "), kConfigFile);
     target.copy_(tensor);
     ++used;
   };
@@ -141,7 +148,8 @@ DecoderLm load_decoder(const std::filesystem::path& directory, torch::ScalarType
       const bool derived = name.ends_with("rotary_emb.inv_freq");
       bool known = tied_head || derived;
       for (auto& entry : model->named_parameters()) known |= checkpoint_name(entry.key()) == name;
-      require(known, "{}: tensor {} belongs to no part of the model that {} describes", directory.string(), name, kConfigFile);
+      require(known, "{}: tensor {} belongs to no part of the model that {} describes", directory.string(), name,
+              kConfigFile);
     }
   model->to(dtype);
   return model;
@@ -152,7 +160,8 @@ void save_decoder(const std::filesystem::path& directory, DecoderLm& model, torc
   auto config = llama_config(model->config());
   config.torch_dtype = dtype_name(dtype);
   TensorMap tensors;
-  for (auto& entry : model->named_parameters()) tensors[checkpoint_name(entry.key())] = entry.value().detach().to(dtype);
+  for (auto& entry : model->named_parameters())
+    tensors[checkpoint_name(entry.key())] = entry.value().detach().to(dtype);
   save_tensors(directory / kWeightsFile, tensors, {{"format", "pt"}});
   formats::write_model_config(directory / kConfigFile, config);
 }

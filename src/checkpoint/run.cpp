@@ -37,7 +37,8 @@ class Inputs {
   }
   void finish() const {
     for (const auto& [name, tensor] : tensors_)
-      require(name == "grad" || std::find(used_.begin(), used_.end(), name) != used_.end(), "{}: tensor {}: {}", request_.in.string(), name, suggest(name, used_));
+      require(name == "grad" || std::find(used_.begin(), used_.end(), name) != used_.end(), "{}: tensor {}: {}",
+              request_.in.string(), name, suggest(name, used_));
   }
   const TensorMap& tensors() const { return tensors_; }
 
@@ -48,7 +49,9 @@ class Inputs {
 };
 
 NormalizerKind normalizer_of(const std::string& name) {
-  return name == "sigmoid" ? NormalizerKind::sigmoid : name == "clipped_softmax" ? NormalizerKind::clipped_softmax : NormalizerKind::softmax;
+  return name == "sigmoid"           ? NormalizerKind::sigmoid
+         : name == "clipped_softmax" ? NormalizerKind::clipped_softmax
+                                     : NormalizerKind::softmax;
 }
 
 Mask read_mask(ConfigReader& reader, bool causal_default) {
@@ -56,7 +59,8 @@ Mask read_mask(ConfigReader& reader, bool causal_default) {
   const bool causal = reader.get("causal", causal_default && text.empty());
   const auto window = reader.integer("window", 0, 0), sinks = reader.integer("sinks", 0, 0);
   Mask mask = kernels::parse_mask(text);
-  require(sinks == 0 || window > 0, "{}: sinks = {} keep tokens visible beside a window: give window", reader.owner(), sinks);
+  require(sinks == 0 || window > 0, "{}: sinks = {} keep tokens visible beside a window: give window", reader.owner(),
+          sinks);
   if (window > 0) mask = mask & (sinks > 0 ? Window{window} | SinkTokens{sinks} : Mask(Window{window}));
   return causal ? mask & Causal{} : mask;
 }
@@ -69,6 +73,7 @@ AttentionOptions read_options(ConfigReader& reader, Inputs& inputs, const RunReq
   o.normalizer = normalizer_of(reader.choice("normalizer", "softmax", {"softmax", "sigmoid", "clipped_softmax"}));
   o.gamma = reader.get("gamma", 0.0);
   o.zeta = reader.get("zeta", 1.0);
+  o.gamma_per_key = reader.get("gamma_per_key", false);
   o.dropout = reader.get("dropout", 0.0);
   o.seed = request.seed;
   const auto bias = reader.get("sigmoid_bias", std::nan(""));
@@ -93,7 +98,8 @@ AttentionOptions read_options(ConfigReader& reader, Inputs& inputs, const RunReq
 
 /// block_mask bool [H, query blocks, key blocks] as lists.
 BlockListTensors lists_of(const Tensor& block_mask, int64_t query_block, int64_t key_block) {
-  require(block_mask.dim() == 3, "block_mask has {} dimensions: [heads, query blocks, key blocks] is accepted", block_mask.dim());
+  require(block_mask.dim() == 3, "block_mask has {} dimensions: [heads, query blocks, key blocks] is accepted",
+          block_mask.dim());
   const auto seen = block_mask.to(torch::kBool).contiguous();
   const auto counts = seen.sum(2).flatten();
   const auto offsets = torch::cat({torch::zeros({1}, torch::kInt64), counts.cumsum(0)});
@@ -130,7 +136,8 @@ Result run_operator(const std::string& name, const RunRequest& request, Inputs& 
   return {call.out, call.lse};
 }
 
-std::shared_ptr<TokenMixer> prepared_mixer(const std::string& name, nlohmann::json config, const RunRequest& request, torch::ScalarType dtype) {
+std::shared_ptr<TokenMixer> prepared_mixer(const std::string& name, nlohmann::json config, const RunRequest& request,
+                                           torch::ScalarType dtype) {
   torch::manual_seed(request.seed);
   auto mixer = make_mixer(name, config);
   mixer->to(dtype);
@@ -141,11 +148,13 @@ std::shared_ptr<TokenMixer> prepared_mixer(const std::string& name, nlohmann::js
     size_t used = 0;
     for (auto& entry : mixer->named_parameters()) {
       const auto weight = read_tensor(file, entry.key());
-      require(weight.sizes() == entry.value().sizes(), "{}: tensor {} does not have the shape that {} asks for", request.weights.string(), entry.key(), name);
+      require(weight.sizes() == entry.value().sizes(), "{}: tensor {} does not have the shape that {} asks for",
+              request.weights.string(), entry.key(), name);
       entry.value().copy_(weight);
       ++used;
     }
-    require(used == file.tensors().size(), "{}: {} tensors, of which {} takes {}", request.weights.string(), file.tensors().size(), name, used);
+    require(used == file.tensors().size(), "{}: {} tensors, of which {} takes {}", request.weights.string(),
+            file.tensors().size(), name, used);
   }
   return mixer;
 }
@@ -156,9 +165,13 @@ Result run_core(const std::string& name, const RunRequest& request, Inputs& inpu
   core.cu_seqlens = inputs.optional("cu_seqlens");
   core.seed = request.seed;
   inputs.finish();
-  require(core.q.dim() == 4 && core.k.dim() == 4, "core:{}: q and k of [batch, heads, tokens, head size] are accepted", name);
+  require(core.q.dim() == 4 && core.k.dim() == 4, "core:{}: q and k of [batch, heads, tokens, head size] are accepted",
+          name);
   auto config = request.settings;
-  for (const auto& [key, value] : {std::pair{"dim", core.q.size(1) * core.q.size(3)}, {"heads", core.q.size(1)}, {"kv_heads", core.k.size(1)}, {"head_dim", core.q.size(3)}})
+  for (const auto& [key, value] : {std::pair{"dim", core.q.size(1) * core.q.size(3)},
+                                   {"heads", core.q.size(1)},
+                                   {"kv_heads", core.k.size(1)},
+                                   {"head_dim", core.q.size(3)}})
     if (!config.contains(key)) config[key] = value;
   return {prepared_mixer(name, config, request, core.q.scalar_type())->mix(core), {}};
 }
@@ -172,7 +185,8 @@ Result run_mixer(const RunRequest& request, Inputs& inputs, std::shared_ptr<Toke
   input.positions = inputs.optional("positions");
   input.seed = request.seed;
   inputs.finish();
-  require(input.x.dim() == 3, "{}: x has {} dimensions: [batch, tokens, channels] is accepted", request.name, input.x.dim());
+  require(input.x.dim() == 3, "{}: x has {} dimensions: [batch, tokens, channels] is accepted", request.name,
+          input.x.dim());
   auto config = request.settings;
   if (!config.contains("dim")) config["dim"] = input.x.size(2);
   mixer = prepared_mixer(request.name, config, request, input.x.scalar_type());
@@ -187,7 +201,8 @@ void run(const RunRequest& request) {
   for (const auto& row : mixer_rows()) known.push_back(row.name);
   for (const auto& row : mixer_rows())
     if (row.core) known.push_back("core:" + row.name);
-  require(std::find(known.begin(), known.end(), request.name) != known.end(), "unknown name {}: {}", request.name, suggest(request.name, known));
+  require(std::find(known.begin(), known.end(), request.name) != known.end(), "unknown name {}: {}", request.name,
+          suggest(request.name, known));
 
   Inputs inputs(request);
   const torch::AutoGradMode grad_mode(request.grad);
@@ -199,8 +214,10 @@ void run(const RunRequest& request) {
   if (result.lse.defined()) outputs["lse"] = result.lse;
   if (request.grad) {
     const auto found = inputs.tensors().find("grad");
-    require(found != inputs.tensors().end(), "{}: tensor grad is missing: --grad takes it, in the shape of out", request.in.string());
-    require(found->second.sizes() == result.out.sizes(), "{}: grad does not have the shape of out", request.in.string());
+    require(found != inputs.tensors().end(), "{}: tensor grad is missing: --grad takes it, in the shape of out",
+            request.in.string());
+    require(found->second.sizes() == result.out.sizes(), "{}: grad does not have the shape of out",
+            request.in.string());
     result.out.backward(found->second.to(result.out.scalar_type()));
     for (const auto& [name, tensor] : inputs.tensors())
       if (tensor.grad().defined()) outputs["d_" + name] = tensor.grad();

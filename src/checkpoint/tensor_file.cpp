@@ -10,7 +10,7 @@ namespace {
 using formats::TensorType;
 
 constexpr std::pair<TensorType, torch::ScalarType> kTypes[] = {
-    {TensorType::boolean, torch::kBool}, {TensorType::u8, torch::kUInt8},   {TensorType::i8, torch::kInt8},
+    {TensorType::boolean, torch::kBool}, {TensorType::u8, torch::kUInt8},    {TensorType::i8, torch::kInt8},
     {TensorType::i16, torch::kInt16},    {TensorType::f16, torch::kFloat16}, {TensorType::bf16, torch::kBFloat16},
     {TensorType::i32, torch::kInt32},    {TensorType::f32, torch::kFloat32}, {TensorType::f64, torch::kFloat64},
     {TensorType::i64, torch::kInt64}};
@@ -48,13 +48,15 @@ TensorMap load_tensors(const std::filesystem::path& path) {
   return result;
 }
 
-void save_tensors(const std::filesystem::path& path, const TensorMap& tensors, const std::map<std::string, std::string>& metadata) {
+void save_tensors(const std::filesystem::path& path, const TensorMap& tensors,
+                  const std::map<std::string, std::string>& metadata) {
   std::vector<torch::Tensor> dense;
   std::vector<formats::TensorToWrite> writes;
   for (const auto& [name, tensor] : tensors) {
     dense.push_back(tensor.detach().contiguous().cpu());
     const auto& t = dense.back();
-    writes.push_back({name, file_type(name, t), t.sizes().vec(), {static_cast<const std::byte*>(t.data_ptr()), size_t(t.nbytes())}});
+    writes.push_back(
+        {name, file_type(name, t), t.sizes().vec(), {static_cast<const std::byte*>(t.data_ptr()), size_t(t.nbytes())}});
   }
   formats::write_safetensors(path, std::move(writes), metadata);
 }

@@ -10,9 +10,9 @@ namespace heed::cli {
 
 /// Options that many commands share.
 struct Common {
-  int threads = 0;        ///< 0: the default
+  int threads = 0;  ///< 0: the default
   uint64_t seed = 0;
-  std::string json;       ///< file for JSON output; "-": stdout; empty: none
+  std::string json;  ///< file for JSON output; "-": stdout; empty: none
   bool json_given = false;
 };
 
@@ -27,7 +27,8 @@ void apply(const Common& common);
 /// Writes JSON text where --json says. Returns true when stdout was taken, so that no table is printed.
 bool write_json(const Common& common, const std::string& text);
 
-/// `key=value` pairs as a JSON object; values are JSON where they parse, else text. Throws heed::Error for a pair without `=`.
+/// `key=value` pairs as a JSON object; values are JSON where they parse, else text. Throws heed::Error for a pair
+/// without `=`.
 nlohmann::json parse_settings(const std::vector<std::string>& pairs);
 
 void add_bench(CLI::App& app);

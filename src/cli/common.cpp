@@ -8,10 +8,13 @@
 namespace heed::cli {
 
 void add_threads(CLI::App& command, Common& common) {
-  command.add_option("--threads", common.threads, "threads (default: HEED_THREADS, else all cores)")->check(CLI::Range(1, 4096));
+  command.add_option("--threads", common.threads, "threads (default: HEED_THREADS, else all cores)")
+      ->check(CLI::Range(1, 4096));
 }
 
-void add_seed(CLI::App& command, Common& common) { command.add_option("--seed", common.seed, "seed of everything random (default 0)"); }
+void add_seed(CLI::App& command, Common& common) {
+  command.add_option("--seed", common.seed, "seed of everything random (default 0)");
+}
 
 void add_json(CLI::App& command, Common& common) {
   command

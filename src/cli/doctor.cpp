@@ -31,7 +31,8 @@ std::string blas_library() {
   std::ifstream maps("/proc/self/maps");
   for (std::string line; std::getline(maps, line);)
     for (const char* part : {"openblas", "libmkl_rt", "libblis", "libblas"})
-      if (const auto slash = line.find('/'); slash != std::string::npos && line.find(part, slash) != std::string::npos) return line.substr(slash);
+      if (const auto slash = line.find('/'); slash != std::string::npos && line.find(part, slash) != std::string::npos)
+        return line.substr(slash);
   return "none found";
 }
 
@@ -53,7 +54,8 @@ void run(const Common& common) {
                                 {"peak_gflops", kernels::measure_peak_gflops(threads)},
                                 {"read_gbps", kernels::measure_read_gbps(threads)}};
   if (write_json(common, report.dump(1))) return;
-  for (const auto& [key, value] : report.items()) fmt::print("{:<14} {}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
+  for (const auto& [key, value] : report.items())
+    fmt::print("{:<14} {}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
   if (blas_library().find("openblas") == std::string::npos && blas_library().find("mkl") == std::string::npos)
     fmt::print("advice         install libopenblas0-openmp: the BLAS in use is far slower\n");
 }
@@ -62,7 +64,9 @@ void run(const Common& common) {
 
 void add_doctor(CLI::App& app) {
   auto common = std::make_shared<Common>();
-  auto* command = app.add_subcommand("doctor", "what a bug report needs: version, processor, threads, libraries, measured limits\nexample: heed doctor --json");
+  auto* command = app.add_subcommand(
+      "doctor",
+      "what a bug report needs: version, processor, threads, libraries, measured limits\nexample: heed doctor --json");
   add_threads(*command, *common);
   add_json(*command, *common);
   command->callback([common] { run(*common); });

@@ -27,7 +27,8 @@ tasks::Split parse_split(const std::string& name) {
 
 void print(const EvalOptions& o, const nlohmann::ordered_json& result) {
   if (write_json(o.common, result.dump(1))) return;
-  for (const auto& [key, value] : result.items()) fmt::print("{:<16} {}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
+  for (const auto& [key, value] : result.items())
+    fmt::print("{:<16} {}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
 }
 
 void run_text(EvalOptions& o) {
@@ -55,7 +56,14 @@ void run_task(EvalOptions& o) {
   const auto task = tasks::make_text_task(o.task, parameters);
   const double score = train::greedy_score(model, *task, parse_split(o.split), o.samples);
   const auto [low, high] = tasks::wilson(std::llround(score * double(o.samples)), o.samples);
-  print(o, {{"model", o.model}, {"task", o.task}, {"parameters", parameters}, {"samples", o.samples}, {"score", score}, {"low", low}, {"high", high}, {"chance", task->chance()}});
+  print(o, {{"model", o.model},
+            {"task", o.task},
+            {"parameters", parameters},
+            {"samples", o.samples},
+            {"score", score},
+            {"low", low},
+            {"high", high},
+            {"chance", task->chance()}});
 }
 
 }  // namespace
@@ -71,13 +79,18 @@ void add_eval(CLI::App& app) {
     add_threads(*sub, o->common);
     add_json(*sub, o->common);
   };
-  auto* text = command->add_subcommand("text", "bits per byte over windows of a text\nexample: heed eval text --model assets/tiny-lm --text /usr/share/doc");
+  auto* text = command->add_subcommand(
+      "text",
+      "bits per byte over windows of a text\nexample: heed eval text --model assets/tiny-lm --text /usr/share/doc");
   text->add_option("--text", o->text, "files and folders of text")->required();
-  text->add_option("--windows", o->windows, "at most this many windows, spread evenly (default: all)")->check(CLI::PositiveNumber);
+  text->add_option("--windows", o->windows, "at most this many windows, spread evenly (default: all)")
+      ->check(CLI::PositiveNumber);
   shared(text);
   text->callback([o] { run_text(*o); });
 
-  auto* task = command->add_subcommand("task", "greedy answers to a task's samples\nexample: heed eval task niah_single --model assets/tiny-lm --context 1024");
+  auto* task = command->add_subcommand(
+      "task",
+      "greedy answers to a task's samples\nexample: heed eval task niah_single --model assets/tiny-lm --context 1024");
   task->add_option("name", o->task, "a task of `heed list --kind task`")->required();
   task->add_option("--set", o->set, "parameters of the task, key=value");
   task->add_option("--samples", o->samples, "samples (default 200)")->check(CLI::Range(1, 1 << 24));

@@ -30,19 +30,20 @@ bool has_pattern(const RegistryRow& row, const std::string& pattern) {
 }
 
 void print_table(const std::vector<const RegistryRow*>& rows) {
-  fmt::print("{:<28} {:<10} {:<34} {:<5} {:<5} {:<12} {}\n", "name", "kind", "family", "step", "core", "cost", "patterns");
+  fmt::print("{:<28} {:<10} {:<34} {:<5} {:<5} {:<12} {}\n", "name", "kind", "family", "step", "core", "cost",
+             "patterns");
   for (const auto* row : rows) {
     std::string patterns;
     const auto names = to_json(*row)["patterns"];
     for (const auto& pattern : names) patterns += (patterns.empty() ? "" : " ") + pattern.get<std::string>();
-    fmt::print("{:<28} {:<10} {:<34} {:<5} {:<5} {:<12} {}\n", row->name, to_string(row->kind), row->family, row->step ? "yes" : "-",
-               row->core ? "yes" : "-", row->cost, patterns);
+    fmt::print("{:<28} {:<10} {:<34} {:<5} {:<5} {:<12} {}\n", row->name, to_string(row->kind), row->family,
+               row->step ? "yes" : "-", row->core ? "yes" : "-", row->cost, patterns);
   }
 }
 
 void print_one(const RegistryRow& row) {
-  fmt::print("{} ({}, {})\n  {}, {}\n  cost {}{}{}{}\n", row.name, to_string(row.kind), row.family, row.paper, row.year, row.cost,
-             row.step ? ", step" : "", row.core ? ", core" : "", row.training_free ? ", training-free" : "");
+  fmt::print("{} ({}, {})\n  {}, {}\n  cost {}{}{}{}\n", row.name, to_string(row.kind), row.family, row.paper, row.year,
+             row.cost, row.step ? ", step" : "", row.core ? ", core" : "", row.training_free ? ", training-free" : "");
   if (!row.parameters.empty()) fmt::print("  parameters:\n");
   for (const auto& p : row.parameters) fmt::print("    {:<20} {:<16} {}\n", p.name, p.fallback.dump(), p.meaning);
 }
@@ -72,11 +73,13 @@ void run(const ListOptions& options) {
 
 void add_list(CLI::App& app) {
   auto options = std::make_shared<ListOptions>();
-  auto* command = app.add_subcommand("list", "the registry: every mechanism with what it claims\nexample: heed list --family exact_and_systems");
+  auto* command = app.add_subcommand(
+      "list", "the registry: every mechanism with what it claims\nexample: heed list --family exact_and_systems");
   command->add_option("name", options->name, "print this one with its parameters");
   command->add_option("--kind", options->kind, "only this kind (mixer, operator, ...)");
   command->add_option("--family", options->family, "only this family");
-  command->add_option("--pattern", options->pattern, "only what supports it: noncausal_self, causal_self, noncausal_cross, causal_cross");
+  command->add_option("--pattern", options->pattern,
+                      "only what supports it: noncausal_self, causal_self, noncausal_cross, causal_cross");
   add_json(*command, options->common);
   command->callback([options] { run(*options); });
 }

@@ -11,9 +11,10 @@ void add_run(CLI::App& app) {
     std::vector<std::string> set;
   };
   auto o = std::make_shared<Options>();
-  auto* command = app.add_subcommand("run",
-                                     "apply one mechanism to the tensors of a safetensors file\n"
-                                     "example: heed run op:flash --in qkv.safetensors --out out.safetensors --set causal=true window=256");
+  auto* command = app.add_subcommand(
+      "run",
+      "apply one mechanism to the tensors of a safetensors file\n"
+      "example: heed run op:flash --in qkv.safetensors --out out.safetensors --set causal=true window=256");
   command->add_option("name", o->request.name, "a mixer, core:MIXER or op:OPERATOR of `heed list`")->required();
   command->add_option("--in", o->request.in, "safetensors file with x, or q, k, v")->required();
   command->add_option("--out", o->request.out, "safetensors file to write: out, lse, gradients")->required();

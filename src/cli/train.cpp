@@ -27,7 +27,8 @@ void apply_mixer(DecoderConfig& config, const std::string& text) {
   const auto equals = text.find('=');
   const auto colon = text.find(':');
   const bool indexed = equals != std::string::npos && equals < colon;
-  const auto name = text.substr(indexed ? equals + 1 : 0, colon == std::string::npos ? colon : colon - (indexed ? equals + 1 : 0));
+  const auto name =
+      text.substr(indexed ? equals + 1 : 0, colon == std::string::npos ? colon : colon - (indexed ? equals + 1 : 0));
   LayerPlan plan{name, nlohmann::json::object()};
   if (colon != std::string::npos) {
     plan.config = nlohmann::json::parse(text.substr(colon + 1), nullptr, false);
@@ -39,8 +40,8 @@ void apply_mixer(DecoderConfig& config, const std::string& text) {
   }
   char* stop = nullptr;
   const auto index = std::strtoll(text.c_str(), &stop, 10);
-  require(stop == text.c_str() + equals && index >= 0 && index < int64_t(config.layers.size()), "--mixer {}: layer 0 to {} is accepted", text,
-          config.layers.size() - 1);
+  require(stop == text.c_str() + equals && index >= 0 && index < int64_t(config.layers.size()),
+          "--mixer {}: layer 0 to {} is accepted", text, config.layers.size() - 1);
   config.layers[size_t(index)] = plan;
 }
 
@@ -69,7 +70,8 @@ DecoderLm make_model(TrainOptions& o) {
     const auto old = source->named_parameters();
     torch::NoGradGuard no_grad;
     for (auto& entry : model->named_parameters())
-      if (const auto* found = old.find(entry.key()); found && found->sizes() == entry.value().sizes()) entry.value().copy_(*found);
+      if (const auto* found = old.find(entry.key()); found && found->sizes() == entry.value().sizes())
+        entry.value().copy_(*found);
   }
   return model;
 }
@@ -85,8 +87,8 @@ void run(TrainOptions& o) {
     std::vector<std::filesystem::path> inputs(o.text.begin(), o.text.end());
     corpus = std::make_shared<tasks::Corpus>(tasks::Corpus::read(inputs));
     const auto& report = corpus->report();
-    fmt::print("text: {} documents, {:.1f} MB train, {:.1f} MB valid, {:.1f} MB test\n", report.documents, double(report.bytes[0]) / 1e6,
-               double(report.bytes[1]) / 1e6, double(report.bytes[2]) / 1e6);
+    fmt::print("text: {} documents, {:.1f} MB train, {:.1f} MB valid, {:.1f} MB test\n", report.documents,
+               double(report.bytes[0]) / 1e6, double(report.bytes[1]) / 1e6, double(report.bytes[2]) / 1e6);
   }
   const tasks::Mixture mixture(o.mixture, corpus.get(), o.context, o.common.seed);
   auto model = make_model(o);
@@ -99,14 +101,17 @@ void run(TrainOptions& o) {
   const auto report = [&](const train::LmEvaluation& e) {
     std::string line = fmt::format("step {:>7}  loss {:.4f}  {:.0f} tokens/s", e.step, e.loss, e.tokens_per_second);
     if (corpus && corpus->evaluation_windows(tasks::Split::valid, o.context) > 0) {
-      line += fmt::format("  valid {:.3f} bits/byte", train::bits_per_byte(model, *corpus, tasks::Split::valid, o.context, 32));
+      line += fmt::format("  valid {:.3f} bits/byte",
+                          train::bits_per_byte(model, *corpus, tasks::Split::valid, o.context, 32));
     }
     fmt::print("{}\n", line);
     std::fflush(stdout);
   };
   o.training.out = o.out;
   o.training.resume = o.resume;
-  train::train_lm(model, [&](int64_t step) { return train::mixture_batch(mixture, step, o.batch, o.context); }, o.training, save, report);
+  train::train_lm(
+      model, [&](int64_t step) { return train::mixture_batch(mixture, step, o.batch, o.context); }, o.training, save,
+      report);
   fmt::print("written: {}\n", o.out);
 }
 
@@ -116,23 +121,31 @@ void add_train(CLI::App& app) {
   auto* command = app.add_subcommand("train", "train a model");
   command->require_subcommand(1);
   auto options = std::make_shared<TrainOptions>();
-  auto* lm = command->add_subcommand("lm", "a byte language model on text and tasks\nexample: heed train lm --text book.txt --out my-lm --steps 2000");
+  auto* lm = command->add_subcommand(
+      "lm", "a byte language model on text and tasks\nexample: heed train lm --text book.txt --out my-lm --steps 2000");
   lm->add_option("--text", options->text, "files and folders of text");
   lm->add_option("--out", options->out, "folder of the checkpoint")->required();
   lm->add_option("--from", options->from, "begin with the weights of this checkpoint");
   lm->add_flag("--resume", options->resume, "go on where a stopped training in --out was");
-  lm->add_option("--mix", options->mixture, "shares of text and tasks, as text=0.6,niah_single=0.2,repeat=0.2 (default text=1)");
+  lm->add_option("--mix", options->mixture,
+                 "shares of text and tasks, as text=0.6,niah_single=0.2,repeat=0.2 (default text=1)");
   lm->add_option("--mixer", options->layer_mixers, "mixer of all layers (NAME, NAME:{json}) or of one (INDEX=NAME)");
   lm->add_option("--context", options->context, "tokens a sequence (default 1024)")->check(CLI::Range(8, 1 << 24));
   lm->add_option("--batch", options->batch, "sequences a step (default 8)")->check(CLI::Range(1, 1 << 20));
   lm->add_option("--steps", options->training.steps, "steps (default 1000)")->check(CLI::Range(1, 1 << 30));
-  lm->add_option("--lr", options->training.learning_rate, "peak learning rate (default 1e-3)")->check(CLI::PositiveNumber);
+  lm->add_option("--lr", options->training.learning_rate, "peak learning rate (default 1e-3)")
+      ->check(CLI::PositiveNumber);
   lm->add_option("--warmup", options->training.warmup, "steps of warm-up (default 100)")->check(CLI::NonNegativeNumber);
-  lm->add_option("--final-rate", options->training.final_rate, "share of the peak at the end (default 0.1)")->check(CLI::Range(0.0, 1.0));
-  lm->add_option("--weight-decay", options->training.weight_decay, "on matrices (default 0.1)")->check(CLI::NonNegativeNumber);
-  lm->add_option("--clip", options->training.clip, "largest gradient norm (default 1; 0: none)")->check(CLI::NonNegativeNumber);
-  lm->add_option("--save-every", options->training.save_every, "steps between checkpoints (default 200)")->check(CLI::PositiveNumber);
-  lm->add_option("--eval-every", options->training.eval_every, "steps between reports (default 200)")->check(CLI::PositiveNumber);
+  lm->add_option("--final-rate", options->training.final_rate, "share of the peak at the end (default 0.1)")
+      ->check(CLI::Range(0.0, 1.0));
+  lm->add_option("--weight-decay", options->training.weight_decay, "on matrices (default 0.1)")
+      ->check(CLI::NonNegativeNumber);
+  lm->add_option("--clip", options->training.clip, "largest gradient norm (default 1; 0: none)")
+      ->check(CLI::NonNegativeNumber);
+  lm->add_option("--save-every", options->training.save_every, "steps between checkpoints (default 200)")
+      ->check(CLI::PositiveNumber);
+  lm->add_option("--eval-every", options->training.eval_every, "steps between reports (default 200)")
+      ->check(CLI::PositiveNumber);
   lm->add_option("--dtype", options->dtype, "float32, or bfloat16 for the matrix products (default float32)");
   lm->add_option("--layers", options->layers, "layers (default 6)")->check(CLI::Range(1, 4096));
   lm->add_option("--dim", options->model.dim, "model width (default 256)")->check(CLI::Range(1, 1 << 20));
@@ -141,7 +154,8 @@ void add_train(CLI::App& app) {
   lm->add_option("--head-dim", options->model.head_dim, "head size (default 32)")->check(CLI::Range(1, 4096));
   lm->add_option("--hidden", options->model.hidden, "width of the SwiGLU (default 704)")->check(CLI::Range(1, 1 << 20));
   lm->add_option("--rope-theta", options->rope_theta, "RoPE base (default 10000)")->check(CLI::PositiveNumber);
-  lm->add_option("--rope-scaling", options->rope_scaling, "stretch RoPE beyond the loaded checkpoint's context: linear, dynamic, yarn, llama3");
+  lm->add_option("--rope-scaling", options->rope_scaling,
+                 "stretch RoPE beyond the loaded checkpoint's context: linear, dynamic, yarn, llama3");
   lm->add_option("--rope-factor", options->rope_factor, "by how much (default 1)")->check(CLI::Range(1.0, 1e6));
   add_threads(*lm, options->common);
   add_seed(*lm, options->common);

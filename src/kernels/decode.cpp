@@ -13,8 +13,8 @@
 namespace heed::kernels {
 namespace {
 
-// A function of the shapes, so that the number of threads does not change a bit of the result; more workers than threads,
-// so that a thread which is held up leaves its share to the others.
+// A function of the shapes, so that the number of threads does not change a bit of the result; more workers than
+// threads, so that a thread which is held up leaves its share to the others.
 WorkPlan default_plan(const DecodeParams& p) {
   constexpr int64_t kUnitsPerWorker = 16, kMostWorkers = 128;
   const std::vector<int64_t> lengths = row_lengths(p);

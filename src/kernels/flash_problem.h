@@ -44,6 +44,15 @@ inline double default_sigmoid_bias(const Sequence& s) {
   return -std::log(static_cast<double>(std::max<int64_t>(s.num_keys, 1)));
 }
 
+/// Keys of row i that the mask and the block list leave; a variant's own rule does not count.
+int64_t visible_keys(const FlashParams& p, const Sequence& s, int64_t head, int64_t i);
+
+/// gamma of clipped softmax for row i.
+inline double gamma_of(const FlashParams& p, const Sequence& s, int64_t head, int64_t i) {
+  const Normalizer& n = p.normalizer;
+  return n.gamma_per_key ? n.gamma / static_cast<double>(std::max<int64_t>(1, visible_keys(p, s, head, i))) : n.gamma;
+}
+
 /// The key blocks of query block `block`, head h, batch b: an index into `offsets`.
 inline int64_t list_row(const BlockList& list, int64_t b, int64_t h, int64_t block) {
   const int64_t lb = list.batch == 1 ? 0 : b, lh = list.heads == 1 ? 0 : h;

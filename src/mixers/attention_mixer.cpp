@@ -14,7 +14,8 @@ Tensor packed_positions(const Tensor& cu_seqlens, int64_t tokens) {
   auto positions = torch::arange(tokens);
   for (int64_t s = 0; s + 1 < cu.numel(); ++s) {
     const int64_t begin = cu[s].item<int64_t>(), end = cu[s + 1].item<int64_t>();
-    require(0 <= begin && begin <= end && end <= tokens, "cu_seqlens: [{}, {}) lies outside the {} tokens", begin, end, tokens);
+    require(0 <= begin && begin <= end && end <= tokens, "cu_seqlens: [{}, {}) lies outside the {} tokens", begin, end,
+            tokens);
     positions.slice(0, begin, end).sub_(begin);
   }
   return positions;
@@ -22,7 +23,9 @@ Tensor packed_positions(const Tensor& cu_seqlens, int64_t tokens) {
 
 }  // namespace
 
-std::unique_ptr<MixerState> TokenMixer::make_state(int64_t) const { fail("{} has no step: it needs the whole sequence", name()); }
+std::unique_ptr<MixerState> TokenMixer::make_state(int64_t) const {
+  fail("{} has no step: it needs the whole sequence", name());
+}
 Tensor TokenMixer::mix(const CoreInput&) { fail("{} has no core that is a function of q, k, v", name()); }
 
 AttentionConfig AttentionConfig::read(ConfigReader& reader) {
@@ -31,9 +34,11 @@ AttentionConfig AttentionConfig::read(ConfigReader& reader) {
   c.heads = reader.integer("heads", c.heads, 1, 1 << 16);
   c.kv_heads = reader.integer("kv_heads", 0, 0, 1 << 16);
   if (!c.kv_heads) c.kv_heads = c.heads;
-  require(c.heads % c.kv_heads == 0, "{}: heads = {} is no multiple of kv_heads = {}", reader.owner(), c.heads, c.kv_heads);
+  require(c.heads % c.kv_heads == 0, "{}: heads = {} is no multiple of kv_heads = {}", reader.owner(), c.heads,
+          c.kv_heads);
   c.head_dim = reader.integer("head_dim", 0, 0, 1 << 16);
-  require(c.head_dim || c.dim % c.heads == 0, "{}: dim = {} is no multiple of heads = {}; give head_dim", reader.owner(), c.dim, c.heads);
+  require(c.head_dim || c.dim % c.heads == 0, "{}: dim = {} is no multiple of heads = {}; give head_dim",
+          reader.owner(), c.dim, c.heads);
   if (!c.head_dim) c.head_dim = c.dim / c.heads;
   c.causal = reader.get("causal", c.causal);
   c.bias = reader.get("bias", c.bias);
@@ -54,16 +59,20 @@ std::unique_ptr<MixerState> KvState::clone() const {
 
 void KvState::truncate(int64_t length) {
   require(length >= 0 && length <= tokens, "truncate to {} tokens: 0 to {} is accepted", length, tokens);
-  require(kv.length() == tokens || length == 0, "truncate to {} tokens: {} of the {} seen were evicted, so only 0 is accepted", length,
-          tokens - kv.length(), tokens);
+  require(kv.length() == tokens || length == 0,
+          "truncate to {} tokens: {} of the {} seen were evicted, so only 0 is accepted", length, tokens - kv.length(),
+          tokens);
   kv.erase(length, kv.length());
   if (padding.defined()) padding = padding.narrow(1, 0, length).clone();
   tokens = length;
 }
 
-AttentionMixer::AttentionMixer(std::string name, AttentionConfig config) : name_(std::move(name)), config_(std::move(config)) {
+AttentionMixer::AttentionMixer(std::string name, AttentionConfig config)
+    : name_(std::move(name)), config_(std::move(config)) {
   const auto& c = config_;
-  auto linear = [&](int64_t in, int64_t out) { return torch::nn::Linear(torch::nn::LinearOptions(in, out).bias(c.bias)); };
+  auto linear = [&](int64_t in, int64_t out) {
+    return torch::nn::Linear(torch::nn::LinearOptions(in, out).bias(c.bias));
+  };
   q_proj_ = register_module("q_proj", linear(c.dim, c.heads * c.head_dim));
   k_proj_ = register_module("k_proj", linear(c.dim, c.kv_heads * c.head_dim));
   v_proj_ = register_module("v_proj", linear(c.dim, c.kv_heads * c.head_dim));
@@ -71,8 +80,10 @@ AttentionMixer::AttentionMixer(std::string name, AttentionConfig config) : name_
   positions_ = register_module("positions", nn::Positions(c.positions, c.dim, c.heads, c.causal));
   torch::NoGradGuard no_grad;
   for (auto& parameter : named_parameters())
-    if (parameter.key().ends_with("proj.weight")) parameter.value().normal_(0, 0.02);
-    else if (parameter.key().ends_with("proj.bias")) parameter.value().zero_();
+    if (parameter.key().ends_with("proj.weight"))
+      parameter.value().normal_(0, 0.02);
+    else if (parameter.key().ends_with("proj.bias"))
+      parameter.value().zero_();
 }
 
 std::unique_ptr<MixerState> AttentionMixer::make_state(int64_t) const {
@@ -90,7 +101,8 @@ AttentionOptions AttentionMixer::options_for(const CoreInput& in) {
   AttentionOptions options;
   options.mask = mask();
   const int64_t n = in.q.size(2), m = in.k.size(2);
-  positions_->score_terms(options, in.q_positions.value_or(torch::arange(m - n, m)), in.k_positions.value_or(torch::arange(m)));
+  positions_->score_terms(options, in.q_positions.value_or(torch::arange(m - n, m)),
+                          in.k_positions.value_or(torch::arange(m)));
   if (in.cu_seqlens) options.cu_q = options.cu_k = in.cu_seqlens;
   if (in.key_padding) {
     // Documents 0 (real) and -1 (padding): a padding key matches no query.
@@ -105,22 +117,29 @@ AttentionOptions AttentionMixer::options_for(const CoreInput& in) {
   return options;
 }
 
-Tensor AttentionMixer::mix(const CoreInput& input) { return nn::attention(input.q, input.k, input.v, options_for(input), input.report); }
+Tensor AttentionMixer::mix(const CoreInput& input) {
+  return nn::attention(input.q, input.k, input.v, options_for(input), input.report);
+}
 
 Tensor AttentionMixer::forward(const MixerInput& in, MixerState* raw_state) {
   const auto& c = config_;
-  require(in.x.dim() == 3 && in.x.size(2) == c.dim, "{}: x of {} dimensions and {} channels: [batch, tokens, {}] is accepted", name_,
-          in.x.dim(), in.x.dim() ? in.x.size(-1) : 0, c.dim);
+  require(in.x.dim() == 3 && in.x.size(2) == c.dim,
+          "{}: x of {} dimensions and {} channels: [batch, tokens, {}] is accepted", name_, in.x.dim(),
+          in.x.dim() ? in.x.size(-1) : 0, c.dim);
   auto* state = dynamic_cast<KvState*>(raw_state);
   require(!raw_state || state, "{}: this state was made by another mixer", name_);
-  require(!state || (!in.memory && !in.cu_seqlens), "{}: a state goes with self attention over one sequence an item: no memory, no cu_seqlens", name_);
-  require(!in.cu_seqlens || in.x.size(0) == 1, "{}: packed sequences come with batch size 1, not {}", name_, in.x.size(0));
+  require(!state || (!in.memory && !in.cu_seqlens),
+          "{}: a state goes with self attention over one sequence an item: no memory, no cu_seqlens", name_);
+  require(!in.cu_seqlens || in.x.size(0) == 1, "{}: packed sequences come with batch size 1, not {}", name_,
+          in.x.size(0));
 
   const Tensor& source = in.memory ? *in.memory : in.x;
-  require(source.dim() == 3 && source.size(0) == in.x.size(0) && source.size(2) == c.dim, "{}: memory does not fit x: [{}, tokens, {}] is accepted", name_,
-          in.x.size(0), c.dim);
+  require(source.dim() == 3 && source.size(0) == in.x.size(0) && source.size(2) == c.dim,
+          "{}: memory does not fit x: [{}, tokens, {}] is accepted", name_, in.x.size(0), c.dim);
   const int64_t n = in.x.size(1), past = state ? state->tokens : 0;
-  auto q_positions = in.positions ? *in.positions : in.cu_seqlens ? packed_positions(*in.cu_seqlens, n) : torch::arange(past, past + n);
+  auto q_positions = in.positions    ? *in.positions
+                     : in.cu_seqlens ? packed_positions(*in.cu_seqlens, n)
+                                     : torch::arange(past, past + n);
   auto k_positions = in.memory ? torch::arange(source.size(1)) : q_positions;
 
   auto q = split_heads(q_proj_(positions_->embed(in.x, q_positions)), c.heads);
@@ -133,11 +152,13 @@ Tensor AttentionMixer::forward(const MixerInput& in, MixerState* raw_state) {
 
   CoreInput core{q, k, v, in.key_padding, in.cu_seqlens, q_positions, k_positions, in.seed};
   if (in.key_padding)
-    require(in.key_padding->dim() == 2 && in.key_padding->size(0) == source.size(0) && in.key_padding->size(1) == source.size(1),
+    require(in.key_padding->dim() == 2 && in.key_padding->size(0) == source.size(0) &&
+                in.key_padding->size(1) == source.size(1),
             "{}: key_padding does not fit: bool [{}, {}] is accepted", name_, source.size(0), source.size(1));
   if (state) {
     if (in.key_padding || state->padding.defined()) {
-      const auto old = state->padding.defined() ? state->padding : torch::zeros({in.x.size(0), state->kv.length()}, torch::kBool);
+      const auto old =
+          state->padding.defined() ? state->padding : torch::zeros({in.x.size(0), state->kv.length()}, torch::kBool);
       state->padding = torch::cat({old, in.key_padding.value_or(torch::zeros({in.x.size(0), n}, torch::kBool))}, 1);
       core.key_padding = state->padding;
     }

@@ -9,7 +9,8 @@
 namespace heed {
 
 std::string to_string(Kind kind) {
-  static const char* names[] = {"mixer", "operator", "policy", "conversion", "adapter", "probe", "intervention", "task", "benchmark", "model", "block"};
+  static const char* names[] = {"mixer",        "operator", "policy",    "conversion", "adapter", "probe",
+                                "intervention", "task",     "benchmark", "model",      "block"};
   return names[static_cast<int>(kind)];
 }
 
@@ -20,16 +21,30 @@ nlohmann::json to_json(const RegistryRow& row) {
   if (row.patterns.noncausal_cross) patterns.push_back("noncausal_cross");
   if (row.patterns.causal_cross) patterns.push_back("causal_cross");
   auto params = nlohmann::json::array();
-  for (const auto& p : row.parameters) params.push_back({{"name", p.name}, {"default", p.fallback}, {"meaning", p.meaning}});
-  return {{"name", row.name}, {"kind", to_string(row.kind)}, {"family", row.family}, {"paper", row.paper}, {"year", row.year},
-          {"patterns", patterns}, {"step", row.step}, {"core", row.core}, {"grid", row.grid}, {"fixed_n", row.fixed_n}, {"min_n", row.min_n},
-          {"training_free", row.training_free}, {"exact", row.exact}, {"cost", row.cost}, {"params", params}};
+  for (const auto& p : row.parameters)
+    params.push_back({{"name", p.name}, {"default", p.fallback}, {"meaning", p.meaning}});
+  return {{"name", row.name},     {"kind", to_string(row.kind)},
+          {"family", row.family}, {"paper", row.paper},
+          {"year", row.year},     {"patterns", patterns},
+          {"step", row.step},     {"core", row.core},
+          {"grid", row.grid},     {"fixed_n", row.fixed_n},
+          {"min_n", row.min_n},   {"training_free", row.training_free},
+          {"exact", row.exact},   {"cost", row.cost},
+          {"params", params}};
 }
 
 std::span<const RegistryRow> mixer_rows() {
   static const std::vector<RegistryRow> rows{
-      rows::dense(),        rows::sliding_window(), rows::flash_attention(), rows::sigmoid_attention(),     rows::s2_attention(),
-      rows::longformer(),   rows::linformer(),      rows::bigbird(),         rows::quantizable_attention(), rows::selective_self_attention(),
+      rows::dense(),
+      rows::sliding_window(),
+      rows::flash_attention(),
+      rows::sigmoid_attention(),
+      rows::s2_attention(),
+      rows::longformer(),
+      rows::linformer(),
+      rows::bigbird(),
+      rows::quantizable_attention(),
+      rows::selective_self_attention(),
   };
   return rows;
 }

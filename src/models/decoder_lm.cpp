@@ -19,7 +19,8 @@ int64_t DecoderState::bytes() const {
   return total;
 }
 
-RmsNormImpl::RmsNormImpl(int64_t dim, double eps) : weight(register_parameter("weight", torch::ones({dim}))), eps_(eps) {}
+RmsNormImpl::RmsNormImpl(int64_t dim, double eps)
+    : weight(register_parameter("weight", torch::ones({dim}))), eps_(eps) {}
 
 Tensor RmsNormImpl::forward(const Tensor& x) {
   const auto wide = x.scalar_type() == torch::kFloat64 ? x : x.to(torch::kFloat32);
@@ -42,7 +43,9 @@ DecoderBlockImpl::DecoderBlockImpl(const DecoderConfig& c, int64_t layer) {
   input_norm = register_module("input_layernorm", RmsNorm(c.dim, c.norm_eps));
   mixer = register_module("self_attn", make_mixer(plan.mixer, json));
   mlp_norm = register_module("post_attention_layernorm", RmsNorm(c.dim, c.norm_eps));
-  auto linear = [](int64_t in, int64_t out) { return torch::nn::Linear(torch::nn::LinearOptions(in, out).bias(false)); };
+  auto linear = [](int64_t in, int64_t out) {
+    return torch::nn::Linear(torch::nn::LinearOptions(in, out).bias(false));
+  };
   gate_proj = register_module("gate_proj", linear(c.dim, c.hidden));
   up_proj = register_module("up_proj", linear(c.dim, c.hidden));
   down_proj = register_module("down_proj", linear(c.hidden, c.dim));
@@ -60,9 +63,11 @@ DecoderLmImpl::DecoderLmImpl(DecoderConfig config) : config_(std::move(config)) 
   const auto& c = config_;
   require(!c.layers.empty(), "a decoder has at least one layer");
   embedding_ = register_module("embed_tokens", torch::nn::Embedding(c.vocab_size, c.dim));
-  for (size_t i = 0; i < c.layers.size(); ++i) blocks.push_back(register_module("layers_" + std::to_string(i), DecoderBlock(c, int64_t(i))));
+  for (size_t i = 0; i < c.layers.size(); ++i)
+    blocks.push_back(register_module("layers_" + std::to_string(i), DecoderBlock(c, int64_t(i))));
   norm_ = register_module("norm", RmsNorm(c.dim, c.norm_eps));
-  if (!c.tie_embeddings) head_ = register_module("lm_head", torch::nn::Linear(torch::nn::LinearOptions(c.dim, c.vocab_size).bias(false)));
+  if (!c.tie_embeddings)
+    head_ = register_module("lm_head", torch::nn::Linear(torch::nn::LinearOptions(c.dim, c.vocab_size).bias(false)));
 
   // GPT-2's rule: N(0, 0.02), and what adds to the residual stream is scaled by 1 / sqrt(2 L).
   torch::NoGradGuard no_grad;

@@ -16,7 +16,8 @@ torch::Tensor pad_front(const torch::Tensor& x, int64_t dim, int64_t count) {
 
 }  // namespace
 
-BlockListTensors block_lists(const BlockRule& rule, const BlockScope& scope, int64_t heads, int64_t first, int64_t query_blocks, int64_t block) {
+BlockListTensors block_lists(const BlockRule& rule, const BlockScope& scope, int64_t heads, int64_t first,
+                             int64_t query_blocks, int64_t block) {
   std::vector<int64_t> offsets{0};
   std::vector<int32_t> columns;
   for (int64_t h = 0; h < heads; ++h)
@@ -31,10 +32,12 @@ BlockListTensors block_lists(const BlockRule& rule, const BlockScope& scope, int
   return {torch::tensor(offsets, torch::kInt64), torch::tensor(columns, torch::kInt32), 1, heads, block, block};
 }
 
-torch::Tensor block_attention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v, AttentionOptions options, const BlockRule& rule,
-                              int64_t block, bool causal, CoreReport* report) {
+torch::Tensor block_attention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
+                              AttentionOptions options, const BlockRule& rule, int64_t block, bool causal,
+                              CoreReport* report) {
   const int64_t n = q.size(2), m = k.size(2);
-  require(m >= n, "block-sparse attention with {} queries and {} keys: at least as many keys as queries are accepted", n, m);
+  require(m >= n, "block-sparse attention with {} queries and {} keys: at least as many keys as queries are accepted",
+          n, m);
   // Query blocks are counted from the first key, so a chunk that starts inside a block is brought to its start.
   const int64_t past = m - n, lead = past % block;
   const int64_t query_blocks = (lead + n + block - 1) / block;

@@ -55,14 +55,22 @@ RopeConfig RopeConfig::from_json(const nlohmann::json& config, const std::string
 }
 
 nlohmann::json RopeConfig::to_json() const {
-  return {{"theta", theta}, {"rotary_dim", rotary_dim}, {"interleaved", interleaved}, {"scaling", scaling}, {"factor", factor},
-          {"original_length", original_length}, {"low_freq_factor", low_freq_factor}, {"high_freq_factor", high_freq_factor},
-          {"beta_fast", beta_fast}, {"beta_slow", beta_slow}};
+  return {{"theta", theta},
+          {"rotary_dim", rotary_dim},
+          {"interleaved", interleaved},
+          {"scaling", scaling},
+          {"factor", factor},
+          {"original_length", original_length},
+          {"low_freq_factor", low_freq_factor},
+          {"high_freq_factor", high_freq_factor},
+          {"beta_fast", beta_fast},
+          {"beta_slow", beta_slow}};
 }
 
 Tensor rope_frequencies(const RopeConfig& c, int64_t head_dim, int64_t length) {
   const int64_t dim = c.rotary_dim ? c.rotary_dim : head_dim;
-  require(dim % 2 == 0 && dim <= head_dim, "rope rotates {} of {} dimensions: an even number up to the head size is accepted", dim, head_dim);
+  require(dim % 2 == 0 && dim <= head_dim,
+          "rope rotates {} of {} dimensions: an even number up to the head size is accepted", dim, head_dim);
   double theta = c.theta;
   const double stretch = double(dim) / std::max<double>(dim - 2, 1);
   if (c.scaling == "ntk") theta *= std::pow(c.factor, stretch);
@@ -75,14 +83,16 @@ Tensor rope_frequencies(const RopeConfig& c, int64_t head_dim, int64_t length) {
   return frequencies;
 }
 
-double rope_magnitude(const RopeConfig& c) { return c.scaling == "yarn" && c.factor > 1 ? 0.1 * std::log(c.factor) + 1 : 1; }
+double rope_magnitude(const RopeConfig& c) {
+  return c.scaling == "yarn" && c.factor > 1 ? 0.1 * std::log(c.factor) + 1 : 1;
+}
 
 Tensor apply_rope(const Tensor& x, const Tensor& positions, const RopeConfig& c) {
   const int64_t dim = c.rotary_dim ? c.rotary_dim : x.size(3);
   const int64_t length = c.scaling == "dynamic" && positions.numel() ? positions.max().item<int64_t>() + 1 : 0;
   const auto frequencies = rope_frequencies(c, x.size(3), length);
-  auto angles = positions.to(torch::kFloat64).unsqueeze(-1) * frequencies;             // [N, dim/2] or [B, N, dim/2]
-  if (angles.dim() == 3) angles = angles.unsqueeze(1);                                  // [B, 1, N, dim/2]
+  auto angles = positions.to(torch::kFloat64).unsqueeze(-1) * frequencies;  // [N, dim/2] or [B, N, dim/2]
+  if (angles.dim() == 3) angles = angles.unsqueeze(1);                      // [B, 1, N, dim/2]
   const double magnitude = rope_magnitude(c);
   const auto type = x.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
   const auto cos = (angles.cos() * magnitude).to(type), sin = (angles.sin() * magnitude).to(type);
@@ -112,7 +122,8 @@ Tensor alibi_slopes(int64_t heads) {
   return torch::tensor(slopes);
 }
 
-Tensor t5_buckets(const Tensor& q_positions, const Tensor& k_positions, bool causal, int64_t buckets, int64_t max_distance) {
+Tensor t5_buckets(const Tensor& q_positions, const Tensor& k_positions, bool causal, int64_t buckets,
+                  int64_t max_distance) {
   const auto relative = k_positions.unsqueeze(0) - q_positions.unsqueeze(1);  // [N, M]
   Tensor offset = torch::zeros_like(relative), distance;
   if (causal) {
@@ -125,7 +136,8 @@ Tensor t5_buckets(const Tensor& q_positions, const Tensor& k_positions, bool cau
   const int64_t exact = buckets / 2;
   // float32 and truncation, in this order: the buckets of published checkpoints depend on it at exact powers.
   const auto log_bucket = exact + (torch::log(distance.to(torch::kFloat32).clamp_min(1) / double(exact)) /
-                                   std::log(double(max_distance) / double(exact)) * double(buckets - exact)).to(torch::kInt64);
+                                   std::log(double(max_distance) / double(exact)) * double(buckets - exact))
+                                      .to(torch::kInt64);
   return offset + torch::where(distance < exact, distance, log_bucket.clamp_max(buckets - 1));
 }
 

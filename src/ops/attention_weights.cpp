@@ -12,7 +12,8 @@ using torch::autograd::variable_list;
 
 /// The call whose weights are asked for; v is not read, k stands in for its shape.
 ops::FlashCall weights_call(const Tensor& q, const Tensor& k, const Tensor& lse, const AttentionOptions& options) {
-  require(options.normalizer == NormalizerKind::softmax, "attention_weights: softmax weights are rebuilt from lse; other normalisers are not accepted");
+  require(options.normalizer == NormalizerKind::softmax,
+          "attention_weights: softmax weights are rebuilt from lse; other normalisers are not accepted");
   ops::FlashCall call(q, k, k, options);
   require(lse.dim() == 3 && lse.size(0) == q.size(0) && lse.size(1) == q.size(1) && lse.size(2) == q.size(2),
           "attention_weights: lse does not fit: [{}, {}, {}] is accepted", q.size(0), q.size(1), q.size(2));
@@ -43,20 +44,24 @@ struct WeightsFunction : torch::autograd::Function<WeightsFunction> {
     const auto call = weights_call(saved[0], saved[1], saved[2], options);
     kernels::BlockList blocks;
     const auto d_weights = grads[0].to(call.side_dtype()).contiguous();
-    variable_list result{torch::empty(saved[0].sizes(), saved[0].options()), torch::empty(saved[1].sizes(), saved[1].options()),
+    variable_list result{torch::empty(saved[0].sizes(), saved[0].options()),
+                         torch::empty(saved[1].sizes(), saved[1].options()),
                          torch::empty(saved[2].sizes(), call.lse.options()), Tensor(), Tensor()};
-    kernels::attention_weights_backward(call.params(blocks), saved[3].data_ptr<int64_t>(), saved[3].numel(), ops::view_of(saved[4]), ops::view_of(d_weights),
-                                        ops::view_of(result[0]), ops::view_of(result[1]), ops::view_of(result[2]));
+    kernels::attention_weights_backward(call.params(blocks), saved[3].data_ptr<int64_t>(), saved[3].numel(),
+                                        ops::view_of(saved[4]), ops::view_of(d_weights), ops::view_of(result[0]),
+                                        ops::view_of(result[1]), ops::view_of(result[2]));
     return ops::once_differentiable(std::move(result), "attention_weights");
   }
 };
 
 }  // namespace
 
-Tensor attention_weights(const Tensor& q, const Tensor& k, const Tensor& lse, const Tensor& rows, const AttentionOptions& options) {
+Tensor attention_weights(const Tensor& q, const Tensor& k, const Tensor& lse, const Tensor& rows,
+                         const AttentionOptions& options) {
   const auto index = rows.to(torch::kInt64).contiguous().flatten();
   if (index.numel())
-    require(index.min().item<int64_t>() >= 0 && index.max().item<int64_t>() < q.size(2), "attention_weights: a row lies outside the {} queries", q.size(2));
+    require(index.min().item<int64_t>() >= 0 && index.max().item<int64_t>() < q.size(2),
+            "attention_weights: a row lies outside the {} queries", q.size(2));
   return WeightsFunction::apply(q, k, lse, index, std::make_shared<AttentionOptions>(options));
 }
 

@@ -33,7 +33,8 @@ std::string outside_decode(const FlashCall& call) {
   if (o.blocks) return "no block lists";
   if (o.cu_q || o.q_lengths) return "no packed sequences, no query lengths";
   if (o.prefix_lengths || o.q_documents) return "no prefix lengths or document ids";
-  if (o.q_to_k_head || o.q_to_v_head || call.k.size(1) != call.v.size(1) || call.q.size(1) % call.k.size(1) != 0) return "even head groups only";
+  if (o.q_to_k_head || o.q_to_v_head || call.k.size(1) != call.v.size(1) || call.q.size(1) % call.k.size(1) != 0)
+    return "even head groups only";
   if (call.k.size(2) == 0 || call.q.size(2) == 0) return "nothing to decode";
   return "";
 }
@@ -41,7 +42,8 @@ std::string outside_decode(const FlashCall& call) {
 std::string decode_why_not(const FlashCall& call) {
   if (kernels::use_reference()) return "HEED_BACKEND=reference";
   if (call.q.scalar_type() == torch::kFloat64) return "float64 goes to the reference";
-  if (const int64_t rows = call.q.size(2); rows > kMostDecodeRows) return fmt::format("{} queries, {} at most", rows, kMostDecodeRows);
+  if (const int64_t rows = call.q.size(2); rows > kMostDecodeRows)
+    return fmt::format("{} queries, {} at most", rows, kMostDecodeRows);
   if (call.k.size(2) < kLeastDecodeKeys) return fmt::format("{} keys, {} at least", call.k.size(2), kLeastDecodeKeys);
   return outside_decode(call);
 }
@@ -103,10 +105,12 @@ void dispatch(FlashCall& call) {
       continue;
     }
     if (verbose)
-      fmt::print(stderr, "heed: attention q [{}] {} -> {}{}{}{}\n", fmt::join(call.q.sizes(), ", "), toString(call.q.scalar_type()), implementation.name,
-                 skipped.empty() ? "" : " (", skipped, skipped.empty() ? "" : ")");
+      fmt::print(stderr, "heed: attention q [{}] {} -> {}{}{}{}\n", fmt::join(call.q.sizes(), ", "),
+                 toString(call.q.scalar_type()), implementation.name, skipped.empty() ? "" : " (", skipped,
+                 skipped.empty() ? "" : ")");
     const bool asked = kernels::use_reference() || call.q.scalar_type() == torch::kFloat64;
-    require(asked || std::strcmp(implementation.name, "reference") != 0 || !is_set("HEED_STRICT", "1"), "HEED_STRICT=1: no fast implementation: {}", skipped);
+    require(asked || std::strcmp(implementation.name, "reference") != 0 || !is_set("HEED_STRICT", "1"),
+            "HEED_STRICT=1: no fast implementation: {}", skipped);
     implementation.run(call);
     return;
   }

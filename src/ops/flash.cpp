@@ -23,13 +23,15 @@ OptionalTensor present(const std::optional<Tensor>& tensor) {
 bool wants_grad(const OptionalTensor& tensor) { return tensor && tensor->requires_grad(); }
 
 struct FlashFunction : torch::autograd::Function<FlashFunction> {
-  static variable_list forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
-                               const OptionalTensor& temperature, const OptionalTensor& multiplier, const OptionalTensor& sink,
+  static variable_list forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v,
+                               const OptionalTensor& bias, const OptionalTensor& temperature,
+                               const OptionalTensor& multiplier, const OptionalTensor& sink,
                                const OptionalTensor& sigmoid_bias, const std::shared_ptr<AttentionOptions>& options) {
     ops::FlashCall call(q, k, v, *options);
     call.forward();
-    ctx->save_for_backward({q, k, v, bias.value_or(Tensor()), temperature.value_or(Tensor()), multiplier.value_or(Tensor()),
-                            sink.value_or(Tensor()), sigmoid_bias.value_or(Tensor()), call.out, call.lse});
+    ctx->save_for_backward({q, k, v, bias.value_or(Tensor()), temperature.value_or(Tensor()),
+                            multiplier.value_or(Tensor()), sink.value_or(Tensor()), sigmoid_bias.value_or(Tensor()),
+                            call.out, call.lse});
     auto holder = c10::make_intrusive<OptionsHolder>(*options);
     auto& kept = holder->options;  // its differentiable tensors live among the saved variables
     kept.bias = kept.temperature = kept.multiplier = kept.sink_logit = kept.sigmoid_bias = std::nullopt;
@@ -79,7 +81,8 @@ struct FlashFunction : torch::autograd::Function<FlashFunction> {
       kernels::flash_backward(call.params(blocks), g);
     }
     for (int i = 0; i < 8; ++i)
-      if (result[i].defined() && result[i].scalar_type() != saved[i].scalar_type()) result[i] = result[i].to(saved[i].scalar_type());
+      if (result[i].defined() && result[i].scalar_type() != saved[i].scalar_type())
+        result[i] = result[i].to(saved[i].scalar_type());
     return ops::once_differentiable(std::move(result), "flash");
   }
 
@@ -98,7 +101,8 @@ AttentionResult attention_with_lse(const Tensor& q, const Tensor& k, const Tenso
              sigmoid_bias = present(options.sigmoid_bias);
   bool grad = false;
   if (torch::GradMode::is_enabled())
-    for (const auto& input : {OptionalTensor(q), OptionalTensor(k), OptionalTensor(v), bias, temperature, multiplier, sink, sigmoid_bias})
+    for (const auto& input :
+         {OptionalTensor(q), OptionalTensor(k), OptionalTensor(v), bias, temperature, multiplier, sink, sigmoid_bias})
       grad |= wants_grad(input);
   if (!grad) {
     torch::NoGradGuard no_grad;
@@ -106,8 +110,8 @@ AttentionResult attention_with_lse(const Tensor& q, const Tensor& k, const Tenso
     call.forward();
     return {call.out, call.lse};
   }
-  const auto result =
-      FlashFunction::apply(q, k, v, bias, temperature, multiplier, sink, sigmoid_bias, std::make_shared<AttentionOptions>(options));
+  const auto result = FlashFunction::apply(q, k, v, bias, temperature, multiplier, sink, sigmoid_bias,
+                                           std::make_shared<AttentionOptions>(options));
   return {result[0], result.size() > 1 ? result[1] : Tensor()};
 }
 

@@ -24,14 +24,17 @@ NormalizerKind normalizer_kind(c10::string_view name) {
   fail("normalizer {}: {}", std::string_view(name.data(), name.size()), suggest({name.data(), name.size()}, known));
 }
 
-AttentionOptions options_of(c10::string_view mask, double scale, double softcap, const OptionalTensor& alibi_slopes, const OptionalTensor& bias,
-                            const OptionalTensor& temperature, const OptionalTensor& multiplier, c10::string_view normalizer,
-                            const OptionalTensor& sink_logit, const OptionalTensor& sigmoid_bias, double gamma, double zeta,
-                            const OptionalTensor& q_lengths, const OptionalTensor& k_lengths, const OptionalTensor& cu_q,
-                            const OptionalTensor& cu_k, const OptionalTensor& prefix_lengths, const OptionalTensor& q_documents,
-                            const OptionalTensor& k_documents, const OptionalTensor& q_to_k_head, const OptionalTensor& q_to_v_head,
-                            const OptionalTensor& block_offsets, const OptionalTensor& block_columns, at::IntArrayRef block_shape,
-                            double dropout, int64_t seed) {
+AttentionOptions options_of(c10::string_view mask, double scale, double softcap, const OptionalTensor& alibi_slopes,
+                            const OptionalTensor& bias, const OptionalTensor& temperature,
+                            const OptionalTensor& multiplier, c10::string_view normalizer,
+                            const OptionalTensor& sink_logit, const OptionalTensor& sigmoid_bias, double gamma,
+                            double zeta, bool gamma_per_key, const OptionalTensor& q_lengths,
+                            const OptionalTensor& k_lengths, const OptionalTensor& cu_q, const OptionalTensor& cu_k,
+                            const OptionalTensor& prefix_lengths, const OptionalTensor& q_documents,
+                            const OptionalTensor& k_documents, const OptionalTensor& q_to_k_head,
+                            const OptionalTensor& q_to_v_head, const OptionalTensor& block_offsets,
+                            const OptionalTensor& block_columns, at::IntArrayRef block_shape, double dropout,
+                            int64_t seed) {
   AttentionOptions o;
   o.mask = kernels::parse_mask({mask.data(), mask.size()});
   o.scale = scale;
@@ -45,6 +48,7 @@ AttentionOptions options_of(c10::string_view mask, double scale, double softcap,
   o.sigmoid_bias = from(sigmoid_bias);
   o.gamma = gamma;
   o.zeta = zeta;
+  o.gamma_per_key = gamma_per_key;
   o.q_lengths = from(q_lengths);
   o.k_lengths = from(k_lengths);
   o.cu_q = from(cu_q);
@@ -59,7 +63,8 @@ AttentionOptions options_of(c10::string_view mask, double scale, double softcap,
   const auto offsets = from(block_offsets), columns = from(block_columns);
   require(offsets.has_value() == columns.has_value(), "block list: block_offsets and block_columns are given together");
   if (offsets) {
-    require(block_shape.size() == 4, "block_shape has {} entries: [batch, heads, query_block, key_block] is accepted", block_shape.size());
+    require(block_shape.size() == 4, "block_shape has {} entries: [batch, heads, query_block, key_block] is accepted",
+            block_shape.size());
     o.blocks = BlockListTensors{*offsets, *columns, block_shape[0], block_shape[1], block_shape[2], block_shape[3]};
   }
   return o;
@@ -97,11 +102,17 @@ using Flash = WithTerms<decltype(options_of)>;
 
 TORCH_LIBRARY(heed, library) {
   library.def(
-      "flash(Tensor q, Tensor k, Tensor v, str mask='', float scale=0., float softcap=0., Tensor? alibi_slopes=None, Tensor? bias=None, "
-      "Tensor? temperature=None, Tensor? multiplier=None, str normalizer='softmax', Tensor? sink_logit=None, Tensor? sigmoid_bias=None, "
-      "float gamma=0., float zeta=1., Tensor? q_lengths=None, Tensor? k_lengths=None, Tensor? cu_q=None, Tensor? cu_k=None, "
-      "Tensor? prefix_lengths=None, Tensor? q_documents=None, Tensor? k_documents=None, Tensor? q_to_k_head=None, Tensor? q_to_v_head=None, "
-      "Tensor? block_offsets=None, Tensor? block_columns=None, int[] block_shape=[], float dropout=0., int seed=0) -> (Tensor out, Tensor lse)");
+      "flash(Tensor q, Tensor k, Tensor v, str mask='', float scale=0., float softcap=0., Tensor? alibi_slopes=None, "
+      "Tensor? bias=None, "
+      "Tensor? temperature=None, Tensor? multiplier=None, str normalizer='softmax', Tensor? sink_logit=None, Tensor? "
+      "sigmoid_bias=None, "
+      "float gamma=0., float zeta=1., bool gamma_per_key=False, Tensor? q_lengths=None, Tensor? k_lengths=None, "
+      "Tensor? cu_q=None, Tensor? "
+      "cu_k=None, "
+      "Tensor? prefix_lengths=None, Tensor? q_documents=None, Tensor? k_documents=None, Tensor? q_to_k_head=None, "
+      "Tensor? q_to_v_head=None, "
+      "Tensor? block_offsets=None, Tensor? block_columns=None, int[] block_shape=[], float dropout=0., int seed=0) -> "
+      "(Tensor out, Tensor lse)");
 }
 TORCH_LIBRARY_IMPL(heed, Autograd, library) { library.impl("flash", &heed::ops::Flash::autograd); }
 TORCH_LIBRARY_IMPL(heed, CPU, library) { library.impl("flash", &heed::ops::Flash::forward); }

@@ -15,6 +15,7 @@ std::span<const RegistryRow> operator_rows() {
       {"sigmoid_bias", nullptr, "default -log(M)"},
       {"gamma", 0.0, "clipped softmax"},
       {"zeta", 1.0, "clipped softmax"},
+      {"gamma_per_key", false, "clipped softmax: gamma is divided by the number of keys a row sees"},
       {"dropout", 0.0, "of weights, after the normaliser"},
   };
   auto with = [](std::vector<Parameter> more) {
@@ -54,20 +55,27 @@ std::span<const RegistryRow> operator_rows() {
        .training_free = true,
        .exact = true,
        .cost = "O(M)",
-       .parameters = {{"causal", true, "bottom-right aligned"}, {"scale", 0.0, "0: 1 / sqrt(D)"}, {"softcap", 0.0, "c > 0: c * tanh(s / c)"},
-                      {"window", 0, "visible keys, the own one included; 0: no window"}, {"sinks", 0, "first keys that a window keeps visible"}}},
+       .parameters = {{"causal", true, "bottom-right aligned"},
+                      {"scale", 0.0, "0: 1 / sqrt(D)"},
+                      {"softcap", 0.0, "c > 0: c * tanh(s / c)"},
+                      {"window", 0, "visible keys, the own one included; 0: no window"},
+                      {"sinks", 0, "first keys that a window keeps visible"}}},
       {.name = "lean_attention",
        .kind = Kind::op,
        .family = "exact_and_systems",
-       .paper = "Lean Attention: Hardware-Aware Scalable Attention Mechanism for the Decode-Phase of Transformers (arXiv 2405.10480)",
+       .paper = "Lean Attention: Hardware-Aware Scalable Attention Mechanism for the Decode-Phase of Transformers "
+                "(arXiv 2405.10480)",
        .year = 2024,
        .patterns = {false, true, false, true},
        .core = true,
        .training_free = true,
        .exact = true,
        .cost = "O(M)",
-       .parameters = {{"causal", true, "bottom-right aligned"}, {"scale", 0.0, "0: 1 / sqrt(D)"}, {"softcap", 0.0, "c > 0: c * tanh(s / c)"},
-                      {"window", 0, "visible keys, the own one included; 0: no window"}, {"sinks", 0, "first keys that a window keeps visible"}}},
+       .parameters = {{"causal", true, "bottom-right aligned"},
+                      {"scale", 0.0, "0: 1 / sqrt(D)"},
+                      {"softcap", 0.0, "c > 0: c * tanh(s / c)"},
+                      {"window", 0, "visible keys, the own one included; 0: no window"},
+                      {"sinks", 0, "first keys that a window keeps visible"}}},
   };
   return rows;
 }

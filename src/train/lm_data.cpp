@@ -21,7 +21,8 @@ LmBatch mixture_batch(const tasks::Mixture& mixture, int64_t step, int64_t size,
   return batch;
 }
 
-double bits_per_byte(DecoderLm& model, const tasks::Corpus& corpus, Split split, int64_t context, int64_t most_windows) {
+double bits_per_byte(DecoderLm& model, const tasks::Corpus& corpus, Split split, int64_t context,
+                     int64_t most_windows) {
   torch::NoGradGuard no_grad;
   model->eval();
   const int64_t windows = corpus.evaluation_windows(split, context);

@@ -49,7 +49,8 @@ class Optimizer {
     const auto base = torch::optim::AdamWOptions(options.learning_rate).betas({0.9, 0.95}).eps(1e-8);
     std::vector<torch::optim::OptimizerParamGroup> groups;
     auto decayed = base, plain = base;
-    groups.emplace_back(matrices, std::make_unique<torch::optim::AdamWOptions>(decayed.weight_decay(options.weight_decay)));
+    groups.emplace_back(matrices,
+                        std::make_unique<torch::optim::AdamWOptions>(decayed.weight_decay(options.weight_decay)));
     groups.emplace_back(vectors, std::make_unique<torch::optim::AdamWOptions>(plain.weight_decay(0)));
     adamw_ = std::make_unique<torch::optim::AdamW>(groups, base);
   }
@@ -78,14 +79,16 @@ class Optimizer {
   int64_t load(const std::filesystem::path& path) {
     const auto file = formats::SafetensorsFile::open(path);
     const auto found = file.metadata().find("step");
-    require(found != file.metadata().end() && !found->second.empty() && found->second.find_first_not_of("0123456789") == std::string::npos,
+    require(found != file.metadata().end() && !found->second.empty() &&
+                found->second.find_first_not_of("0123456789") == std::string::npos,
             "{}: no training state: metadata step is missing", path.string());
     const int64_t step = std::stoll(found->second);
     torch::NoGradGuard no_grad;
     for (const auto& [name, parameter] : named_) {
       auto tensor = [&](const char* part) {
         auto t = checkpoint::read_tensor(file, part + name);
-        require(t.sizes() == parameter.sizes(), "{}: tensor {}{} does not have the shape of the model's parameter", path.string(), part, name);
+        require(t.sizes() == parameter.sizes(), "{}: tensor {}{} does not have the shape of the model's parameter",
+                path.string(), part, name);
         return t;
       };
       Tensor(parameter).copy_(tensor("weight."));
@@ -117,16 +120,19 @@ Tensor lm_loss(DecoderLm& model, const LmBatch& batch, uint64_t seed) {
   const int64_t length = batch.tokens.size(1) - 1;
   const auto logits = model->forward(batch.tokens.narrow(1, 0, length), nullptr, seed);
   const auto targets = batch.tokens.narrow(1, 1, length);
-  const auto losses = torch::nn::functional::cross_entropy(logits.flatten(0, 1), targets.flatten(), torch::nn::functional::CrossEntropyFuncOptions().reduction(torch::kNone));
+  const auto losses =
+      torch::nn::functional::cross_entropy(logits.flatten(0, 1), targets.flatten(),
+                                           torch::nn::functional::CrossEntropyFuncOptions().reduction(torch::kNone));
   const auto weights = batch.weights.flatten();
   return (losses * weights).sum() / weights.sum().clamp_min(1e-6);
 }
 
-double train_lm(DecoderLm& model, const BatchSource& batches, const LmTrainOptions& options, const std::function<void(DecoderLm&)>& save,
-                const std::function<void(const LmEvaluation&)>& report) {
+double train_lm(DecoderLm& model, const BatchSource& batches, const LmTrainOptions& options,
+                const std::function<void(DecoderLm&)>& save, const std::function<void(const LmEvaluation&)>& report) {
   require(options.steps > 0, "steps = {}: 1 or more is accepted", options.steps);
   const auto state_path = options.out / kStateFile;
-  require(!options.resume || std::filesystem::exists(state_path), "{}: there is no training to resume", state_path.string());
+  require(!options.resume || std::filesystem::exists(state_path), "{}: there is no training to resume",
+          state_path.string());
   std::filesystem::create_directories(options.out);
   Optimizer optimizer(model, options);
   int64_t step = 0;
@@ -158,7 +164,8 @@ double train_lm(DecoderLm& model, const BatchSource& batches, const LmTrainOptio
     ++loss_count;
     tokens += batch.weights.numel();
     const double seconds = std::chrono::duration<double>(Clock::now() - since).count();
-    progress.update(step + 1, fmt::format("loss {:.3f}  {:.0f} tokens/s", loss_sum / double(loss_count), double(tokens) / seconds));
+    progress.update(
+        step + 1, fmt::format("loss {:.3f}  {:.0f} tokens/s", loss_sum / double(loss_count), double(tokens) / seconds));
     const int64_t done = step + 1;
     if (done % options.save_every == 0 && done < options.steps) keep(done);
     if (report && (done % options.eval_every == 0 || done == options.steps)) {

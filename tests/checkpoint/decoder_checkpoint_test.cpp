@@ -54,10 +54,13 @@ const auto kTokens = torch::arange(40).remainder(13).view({2, 20});
 Tensor llama_logits(const fs::path& folder, const DecoderConfig& c, const Tensor& tokens) {
   auto t = checkpoint::load_tensors(folder / "model.safetensors");
   for (auto& [name, tensor] : t) tensor = tensor.to(torch::kFloat64);
-  const auto norm = [&](const Tensor& x, const std::string& name) { return x * torch::rsqrt(x.square().mean(-1, true) + c.norm_eps) * t.at(name); };
+  const auto norm = [&](const Tensor& x, const std::string& name) {
+    return x * torch::rsqrt(x.square().mean(-1, true) + c.norm_eps) * t.at(name);
+  };
   const auto linear = [&](const Tensor& x, const std::string& name) { return torch::matmul(x, t.at(name).t()); };
   const int64_t n = tokens.size(1), half = c.head_dim / 2;
-  const auto angles = torch::arange(n, torch::kFloat64).unsqueeze(1) * torch::pow(10000.0, -torch::arange(half, torch::kFloat64) / double(half));
+  const auto angles = torch::arange(n, torch::kFloat64).unsqueeze(1) *
+                      torch::pow(10000.0, -torch::arange(half, torch::kFloat64) / double(half));
   const auto rotate = [&](const Tensor& x) {
     const auto a = x.slice(3, 0, half), b = x.slice(3, half);
     return torch::cat({a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()}, 3);
@@ -66,14 +69,19 @@ Tensor llama_logits(const fs::path& folder, const DecoderConfig& c, const Tensor
   for (size_t i = 0; i < c.layers.size(); ++i) {
     const auto prefix = "model.layers." + std::to_string(i) + ".";
     const auto h = norm(x, prefix + "input_layernorm.weight");
-    const auto heads = [&](const char* name, int64_t count) { return linear(h, prefix + "self_attn." + name + ".weight").view({2, n, count, c.head_dim}).transpose(1, 2); };
-    const auto q = rotate(heads("q_proj", c.heads)), k = rotate(heads("k_proj", c.kv_heads)).repeat_interleave(c.heads / c.kv_heads, 1);
+    const auto heads = [&](const char* name, int64_t count) {
+      return linear(h, prefix + "self_attn." + name + ".weight").view({2, n, count, c.head_dim}).transpose(1, 2);
+    };
+    const auto q = rotate(heads("q_proj", c.heads)),
+               k = rotate(heads("k_proj", c.kv_heads)).repeat_interleave(c.heads / c.kv_heads, 1);
     const auto v = heads("v_proj", c.kv_heads).repeat_interleave(c.heads / c.kv_heads, 1);
     auto scores = torch::matmul(q, k.transpose(2, 3)) / std::sqrt(double(c.head_dim));
     scores = scores.masked_fill(torch::ones({n, n}, torch::kBool).triu(1), -INFINITY);
-    x = x + linear(torch::matmul(torch::softmax(scores, -1), v).transpose(1, 2).flatten(2), prefix + "self_attn.o_proj.weight");
+    x = x + linear(torch::matmul(torch::softmax(scores, -1), v).transpose(1, 2).flatten(2),
+                   prefix + "self_attn.o_proj.weight");
     const auto y = norm(x, prefix + "post_attention_layernorm.weight");
-    x = x + linear(torch::silu(linear(y, prefix + "mlp.gate_proj.weight")) * linear(y, prefix + "mlp.up_proj.weight"), prefix + "mlp.down_proj.weight");
+    x = x + linear(torch::silu(linear(y, prefix + "mlp.gate_proj.weight")) * linear(y, prefix + "mlp.up_proj.weight"),
+                   prefix + "mlp.down_proj.weight");
   }
   return linear(norm(x, "model.norm.weight"), c.tie_embeddings ? "model.embed_tokens.weight" : "lm_head.weight");
 }
@@ -88,6 +96,21 @@ TEST_F(DecoderCheckpoint, IsALlama) {
     const auto expected = llama_logits(folder_, config, kTokens);
     EXPECT_LT(relative_error(model->forward(kTokens), expected), 1e-5);
     EXPECT_LT(relative_error(checkpoint::load_decoder(folder_, torch::kFloat64)->forward(kTokens), expected), 1e-12);
+  }
+}
+
+// Written, and run in double precision, by Hugging Face transformers: fixtures/make_llama.py.
+TEST_F(DecoderCheckpoint, GivesTheLogitsOfTransformers) {
+  for (const char* variant : {"plain", "linear", "yarn", "llama3"}) {
+    const auto folder = fs::path(HEED_TEST_SOURCE_DIR) / "checkpoint/fixtures/llama" / variant;
+    const auto expected = checkpoint::load_tensors(folder / "expected.safetensors");
+    torch::NoGradGuard no_grad;
+    const auto logits = [&](torch::Dtype dtype) {
+      return checkpoint::load_decoder(folder, dtype)->forward(expected.at("tokens")).slice(1, 0, INT64_MAX, 5);
+    };
+    // The fixture's angles are float, at positions up to 48.
+    EXPECT_LT(relative_error(logits(torch::kFloat64), expected.at("logits")), 48 * 6e-8) << variant;
+    EXPECT_LT(relative_error(logits(torch::kFloat32), expected.at("logits")), 1e-5) << variant;
   }
 }
 
@@ -120,7 +143,8 @@ TEST_F(DecoderCheckpoint, StepsEqualTheWhole) {
   const auto whole = model->forward(kTokens);
   auto state = model->make_state(2);
   std::vector<Tensor> parts;
-  for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 9}, {9, 10}, {10, 20}}) parts.push_back(model->forward(kTokens.slice(1, begin, end), &state));
+  for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 9}, {9, 10}, {10, 20}})
+    parts.push_back(model->forward(kTokens.slice(1, begin, end), &state));
   EXPECT_LT(relative_error(torch::cat(parts, 1), whole), test::kForwardTolerance);
   EXPECT_EQ(state.seen(), 20);
 }

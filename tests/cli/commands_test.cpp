@@ -14,11 +14,13 @@ using nlohmann::json;
 TEST(Commands, HelpHasAnExampleForEach) {
   const auto all = test::heed("--help");
   EXPECT_EQ(all.status, 0);
-  for (const char* command : {"compare", "bench kernels", "bench peers", "run", "list", "doctor", "eval text", "eval task", "train lm"}) {
+  for (const char* command :
+       {"compare", "bench kernels", "bench peers", "run", "list", "doctor", "eval text", "eval task", "train lm"}) {
     const auto help = test::heed(std::string(command) + " --help");
     EXPECT_EQ(help.status, 0) << command;
     EXPECT_NE(help.out.find("example: heed"), std::string::npos) << command;
-    EXPECT_NE(all.out.find(std::string(command).substr(0, std::string(command).find(' '))), std::string::npos) << command;
+    EXPECT_NE(all.out.find(std::string(command).substr(0, std::string(command).find(' '))), std::string::npos)
+        << command;
   }
 }
 
@@ -37,12 +39,14 @@ TEST(Commands, ListGivesEveryRowInJson) {
   const auto rows = json::parse(result.out);
   std::set<std::string> names;
   for (const auto& row : rows) {
-    for (const char* key : {"name", "kind", "family", "paper", "year", "patterns", "step", "core", "grid", "training_free", "cost", "params"})
+    for (const char* key : {"name", "kind", "family", "paper", "year", "patterns", "step", "core", "grid",
+                            "training_free", "cost", "params"})
       EXPECT_TRUE(row.contains(key)) << row["name"] << " " << key;
     EXPECT_TRUE(names.insert(row["name"]).second) << row["name"];
   }
-  for (const char* name : {"flash", "block_sparse", "decode", "lean_attention", "dense", "sliding_window", "flash_attention", "sigmoid_attention",
-                           "quantizable_attention", "selective_self_attention", "longformer", "bigbird", "s2_attention", "linformer", "niah_single"})
+  for (const char* name : {"flash", "block_sparse", "decode", "lean_attention", "dense", "sliding_window",
+                           "flash_attention", "sigmoid_attention", "quantizable_attention", "selective_self_attention",
+                           "longformer", "bigbird", "s2_attention", "linformer", "niah_single"})
     EXPECT_TRUE(names.contains(name)) << name;
   EXPECT_LT(json::parse(test::heed("list --kind operator --json").out).size(), rows.size());
 }
@@ -58,7 +62,8 @@ TEST(Commands, DoctorSaysWhatABugReportNeeds) {
   const auto result = test::heed("doctor --json --threads 1");
   ASSERT_EQ(result.status, 0) << result.err;
   const auto report = json::parse(result.out);
-  for (const char* key : {"heed", "commit", "cpu", "isa", "threads", "libtorch", "blas", "peak_gflops", "read_gbps"}) EXPECT_TRUE(report.contains(key)) << key;
+  for (const char* key : {"heed", "commit", "cpu", "isa", "threads", "libtorch", "blas", "peak_gflops", "read_gbps"})
+    EXPECT_TRUE(report.contains(key)) << key;
   EXPECT_EQ(report["threads"], 1);
   EXPECT_EQ(report["torch_threads"], 1);
   EXPECT_GT(report["peak_gflops"], 0.1);

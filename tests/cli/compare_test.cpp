@@ -44,7 +44,9 @@ TEST_F(CompareCommand, WritesTableJsonAndPage) {
     if (row["name"] != "dense") continue;
     dense = true;
     EXPECT_EQ(row["timing_only"], row["N"] == 96);
-    if (row["N"] == 48) EXPECT_LT(row["error"].get<double>(), 2e-5);
+    if (row["N"] == 48) {
+      EXPECT_LT(row["error"].get<double>(), 2e-5);
+    }
   }
   EXPECT_TRUE(dense);
   const auto html = test::read_text(page);

@@ -32,7 +32,8 @@ Array random_array(std::vector<int64_t> shape, unsigned seed) {
 
 void write(const std::filesystem::path& path, const Arrays& arrays) {
   std::vector<formats::TensorToWrite> tensors;
-  for (const auto& [name, array] : arrays) tensors.push_back({name, formats::TensorType::f64, array.shape, std::as_bytes(std::span(array.values))});
+  for (const auto& [name, array] : arrays)
+    tensors.push_back({name, formats::TensorType::f64, array.shape, std::as_bytes(std::span(array.values))});
   formats::write_safetensors(path, tensors);
 }
 
@@ -48,13 +49,18 @@ Array read(const std::filesystem::path& path, const std::string& name) {
 constexpr int64_t kHeads = 2, kQueries = 5, kKeys = 9, kSize = 4;
 
 Arrays qkv() {
-  return {{"q", random_array({1, kHeads, kQueries, kSize}, 1)}, {"k", random_array({1, kHeads, kKeys, kSize}, 2)}, {"v", random_array({1, kHeads, kKeys, kSize}, 3)}};
+  return {{"q", random_array({1, kHeads, kQueries, kSize}, 1)},
+          {"k", random_array({1, kHeads, kKeys, kSize}, 2)},
+          {"v", random_array({1, kHeads, kKeys, kSize}, 3)}};
 }
 
 /// The formula, written out: bottom-right causal, a window of visible keys, sinks.
-void expect_attention(const Arrays& in, const std::filesystem::path& path, double scale, int64_t window, int64_t sinks) {
+void expect_attention(const Arrays& in, const std::filesystem::path& path, double scale, int64_t window,
+                      int64_t sinks) {
   const auto out = read(path, "out"), lse = read(path, "lse");
-  const auto at = [&](const char* name, int64_t h, int64_t i, int64_t d, int64_t rows) { return in.at(name).values[size_t((h * rows + i) * kSize + d)]; };
+  const auto at = [&](const char* name, int64_t h, int64_t i, int64_t d, int64_t rows) {
+    return in.at(name).values[size_t((h * rows + i) * kSize + d)];
+  };
   for (int64_t h = 0; h < kHeads; ++h)
     for (int64_t i = 0; i < kQueries; ++i) {
       double sum = 0;
@@ -68,7 +74,8 @@ void expect_attention(const Arrays& in, const std::filesystem::path& path, doubl
         for (int64_t d = 0; d < kSize; ++d) expected[size_t(d)] += std::exp(logit) * at("v", h, j, d, kKeys);
       }
       EXPECT_NEAR(lse.values[size_t(h * kQueries + i)], std::log(sum), 1e-12);
-      for (int64_t d = 0; d < kSize; ++d) EXPECT_NEAR(out.values[size_t((h * kQueries + i) * kSize + d)], expected[size_t(d)] / sum, 1e-12);
+      for (int64_t d = 0; d < kSize; ++d)
+        EXPECT_NEAR(out.values[size_t((h * kQueries + i) * kSize + d)], expected[size_t(d)] / sum, 1e-12);
     }
 }
 
@@ -76,7 +83,8 @@ TEST(Run, FlashIsTheFormula) {
   const Folder folder;
   const auto in = qkv();
   write(folder / "in", in);
-  const auto result = test::heed("run op:flash --in " + (folder / "in").string() + " --out " + (folder / "out").string() + " --set causal=true window=3 sinks=2 scale=0.3");
+  const auto result = test::heed("run op:flash --in " + (folder / "in").string() + " --out " +
+                                 (folder / "out").string() + " --set causal=true window=3 sinks=2 scale=0.3");
   ASSERT_EQ(result.status, 0) << result.err;
   expect_attention(in, folder / "out", 0.3, 3, 2);
 }
@@ -86,7 +94,8 @@ TEST(Run, DecodeIsTheFormulaToo) {
   const auto in = qkv();
   write(folder / "in", in);
   for (const char* name : {"op:decode", "op:lean_attention"}) {
-    const auto result = test::heed(std::string("run ") + name + " --in " + (folder / "in").string() + " --out " + (folder / "out").string() + " --set scale=0.5");
+    const auto result = test::heed(std::string("run ") + name + " --in " + (folder / "in").string() + " --out " +
+                                   (folder / "out").string() + " --set scale=0.5");
     ASSERT_EQ(result.status, 0) << result.err;
     expect_attention(in, folder / "out", 0.5, kKeys, 0);
   }
@@ -100,7 +109,8 @@ TEST(Run, GradientsAreDifferences) {
   const std::string settings = " --set causal=true softcap=2";
   const auto loss = [&](const Arrays& arrays) {
     write(folder / "in", arrays);
-    const auto result = test::heed("run op:flash --grad --in " + (folder / "in").string() + " --out " + (folder / "out").string() + settings);
+    const auto result = test::heed("run op:flash --grad --in " + (folder / "in").string() + " --out " +
+                                   (folder / "out").string() + settings);
     EXPECT_EQ(result.status, 0) << result.err;
     const auto out = read(folder / "out", "out");
     double sum = 0;

@@ -1,4 +1,5 @@
-// Training from the command line: a model learns, is written as a Llama, goes on after a kill as if nothing had happened.
+// Training from the command line: a model learns, is written as a Llama, goes on after a kill as if nothing had
+// happened.
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -13,7 +14,9 @@ namespace {
 
 using test::Folder;
 
-const char* kSmall = " --layers 2 --dim 32 --heads 2 --kv-heads 1 --head-dim 16 --hidden 48 --context 64 --batch 4 --threads 1 --eval-every 10";
+const char* kSmall =
+    " --layers 2 --dim 32 --heads 2 --kv-heads 1 --head-dim 16 --hidden 48 --context 64 --batch 4 --threads 1 "
+    "--eval-every 10";
 
 void write_text(const std::filesystem::path& path) {
   std::ofstream file(path);
@@ -26,7 +29,8 @@ TEST(Train, LearnsAndWritesALlama) {
   const Folder folder;
   write_text(folder / "text");
   const auto out = folder / "model";
-  const auto result = test::heed("train lm --text " + (folder / "text").string() + " --out " + out.string() + " --steps 60 --lr 5e-3 --warmup 5" + kSmall);
+  const auto result = test::heed("train lm --text " + (folder / "text").string() + " --out " + out.string() +
+                                 " --steps 60 --lr 5e-3 --warmup 5" + kSmall);
   ASSERT_EQ(result.status, 0) << result.err;
   const auto config = nlohmann::json::parse(test::read_text(out / "config.json"));
   EXPECT_EQ(config["architectures"][0], "LlamaForCausalLM");
@@ -45,7 +49,8 @@ TEST(Train, LearnsAndWritesALlama) {
 TEST(Train, ResumedIsTheSameAsUninterrupted) {
   const Folder folder;
   write_text(folder / "text");
-  const std::string base = "train lm --text " + (folder / "text").string() + " --steps 24 --save-every 6 --mix text=0.6,niah_single=0.2,repeat=0.2 --context 128" +
+  const std::string base = "train lm --text " + (folder / "text").string() +
+                           " --steps 24 --save-every 6 --mix text=0.6,niah_single=0.2,repeat=0.2 --context 128" +
                            std::string(kSmall).replace(std::string(kSmall).find(" --context 64"), 13, "");
   ASSERT_EQ(test::heed(base + " --out " + (folder / "whole").string()).status, 0);
 
@@ -53,7 +58,8 @@ TEST(Train, ResumedIsTheSameAsUninterrupted) {
   const auto parts = (folder / "parts").string();
   for (int kill = 0; kill < 2; ++kill) {
     const bool started = std::filesystem::exists(folder / "parts/training.safetensors");
-    const std::string command = std::string("timeout -s KILL 4 ") + HEED_BINARY + " " + base + " --out " + parts + (started ? " --resume" : "") + " >/dev/null 2>&1";
+    const std::string command = std::string("timeout -s KILL 4 ") + HEED_BINARY + " " + base + " --out " + parts +
+                                (started ? " --resume" : "") + " >/dev/null 2>&1";
     (void)!std::system(command.c_str());
   }
   const bool started = std::filesystem::exists(folder / "parts/training.safetensors");
@@ -67,13 +73,14 @@ TEST(Train, FineTunesWithAnotherMixer) {
   write_text(folder / "text");
   const std::string base = "train lm --text " + (folder / "text").string() + " --steps 5";
   ASSERT_EQ(test::heed(base + " --out " + (folder / "a").string() + kSmall).status, 0);
-  const auto tuned = test::heed(base + " --context 64 --batch 2 --threads 1 --from " + (folder / "a").string() + " --out " + (folder / "b").string() +
-                                " --mixer '1=sliding_window:{\"window\":16}'");
+  const auto tuned = test::heed(base + " --context 64 --batch 2 --threads 1 --from " + (folder / "a").string() +
+                                " --out " + (folder / "b").string() + " --mixer '1=sliding_window:{\"window\":16}'");
   ASSERT_EQ(tuned.status, 0) << tuned.err;
   const auto config = nlohmann::json::parse(test::read_text(folder / "b/config.json"));
   EXPECT_EQ(config["architectures"][0], "HeedForCausalLM");
   EXPECT_EQ(config["heed"]["layers"][1]["mixer"], "sliding_window");
-  EXPECT_EQ(test::heed("eval text --model " + (folder / "b").string() + " --text " + (folder / "text").string()).status, 0);
+  EXPECT_EQ(test::heed("eval text --model " + (folder / "b").string() + " --text " + (folder / "text").string()).status,
+            0);
 }
 
 TEST(Train, BadInputIsOneClearLine) {

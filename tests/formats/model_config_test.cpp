@@ -1,8 +1,8 @@
 #include "heed/formats/model_config.h"
 
-#include "support/test_files.h"
 #include "heed/formats/byte_tokenizer.h"
 #include "heed/formats/json_file.h"
+#include "support/test_files.h"
 
 namespace heed::formats {
 namespace {

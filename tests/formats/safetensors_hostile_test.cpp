@@ -1,9 +1,9 @@
 // What a safetensors file may do to its reader: nothing but a message.
 #include <random>
 
-#include "support/test_files.h"
 #include "heed/formats/json_file.h"
 #include "heed/formats/safetensors.h"
+#include "support/test_files.h"
 
 namespace heed::formats {
 namespace {

@@ -87,6 +87,28 @@ struct Blocks {
   }
 };
 
+TEST_P(EngineOnIsa, ARowsBitsDoNotDependOnTheRowsBesideIt) {
+  HEED_SEED(random, 26);
+  // Small logits stay with the first reference, large ones move it again and again; both kinds stand side by side.
+  for (double size : {0.1, 5.0, 40.0, 1000.0}) {
+    FlashCase made({1, 1, 1, 1, 75, 400, 24, 16}, {.logit_size = size}, DType::f32, random());
+    for (int64_t i = 0; i < 75; i += 3) {
+      for (int64_t d = 0; d < 24; ++d) made.q.set(0, 0, i, d, made.q.at(0, 0, i, d) * 1e-3);
+    }
+    flash_forward(made.params());
+    Tensor out(DType::f32, {1, 1, 1, 16}), lse(DType::f32, {1, 1, 1, 1});
+    for (int64_t i = 0; i < 75; ++i) {
+      FlashParams one = made.params();
+      one.q.data = static_cast<float*>(one.q.data) + i * one.q.stride[2];
+      one.q.size[2] = 1;
+      one.out = out, one.lse = lse;
+      flash_forward(one);
+      for (int64_t d = 0; d < 16; ++d) ASSERT_EQ(out.at(0, 0, 0, d), made.out.at(0, 0, i, d)) << size << ", row " << i;
+      ASSERT_EQ(lse.at(0, 0, 0, 0), made.lse.at(0, 0, i, 0)) << size << ", row " << i;
+    }
+  }
+}
+
 TEST_P(EngineOnIsa, AListOfEverythingIsFlashBitForBit) {
   HEED_SEED(random, 22);
   for (auto [query_block, key_block] : {std::pair<int64_t, int64_t>{64, 64}, {1000, 1000}, {17, 5}, {48, 128}}) {

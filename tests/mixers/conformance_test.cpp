@@ -33,7 +33,8 @@ std::vector<Case> cases() {
 }
 
 std::string case_name(const testing::TestParamInfo<Case>& info) {
-  return info.param.row->name + (info.param.causal ? "_causal" : "_noncausal") + (info.param.cross ? "_cross" : "_self");
+  return info.param.row->name + (info.param.causal ? "_causal" : "_noncausal") +
+         (info.param.cross ? "_cross" : "_self");
 }
 
 /// The gradient of `function` at `inputs` against central differences along one random direction over all inputs.
@@ -194,7 +195,8 @@ TEST_P(Conformance, PaddingDoesNotLeak) {
   source.narrow(0, 0, 1).slice(1, real).add_(5);
   const auto after = mixer->forward(changed);
   const int64_t unpadded_queries = GetParam().cross ? kPrime : real;
-  EXPECT_TRUE(torch::equal(after.narrow(0, 0, 1).slice(1, 0, unpadded_queries), before.narrow(0, 0, 1).slice(1, 0, unpadded_queries)));
+  EXPECT_TRUE(torch::equal(after.narrow(0, 0, 1).slice(1, 0, unpadded_queries),
+                           before.narrow(0, 0, 1).slice(1, 0, unpadded_queries)));
   EXPECT_TRUE(torch::equal(after.narrow(0, 1, 1), before.narrow(0, 1, 1)));
 }
 
@@ -321,7 +323,8 @@ TEST(Registry, RowsAreComplete) {
     EXPECT_TRUE(row.make != nullptr) << row.name;
     const auto& p = row.patterns;
     EXPECT_TRUE(p.causal_self || p.noncausal_self || p.causal_cross || p.noncausal_cross) << row.name;
-    for (const auto& parameter : row.parameters) EXPECT_FALSE(parameter.meaning.empty()) << row.name << " " << parameter.name;
+    for (const auto& parameter : row.parameters)
+      EXPECT_FALSE(parameter.meaning.empty()) << row.name << " " << parameter.name;
   }
 }
 
@@ -340,8 +343,10 @@ TEST(Registry, CoresExistWhereClaimed) {
     auto mixer = row.make(row.small);
     mixer->eval();
     torch::NoGradGuard no_grad;
-    const int64_t heads = row.small.value("heads", 4), kv_heads = row.small.value("kv_heads", heads), size = row.small.value("dim", 64) / heads;
-    const CoreInput in{torch::randn({2, heads, 19, size}), torch::randn({2, kv_heads, 19, size}), torch::randn({2, kv_heads, 19, size})};
+    const int64_t heads = row.small.value("heads", 4), kv_heads = row.small.value("kv_heads", heads),
+                  size = row.small.value("dim", 64) / heads;
+    const CoreInput in{torch::randn({2, heads, 19, size}), torch::randn({2, kv_heads, 19, size}),
+                       torch::randn({2, kv_heads, 19, size})};
     if (!row.core) continue;
     const auto out = mixer->mix(in);
     EXPECT_EQ(out.sizes(), in.q.sizes()) << row.name;

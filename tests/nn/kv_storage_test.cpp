@@ -9,7 +9,8 @@ TEST(KvStorage, GrowsAndErases) {
   KvStorage storage;
   EXPECT_EQ(storage.bytes(), 0);
   const auto k = torch::randn({2, 3, 100, 4}), v = torch::randn({2, 3, 100, 5});
-  for (int64_t at = 0; at < 100; at += 7) storage.append(k.slice(2, at, std::min<int64_t>(at + 7, 100)), v.slice(2, at, std::min<int64_t>(at + 7, 100)));
+  for (int64_t at = 0; at < 100; at += 7)
+    storage.append(k.slice(2, at, std::min<int64_t>(at + 7, 100)), v.slice(2, at, std::min<int64_t>(at + 7, 100)));
   EXPECT_TRUE(torch::equal(storage.keys(), k));
   EXPECT_TRUE(torch::equal(storage.values(), v));
   auto copy = storage.clone();

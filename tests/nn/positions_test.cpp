@@ -24,7 +24,9 @@ TEST(Rope, ScoresDependOnTheDistanceAlone) {
       RopeConfig config;
       config.interleaved = interleaved;
       config.rotary_dim = rotary;
-      const auto score = [&](int64_t m, int64_t n) { return rotated(q, m, config).dot(rotated(k, n, config)).item<double>(); };
+      const auto score = [&](int64_t m, int64_t n) {
+        return rotated(q, m, config).dot(rotated(k, n, config)).item<double>();
+      };
       EXPECT_NEAR(score(7, 3), score(1004, 1000), 1e-10);
       EXPECT_NEAR(score(0, 0), q.dot(k).item<double>(), 1e-12);
       EXPECT_GT(std::abs(score(7, 3) - score(8, 3)), 1e-6);
@@ -72,10 +74,13 @@ TEST(Rope, ScalingsAreTheirFormulas) {
   RopeConfig linear{.scaling = "linear", .factor = 4};
   EXPECT_LT(relative_error(rope_frequencies(linear, 32), plain / 4), 1e-14);
   RopeConfig ntk{.scaling = "ntk", .factor = 4};
-  EXPECT_LT(relative_error(rope_frequencies(ntk, 32), rope_frequencies({.theta = 10000 * std::pow(4, 32.0 / 30)}, 32)), 1e-14);
+  EXPECT_LT(relative_error(rope_frequencies(ntk, 32), rope_frequencies({.theta = 10000 * std::pow(4, 32.0 / 30)}, 32)),
+            1e-14);
   RopeConfig dynamic{.scaling = "dynamic", .factor = 2, .original_length = 100};
   EXPECT_LT(relative_error(rope_frequencies(dynamic, 32, 100), plain), 1e-14);
-  EXPECT_LT(relative_error(rope_frequencies(dynamic, 32, 300), rope_frequencies({.theta = 10000 * std::pow(5, 32.0 / 30)}, 32)), 1e-14);
+  EXPECT_LT(relative_error(rope_frequencies(dynamic, 32, 300),
+                           rope_frequencies({.theta = 10000 * std::pow(5, 32.0 / 30)}, 32)),
+            1e-14);
 }
 
 TEST(Rope, BadConfigurationsAreRefused) {

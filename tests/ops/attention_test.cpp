@@ -47,7 +47,8 @@ TEST(Attention, EqualsPlainTorchWithGradients) {
       const auto weights = torch::randn_like(out);
       const auto grads = torch::autograd::grad({(out * weights).sum()}, {q, k, v, bias});
       const auto reference = torch::autograd::grad({(expected * weights).sum()}, {q, k, v, bias});
-      for (size_t i = 0; i < grads.size(); ++i) EXPECT_LT(relative_error(grads[i], reference[i]), test::kGradientTolerance) << i;
+      for (size_t i = 0; i < grads.size(); ++i)
+        EXPECT_LT(relative_error(grads[i], reference[i]), test::kGradientTolerance) << i;
     }
 }
 
@@ -55,11 +56,13 @@ TEST(Attention, LseIsDifferentiable) {
   auto [q, k, v] = qkv(9, 14);
   q.requires_grad_();
   const auto lse = attention_with_lse(q, k, v).lse;
-  const auto expected = torch::logsumexp(torch::matmul(q, k.repeat_interleave(2, 1).transpose(2, 3)) / std::sqrt(24.0), -1);
+  const auto expected =
+      torch::logsumexp(torch::matmul(q, k.repeat_interleave(2, 1).transpose(2, 3)) / std::sqrt(24.0), -1);
   EXPECT_LT(relative_error(lse, expected), test::kForwardTolerance);
   const auto weights = torch::randn_like(lse);
   const auto grad = torch::autograd::grad({(lse * weights).sum()}, {q})[0];
-  EXPECT_LT(relative_error(grad, torch::autograd::grad({(expected * weights).sum()}, {q})[0]), test::kGradientTolerance);
+  EXPECT_LT(relative_error(grad, torch::autograd::grad({(expected * weights).sum()}, {q})[0]),
+            test::kGradientTolerance);
 }
 
 TEST(Attention, WeightsAreRebuiltFromLse) {
@@ -124,7 +127,8 @@ TEST(Attention, StridesOfATransposedLayoutNeedNoCopy) {
   const auto packed = torch::randn({2, 33, 3, 4, 16});  // [B, N, qkv, H, D]
   const auto part = [&](int64_t i) { return packed.select(2, i).transpose(1, 2); };
   const auto out = attention(part(0), part(1), part(2));
-  EXPECT_LT(relative_error(out, plain(part(0).contiguous(), part(1).contiguous(), part(2).contiguous(), false)), test::kForwardTolerance);
+  EXPECT_LT(relative_error(out, plain(part(0).contiguous(), part(1).contiguous(), part(2).contiguous(), false)),
+            test::kForwardTolerance);
 }
 
 TEST(Attention, WrongShapesAreNamed) {
@@ -179,11 +183,16 @@ Tensor call_op(const Tensor& q, const Tensor& k, const Tensor& v, const std::str
   const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("heed::flash", "");
   std::vector<c10::IValue> stack;
   for (const auto& argument : op.schema().arguments()) {
-    if (argument.name() == "q") stack.emplace_back(q);
-    else if (argument.name() == "k") stack.emplace_back(k);
-    else if (argument.name() == "v") stack.emplace_back(v);
-    else if (argument.name() == "mask") stack.emplace_back(mask);
-    else stack.push_back(*argument.default_value());
+    if (argument.name() == "q")
+      stack.emplace_back(q);
+    else if (argument.name() == "k")
+      stack.emplace_back(k);
+    else if (argument.name() == "v")
+      stack.emplace_back(v);
+    else if (argument.name() == "mask")
+      stack.emplace_back(mask);
+    else
+      stack.push_back(*argument.default_value());
   }
   op.callBoxed(stack);
   return stack[0].toTensor();
@@ -198,14 +207,17 @@ TEST(Library, TheOperatorIsTheFunction) {
   const auto out = call_op(q, k, v, "causal & (window(6) | sinks(2))");
   EXPECT_TRUE(torch::equal(out, expected));
   EXPECT_TRUE(out.requires_grad());
-  EXPECT_TRUE(torch::equal(torch::autograd::grad({out.sum()}, {q})[0], torch::autograd::grad({expected.sum()}, {q})[0]));
+  EXPECT_TRUE(
+      torch::equal(torch::autograd::grad({out.sum()}, {q})[0], torch::autograd::grad({expected.sum()}, {q})[0]));
   torch::NoGradGuard no_grad;
   EXPECT_TRUE(torch::equal(call_op(q, k, v, "causal & (window(6) | sinks(2))"), expected));
   EXPECT_THROW(call_op(q, k, v, "causl"), std::exception);
 }
 
 TEST(Library, MetaTensorsGiveShapes) {
-  const auto meta = [](std::vector<int64_t> size) { return torch::empty(size, torch::TensorOptions().device(torch::kMeta)); };
+  const auto meta = [](std::vector<int64_t> size) {
+    return torch::empty(size, torch::TensorOptions().device(torch::kMeta));
+  };
   const auto out = call_op(meta({2, 4, 1000000, 64}), meta({2, 2, 1000000, 64}), meta({2, 2, 1000000, 32}), "causal");
   EXPECT_TRUE(out.is_meta());
   EXPECT_EQ(out.sizes(), (std::vector<int64_t>{2, 4, 1000000, 32}));

@@ -21,7 +21,7 @@ struct FlashFeatures {
   kernels::Normalizer::Kind kind = kernels::Normalizer::Kind::softmax;
   double softcap = 0, dropout = 0, gamma = 0, zeta = 1, logit_size = 1;
   bool alibi = false, temperature = false, sink = false, sigmoid_bias = false, lengths = false, head_maps = false,
-       d_lse = true;
+       d_lse = true, gamma_per_key = false;
   /// Sizes of bias and multiplier; absent: none. 0 stands for the full size.
   std::optional<std::array<int64_t, 3>> bias = std::nullopt, multiplier = std::nullopt;
   std::vector<int64_t> packed_q = {}, packed_k = {};  ///< sequence lengths; not empty: packed
@@ -85,6 +85,7 @@ class FlashCase {
     p.scores.bias = bias, p.scores.temperature = temperature, p.scores.multiplier = multiplier;
     p.normalizer.kind = features_.kind;
     p.normalizer.sink_logit = sink, p.normalizer.sigmoid_bias = sigmoid_bias;
+    p.normalizer.gamma_per_key = features_.gamma_per_key;
     p.normalizer.gamma = features_.gamma, p.normalizer.zeta = features_.zeta;
     p.dropout = {features_.dropout, seed_};
     if (features_.lengths) p.q_lengths = q_lengths_.data(), p.k_lengths = k_lengths_.data();

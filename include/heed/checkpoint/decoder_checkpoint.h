@@ -16,7 +16,8 @@ formats::LlamaConfig llama_config(const DecoderConfig& config);
 std::string checkpoint_name(const std::string& parameter);
 
 /// A decoder with the weights of `directory` (config.json, and model.safetensors or shards with an index), in float32
-/// unless `dtype` says otherwise. Throws heed::Error for a missing file, a tensor that is missing, left over or of another shape.
+/// unless `dtype` says otherwise. Throws heed::Error for a missing file, a tensor that is missing, left over or of
+/// another shape.
 DecoderLm load_decoder(const std::filesystem::path& directory, torch::ScalarType dtype = torch::kFloat32);
 
 /// Writes config.json and model.safetensors, each beside and renamed. Weights are rounded to `dtype`.

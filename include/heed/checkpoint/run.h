@@ -1,4 +1,5 @@
-// Applying one mechanism to the tensors of a file: what `heed run` does, and how a doubted kernel is checked from outside.
+// Applying one mechanism to the tensors of a file: what `heed run` does, and how a doubted kernel is checked from
+// outside.
 #pragma once
 
 #include <filesystem>
@@ -8,18 +9,18 @@
 namespace heed::checkpoint {
 
 struct RunRequest {
-  std::string name;                 ///< a mixer, core:MIXER, or op:OPERATOR
-  std::filesystem::path in, out;    ///< safetensors
+  std::string name;               ///< a mixer, core:MIXER, or op:OPERATOR
+  std::filesystem::path in, out;  ///< safetensors
   nlohmann::json settings = nlohmann::json::object();
-  uint64_t seed = 0;                ///< of a mixer's weights and of dropout
-  std::filesystem::path weights;    ///< a mixer's parameters; empty: drawn from the seed
+  uint64_t seed = 0;              ///< of a mixer's weights and of dropout
+  std::filesystem::path weights;  ///< a mixer's parameters; empty: drawn from the seed
   std::filesystem::path save_weights;
-  bool grad = false;                ///< also the gradients of sum(out * grad), as d_NAME of every floating input
+  bool grad = false;  ///< also the gradients of sum(out * grad), as d_NAME of every floating input
 };
 
-/// Reads, applies, writes `out` and, where there is one, `lse`. A mixer takes x [B, N, C], and memory, key_padding, cu_seqlens, positions where given; an operator or
-/// core takes q, k, v [B, H, N, D] and the optional tensors of attention under their names. float64 in gives float64 out.
-/// Throws heed::Error before anything is written.
+/// Reads, applies, writes `out` and, where there is one, `lse`. A mixer takes x [B, N, C], and memory, key_padding,
+/// cu_seqlens, positions where given; an operator or core takes q, k, v [B, H, N, D] and the optional tensors of
+/// attention under their names. float64 in gives float64 out. Throws heed::Error before anything is written.
 void run(const RunRequest& request);
 
 }  // namespace heed::checkpoint

@@ -19,6 +19,7 @@ torch::Tensor read_tensor(const File& file, std::string_view name);
 /// Copies of all tensors of a file.
 TensorMap load_tensors(const std::filesystem::path& path);
 /// Written beside and renamed. Throws for a dtype safetensors has no name for.
-void save_tensors(const std::filesystem::path& path, const TensorMap& tensors, const std::map<std::string, std::string>& metadata = {});
+void save_tensors(const std::filesystem::path& path, const TensorMap& tensors,
+                  const std::map<std::string, std::string>& metadata = {});
 
 }  // namespace heed::checkpoint

@@ -82,8 +82,9 @@ struct DecodeParams {
 
 /// Throws heed::Error naming what does not fit. Called by every entry below.
 void check(const DecodeParams& params);
-/// Runs a stream-K plan that is a function of the shapes: the number of threads does not change a bit. Extra memory: a few
-/// tiles per thread and two partial results per worker of the plan; with column_sum also 4 bytes per (query row, slot).
+/// Runs a stream-K plan that is a function of the shapes: the number of threads does not change a bit. Extra memory: a
+/// few tiles per thread and two partial results per worker of the plan; with column_sum also 4 bytes per (query row,
+/// slot).
 void decode(const DecodeParams& params);
 /// Runs a plan made from this call's lengths, ordered by (sequence, KV head). Results agree over plans up to rounding.
 void decode(const DecodeParams& params, const WorkPlan& plan);

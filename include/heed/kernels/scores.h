@@ -7,13 +7,15 @@
 
 namespace heed::kernels {
 
-/// Score terms. Tensors are float (double for f64 calls); sizes of 1 broadcast. In packed calls the batch index is the sequence.
+/// Score terms. Tensors are float (double for f64 calls); sizes of 1 broadcast. In packed calls the batch index is the
+/// sequence.
 struct Scores {
-  double softcap = 0;                  ///< c > 0: s -> c * tanh(s / c) (Gemma 2)
-  const float* alibi_slopes = nullptr; ///< [Hq]: adds -slope * |i' - j|, i' = i + M - N (Press et al., arXiv 2108.12409)
-  AnyView bias;                        ///< [1|B, 1|Hq, 1|N, M], added; any strides
-  AnyView temperature;                 ///< [1|B, 1|Hq, 1|N, 1], positive: s -> s / temperature
-  AnyView multiplier;                  ///< [1|B, 1|Hq, 1|N, M]: p -> p * multiplier after the normaliser (URPE)
+  double softcap = 0;  ///< c > 0: s -> c * tanh(s / c) (Gemma 2)
+  const float* alibi_slopes =
+      nullptr;          ///< [Hq]: adds -slope * |i' - j|, i' = i + M - N (Press et al., arXiv 2108.12409)
+  AnyView bias;         ///< [1|B, 1|Hq, 1|N, M], added; any strides
+  AnyView temperature;  ///< [1|B, 1|Hq, 1|N, 1], positive: s -> s / temperature
+  AnyView multiplier;   ///< [1|B, 1|Hq, 1|N, M]: p -> p * multiplier after the normaliser (URPE)
 };
 
 struct Normalizer {
@@ -23,6 +25,7 @@ struct Normalizer {
   AnyView sigmoid_bias;  ///< sigmoid only: [1, 1|Hq, 1, 1], p = sigmoid(s + bias); absent: -log(M)
   double gamma = 0;      ///< clipped softmax: clip((zeta - gamma) p + gamma, 0, 1) (arXiv 2306.12929)
   double zeta = 1;
+  bool gamma_per_key = false;  ///< gamma is divided by the number of keys that the row sees
 };
 
 /// Weights are dropped after the normaliser: p -> p * keep / (1 - probability). The decision for a weight is a pure

@@ -12,27 +12,40 @@ enum class DType : uint8_t { f32, f16, bf16, f64, i8 };
 
 constexpr size_t size_of(DType type) {
   switch (type) {
-    case DType::f64: return 8;
-    case DType::f32: return 4;
-    case DType::i8: return 1;
-    default: return 2;
+    case DType::f64:
+      return 8;
+    case DType::f32:
+      return 4;
+    case DType::i8:
+      return 1;
+    default:
+      return 2;
   }
 }
 
 constexpr std::string_view name_of(DType type) {
   switch (type) {
-    case DType::f64: return "float64";
-    case DType::f32: return "float32";
-    case DType::f16: return "float16";
-    case DType::bf16: return "bfloat16";
-    case DType::i8: return "int8";
+    case DType::f64:
+      return "float64";
+    case DType::f32:
+      return "float32";
+    case DType::f16:
+      return "float16";
+    case DType::bf16:
+      return "bfloat16";
+    case DType::i8:
+      return "int8";
   }
   return "?";
 }
 
 /// IEEE binary16 and bfloat16 as stored bits; arithmetic happens in float.
-struct Half { uint16_t bits; };
-struct BFloat { uint16_t bits; };
+struct Half {
+  uint16_t bits;
+};
+struct BFloat {
+  uint16_t bits;
+};
 
 /// Four sizes and four strides in elements, usually [B, H, N, D]. A size of 1 may have stride 0 to broadcast;
 /// strides may be negative.
@@ -56,7 +69,9 @@ struct AnyView {
 
   explicit operator bool() const { return data != nullptr; }
   template <class T>
-  View<T> as() const { return {static_cast<T*>(data), size, stride}; }
+  View<T> as() const {
+    return {static_cast<T*>(data), size, stride};
+  }
 };
 
 /// Row-major strides for `size`.

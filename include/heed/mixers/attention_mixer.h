@@ -13,13 +13,13 @@ namespace heed {
 
 /// The part of a configuration that all attention mixers read.
 struct AttentionConfig {
-  int64_t dim = 64;         ///< C
-  int64_t heads = 4;        ///< query heads
-  int64_t kv_heads = 0;     ///< key and value heads; 0: heads (MHA), 1: MQA, between: GQA
-  int64_t head_dim = 0;     ///< 0: dim / heads
+  int64_t dim = 64;      ///< C
+  int64_t heads = 4;     ///< query heads
+  int64_t kv_heads = 0;  ///< key and value heads; 0: heads (MHA), 1: MQA, between: GQA
+  int64_t head_dim = 0;  ///< 0: dim / heads
   bool causal = true;
-  bool bias = false;        ///< biases of the q, k, v projections and the output
-  double dropout = 0;       ///< of attention weights, in training
+  bool bias = false;          ///< biases of the q, k, v projections and the output
+  double dropout = 0;         ///< of attention weights, in training
   int64_t max_length = 2048;  ///< length constants come from here, never from the current length
   nn::PositionsConfig positions;
 
@@ -32,8 +32,8 @@ struct AttentionConfig {
 /// Keys and values in a KvStorage, and the padding seen with them.
 struct KvState : MixerState {
   nn::KvStorage kv;
-  torch::Tensor padding;   ///< bool [B, length] or undefined: no padding so far
-  int64_t tokens = 0;      ///< seen, including those evicted
+  torch::Tensor padding;  ///< bool [B, length] or undefined: no padding so far
+  int64_t tokens = 0;     ///< seen, including those evicted
 
   int64_t bytes() const override { return kv.bytes() + (padding.defined() ? padding.nbytes() : 0); }
   int64_t seen() const override { return tokens; }

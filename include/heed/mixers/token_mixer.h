@@ -26,35 +26,35 @@ struct LayerContext {
 };
 
 struct MixerInput {
-  torch::Tensor x;                            ///< [B, N, C]
-  std::optional<torch::Tensor> memory;        ///< [B, M, C]: keys and values come from here (cross attention)
-  std::optional<torch::Tensor> key_padding;   ///< bool [B, M] ([B, N] without memory): true = padding, seen by nobody
-  std::optional<torch::Tensor> cu_seqlens;    ///< int64 [S + 1]: packed sequences, B = 1
-  std::optional<torch::Tensor> positions;     ///< int64 [N]; default: 0.. after what the state has seen
+  torch::Tensor x;                           ///< [B, N, C]
+  std::optional<torch::Tensor> memory;       ///< [B, M, C]: keys and values come from here (cross attention)
+  std::optional<torch::Tensor> key_padding;  ///< bool [B, M] ([B, N] without memory): true = padding, seen by nobody
+  std::optional<torch::Tensor> cu_seqlens;   ///< int64 [S + 1]: packed sequences, B = 1
+  std::optional<torch::Tensor> positions;    ///< int64 [N]; default: 0.. after what the state has seen
   std::optional<Grid> grid;
   LayerContext layer;
-  uint64_t seed = 0;                          ///< of everything random inside (dropout)
-  Taps* taps = nullptr;                       ///< heed/mixers/taps.h; null: nobody looks
+  uint64_t seed = 0;     ///< of everything random inside (dropout)
+  Taps* taps = nullptr;  ///< heed/mixers/taps.h; null: nobody looks
 };
 
 /// What a mixer remembers of the tokens it has seen.
 class MixerState {
  public:
   virtual ~MixerState() = default;
-  virtual int64_t bytes() const = 0;                          ///< held by tensors
-  virtual int64_t seen() const = 0;                           ///< tokens
+  virtual int64_t bytes() const = 0;  ///< held by tensors
+  virtual int64_t seen() const = 0;   ///< tokens
   virtual std::unique_ptr<MixerState> clone() const = 0;
-  virtual void truncate(int64_t tokens) = 0;                  ///< forget all but the first; throws heed::Error where it can't
+  virtual void truncate(int64_t tokens) = 0;  ///< forget all but the first; throws heed::Error where it can't
 };
 
 /// The tensors of a mechanism's core: what stands between projections.
 struct CoreInput {
-  torch::Tensor q, k, v;                      ///< [B, Hq, N, D], [B, Hk, M, D], [B, Hv, M, Dv]
-  std::optional<torch::Tensor> key_padding;   ///< bool [B, M], true = padding
-  std::optional<torch::Tensor> cu_seqlens;    ///< int64 [S + 1]
+  torch::Tensor q, k, v;                                  ///< [B, Hq, N, D], [B, Hk, M, D], [B, Hv, M, Dv]
+  std::optional<torch::Tensor> key_padding;               ///< bool [B, M], true = padding
+  std::optional<torch::Tensor> cu_seqlens;                ///< int64 [S + 1]
   std::optional<torch::Tensor> q_positions, k_positions;  ///< int64 [N], [M]; default: bottom-right aligned 0..
   uint64_t seed = 0;
-  nn::CoreReport* report = nullptr;           ///< asks the core what it looked at; mechanisms without an answer leave it alone
+  nn::CoreReport* report = nullptr;  ///< asks the core what it looked at; mechanisms without an answer leave it alone
 };
 
 class TokenMixer : public torch::nn::Module {

@@ -15,7 +15,8 @@ namespace heed {
 /// Which mixer a layer has.
 struct LayerPlan {
   std::string mixer = "dense";
-  nlohmann::json config = nlohmann::json::object();  ///< keys beyond dim, heads, kv_heads, head_dim, positions of the model
+  nlohmann::json config =
+      nlohmann::json::object();  ///< keys beyond dim, heads, kv_heads, head_dim, positions of the model
 };
 
 struct DecoderConfig {
@@ -24,13 +25,13 @@ struct DecoderConfig {
   int64_t heads = 8;
   int64_t kv_heads = 4;
   int64_t head_dim = 32;
-  int64_t hidden = 704;             ///< width of the SwiGLU
-  int64_t max_length = 1024;        ///< trained context
+  int64_t hidden = 704;       ///< width of the SwiGLU
+  int64_t max_length = 1024;  ///< trained context
   double norm_eps = 1e-5;
   nn::PositionsConfig positions;
   bool tie_embeddings = true;
   bool attention_bias = false;
-  std::vector<LayerPlan> layers;    ///< one a layer
+  std::vector<LayerPlan> layers;  ///< one a layer
 
   /// Every layer is plain dense attention, so that the checkpoint is a Hugging Face Llama.
   bool is_llama() const;
@@ -70,9 +71,11 @@ class DecoderLmImpl : public torch::nn::Module {
   explicit DecoderLmImpl(DecoderConfig config);
 
   /// tokens int64 [B, N] -> hidden states [B, N, dim] after the last norm. `taps` see and may change what flows.
-  torch::Tensor hidden(const torch::Tensor& tokens, DecoderState* state = nullptr, uint64_t seed = 0, Taps* taps = nullptr);
+  torch::Tensor hidden(const torch::Tensor& tokens, DecoderState* state = nullptr, uint64_t seed = 0,
+                       Taps* taps = nullptr);
   /// tokens int64 [B, N] -> logits [B, N, vocab].
-  torch::Tensor forward(const torch::Tensor& tokens, DecoderState* state = nullptr, uint64_t seed = 0, Taps* taps = nullptr);
+  torch::Tensor forward(const torch::Tensor& tokens, DecoderState* state = nullptr, uint64_t seed = 0,
+                        Taps* taps = nullptr);
   /// Logits of hidden states.
   torch::Tensor logits(const torch::Tensor& hidden);
   DecoderState make_state(int64_t batch) const;

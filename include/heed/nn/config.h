@@ -58,7 +58,8 @@ class ConfigReader {
   void finish() const {
     if (!config_.is_object()) return;
     for (const auto& [key, value] : config_.items())
-      require(std::find(known_.begin(), known_.end(), key) != known_.end(), "{}: unknown key {}: {}", owner_, key, suggest(key, known_));
+      require(std::find(known_.begin(), known_.end(), key) != known_.end(), "{}: unknown key {}: {}", owner_, key,
+              suggest(key, known_));
   }
 
   const std::string& owner() const { return owner_; }
@@ -66,11 +67,16 @@ class ConfigReader {
  private:
   template <class T>
   static const char* type_name() {
-    if constexpr (std::is_same_v<T, bool>) return "true or false";
-    else if constexpr (std::is_integral_v<T>) return "an integer";
-    else if constexpr (std::is_floating_point_v<T>) return "a number";
-    else if constexpr (std::is_same_v<T, std::string>) return "a string";
-    else return "a list";
+    if constexpr (std::is_same_v<T, bool>)
+      return "true or false";
+    else if constexpr (std::is_integral_v<T>)
+      return "an integer";
+    else if constexpr (std::is_floating_point_v<T>)
+      return "a number";
+    else if constexpr (std::is_same_v<T, std::string>)
+      return "a string";
+    else
+      return "a list";
   }
 
   std::string owner_;

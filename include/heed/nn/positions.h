@@ -14,8 +14,8 @@ namespace heed::nn {
 /// Rotary embedding and its length scalings (arXiv 2104.09864, 2306.15595, 2309.00071; Llama 3).
 struct RopeConfig {
   double theta = 10000;
-  int64_t rotary_dim = 0;    ///< rotated leading dimensions of a head; 0: all
-  bool interleaved = false;  ///< false: pairs (j, j + d/2), Llama; true: pairs (2j, 2j + 1), GPT-J
+  int64_t rotary_dim = 0;        ///< rotated leading dimensions of a head; 0: all
+  bool interleaved = false;      ///< false: pairs (j, j + d/2), Llama; true: pairs (2j, 2j + 1), GPT-J
   std::string scaling = "none";  ///< none, linear (PI), ntk, dynamic, yarn, llama3
   double factor = 1;             ///< f, the length is stretched by
   int64_t original_length = 0;   ///< L0; needed by dynamic, yarn, llama3
@@ -34,17 +34,19 @@ double rope_magnitude(const RopeConfig& config);
 /// Rotates x [B, H, N, D] by positions [N] or [B, N]; angles in float64, result in x's dtype.
 torch::Tensor apply_rope(const torch::Tensor& x, const torch::Tensor& positions, const RopeConfig& config);
 
-/// ALiBi slopes [heads] (arXiv 2108.12409): 2^(-8 i / h); other than powers of two take every second slope of the next power.
+/// ALiBi slopes [heads] (arXiv 2108.12409): 2^(-8 i / h); other than powers of two take every second slope of the next
+/// power.
 torch::Tensor alibi_slopes(int64_t heads);
 
 /// T5 bucket of each (query position, key position) pair [N, M], int64 (arXiv 1910.10683).
-torch::Tensor t5_buckets(const torch::Tensor& q_positions, const torch::Tensor& k_positions, bool causal, int64_t buckets = 32,
-                         int64_t max_distance = 128);
+torch::Tensor t5_buckets(const torch::Tensor& q_positions, const torch::Tensor& k_positions, bool causal,
+                         int64_t buckets = 32, int64_t max_distance = 128);
 
 /// Sinusoidal table rows [N, dim] for positions [N] (arXiv 1706.03762).
 torch::Tensor sinusoidal(const torch::Tensor& positions, int64_t dim);
 
-/// One of the encodings as a module: input, rotation and score sides; each does nothing where the kind has no such side.
+/// One of the encodings as a module: input, rotation and score sides; each does nothing where the kind has no such
+/// side.
 struct PositionsConfig {
   std::string kind = "none";  ///< none, rope, alibi, t5, learned, sinusoidal
   RopeConfig rope;

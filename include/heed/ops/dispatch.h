@@ -19,8 +19,8 @@ struct Implementation {
 /// decode (few queries), flash, reference.
 const std::vector<Implementation>& implementations();
 
-/// Runs the first implementation that can. HEED_VERBOSE=dispatch prints the choice to stderr; HEED_STRICT=1 makes a fall to the reference, which nobody
-/// asked for, an error.
+/// Runs the first implementation that can. HEED_VERBOSE=dispatch prints the choice to stderr; HEED_STRICT=1 makes a
+/// fall to the reference, which nobody asked for, an error.
 void dispatch(FlashCall& call);
 
 /// The call as decode parameters; valid while `call` lives. The mask is asked with the same i' as flash.

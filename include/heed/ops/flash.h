@@ -1,4 +1,5 @@
-// Where a torch call becomes kernel parameters. The public face is heed/attention.h; this header serves the other floors.
+// Where a torch call becomes kernel parameters. The public face is heed/attention.h; this header serves the other
+// floors.
 #pragma once
 
 #include <torch/torch.h>

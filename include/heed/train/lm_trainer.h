@@ -1,4 +1,5 @@
-// Next-token training: AdamW, warm-up and cosine schedule, gradient clipping, checkpoints that survive a kill at any moment.
+// Next-token training: AdamW, warm-up and cosine schedule, gradient clipping, checkpoints that survive a kill at any
+// moment.
 #pragma once
 
 #include <torch/torch.h>
@@ -16,27 +17,28 @@ struct LmBatch {
   torch::Tensor weights;  ///< float [B, T]: weight of each target in the loss
 };
 
-/// Batch `step` of training. Must be a pure function of `step`, so that a resumed run sees what the killed one would have.
+/// Batch `step` of training. Must be a pure function of `step`, so that a resumed run sees what the killed one would
+/// have.
 using BatchSource = std::function<LmBatch(int64_t step)>;
 
 struct LmTrainOptions {
-  std::filesystem::path out;     ///< folder of the checkpoint and of the training state
-  int64_t steps = 1000;          ///< of this schedule, counted from its begin
-  double learning_rate = 1e-3;   ///< peak
-  double final_rate = 0.1;       ///< share of the peak at the end of the cosine
-  int64_t warmup = 100;          ///< steps of linear warm-up
-  double weight_decay = 0.1;     ///< on matrices; vectors have none
-  double clip = 1.0;             ///< of the gradient's norm; 0: none
+  std::filesystem::path out;    ///< folder of the checkpoint and of the training state
+  int64_t steps = 1000;         ///< of this schedule, counted from its begin
+  double learning_rate = 1e-3;  ///< peak
+  double final_rate = 0.1;      ///< share of the peak at the end of the cosine
+  int64_t warmup = 100;         ///< steps of linear warm-up
+  double weight_decay = 0.1;    ///< on matrices; vectors have none
+  double clip = 1.0;            ///< of the gradient's norm; 0: none
   int64_t save_every = 200;
   int64_t eval_every = 200;
-  uint64_t seed = 0;             ///< of dropout
-  bool bfloat16 = false;         ///< matrix products in bfloat16; weights, norms and the loss stay float32
-  bool resume = false;           ///< go on from the training state in `out`
+  uint64_t seed = 0;      ///< of dropout
+  bool bfloat16 = false;  ///< matrix products in bfloat16; weights, norms and the loss stay float32
+  bool resume = false;    ///< go on from the training state in `out`
 };
 
 struct LmEvaluation {
   int64_t step = 0;
-  double loss = 0;               ///< mean training loss since the last evaluation, nats
+  double loss = 0;  ///< mean training loss since the last evaluation, nats
   double tokens_per_second = 0;
 };
 
@@ -46,10 +48,11 @@ double scheduled_rate(const LmTrainOptions& options, int64_t step);
 /// Weighted mean cross-entropy in nats.
 torch::Tensor lm_loss(DecoderLm& model, const LmBatch& batch, uint64_t seed = 0);
 
-/// Trains `model` in place. Every `save_every` steps and at the end, writes `training.safetensors` (weights in float32, both moments, the
-/// step; one file, written beside and renamed, so that a kill leaves the old or the new one) and calls `save` to export the checkpoint.
-/// Returns the last training loss.
+/// Trains `model` in place. Every `save_every` steps and at the end, writes `training.safetensors` (weights in float32,
+/// both moments, the step; one file, written beside and renamed, so that a kill leaves the old or the new one) and
+/// calls `save` to export the checkpoint. Returns the last training loss.
 double train_lm(DecoderLm& model, const BatchSource& batches, const LmTrainOptions& options,
-                const std::function<void(DecoderLm&)>& save, const std::function<void(const LmEvaluation&)>& report = {});
+                const std::function<void(DecoderLm&)>& save,
+                const std::function<void(const LmEvaluation&)>& report = {});
 
 }  // namespace heed::train

@@ -23,6 +23,7 @@ using Kind = Normalizer::Kind;
 struct ForwardScratch {
   float *queries, *outputs, *maximum, *sum, *tile, *again, *factors, *pairs, *key_rows, *value_rows, *row, *before,
       *moved, *state;
+  float* gammas;  ///< clipped softmax
   uint32_t* bits;
 
   ForwardScratch(Arena& arena, const FlashTask& task) {
@@ -43,6 +44,8 @@ struct ForwardScratch {
     moved = arena.take<float>(kPanelRows);
     const int floats = task.variant.table != nullptr ? task.variant.table->row_state : 0;
     state = floats > 0 ? arena.take<float>(floats * kForwardRows) : nullptr;
+    const bool clips = task.p.normalizer.kind == Normalizer::Kind::clipped_softmax;
+    gammas = clips ? arena.take<float>(kForwardRows) : nullptr;
     bits = arena.take<uint32_t>(kTileKeys / 32 * kPanelRows);
   }
 };
@@ -76,6 +79,7 @@ class ForwardBlock {
     } else if (kind == Kind::sigmoid) {
       sweep(Pass::sigmoid);
     } else {
+      panels([&](const Panel& panel, int64_t first) { fill_gammas(panel, s_.gammas + first); });
       sweep(Pass::statistics);
       for (int64_t r = 0; r < count(); ++r) {
         // A row without weight takes +inf: every exponential is 0 then.
@@ -205,7 +209,7 @@ class ForwardBlock {
       exponentiate(panel, cover, s_.tile, maximum, sum);
       if (pass == Pass::statistics) return;
     } else if (pass == Pass::clipped) {
-      clipped_softmax(panel, cover, s_.tile, sum);
+      clipped_softmax(panel, cover, s_.tile, sum, s_.gammas + first);
     } else if (pass == Pass::own) {
       task_.variant.table->weights(variant_panel(panel), variant_keys(cover, nullptr), s_.tile, state(first));
     } else {

@@ -19,8 +19,9 @@ namespace heed::kernels::HWY_NAMESPACE {
 using Kind = Normalizer::Kind;
 
 struct GradientScratch {
-  float *queries, *d_outputs, *log_sum, *delta, *temperature_sum, *bias_sum, *state, *d_state;  // of a block of rows
-  float *weights, *d_logits, *saturation, *derivative, *factors, *keep, *pairs;                 // of a tile
+  float *queries, *d_outputs, *log_sum, *delta, *temperature_sum, *bias_sum, *gammas, *state,
+      *d_state;                                                                  // of a block of rows
+  float *weights, *d_logits, *saturation, *derivative, *factors, *keep, *pairs;  // of a tile
   float *key_rows, *value_rows, *row;
   uint32_t* bits;
 
@@ -28,7 +29,7 @@ struct GradientScratch {
     const int64_t d_padded = round_up(task.d, 16), dv_padded = round_up(task.dv, 16), tile = kTileKeys * kPanelRows;
     queries = arena.take<float>(task.d * kBlockRows);
     d_outputs = arena.take<float>(task.dv * kBlockRows);
-    for (float** rows : {&log_sum, &delta, &temperature_sum, &bias_sum}) *rows = arena.take<float>(kBlockRows);
+    for (float** rows : {&log_sum, &delta, &temperature_sum, &bias_sum, &gammas}) *rows = arena.take<float>(kBlockRows);
     weights = arena.take<float>(tile);
     d_logits = arena.take<float>(tile);
     saturation = task.p.scores.softcap > 0 ? arena.take<float>(tile) : nullptr;
@@ -92,7 +93,11 @@ class GradientBlock {
       s_.delta[r] = g_.d_lse ? -*g_.d_lse.as<float>().row(b, item_.head, i) : 0;
       if (p_.normalizer.kind == Kind::softmax) s_.delta[r] += output_product(b, i);
     }
-    if (p_.normalizer.kind == Kind::clipped_softmax) add_means();
+    std::fill_n(s_.gammas, lanes, 0.0f);
+    if (p_.normalizer.kind == Kind::clipped_softmax) {
+      panels([&](const Panel& panel, int64_t first) { fill_gammas(panel, s_.gammas + first); });
+      add_means();
+    }
     if (s_.state != nullptr) prepare_state();
   }
 
@@ -252,12 +257,12 @@ class GradientBlock {
     const Normalizer& n = p_.normalizer;
     const int64_t width = panel.width();
     const Vector one = hn::Set(d, 1.0f), zero = hn::Zero(d), unit = hn::Set(d, task_.natural ? kLog2E : 1.0f);
-    const Vector stretch = hn::Set(d, static_cast<float>(n.zeta - n.gamma)),
-                 offset = hn::Set(d, static_cast<float>(n.gamma));
+    const Vector zeta = hn::Set(d, static_cast<float>(n.zeta));
     const Vector bias = hn::Set(d, n.kind == Kind::sigmoid ? sigmoid_bias(panel) : 0.0f);
     for (int64_t v = 0; v < panel.vectors; ++v) {
       const Vector log_sum = hn::LoadU(d, s_.log_sum + first + v * kLanes),
                    delta = hn::LoadU(d, s_.delta + first + v * kLanes);
+      const Vector offset = hn::LoadU(d, s_.gammas + first + v * kLanes), stretch = hn::Sub(zeta, offset);
       const Vector inverse_t = inverse_temperature(panel, v);
       Vector temperature_sum = hn::LoadU(d, s_.temperature_sum + first + v * kLanes),
              bias_sum = hn::LoadU(d, s_.bias_sum + first + v * kLanes);

@@ -140,14 +140,22 @@ HWY_INLINE bool rescale(int64_t width, const float* before, const float* after, 
   return true;
 }
 
+/// gamma [width] of the panel's rows.
+HWY_INLINE void fill_gammas(const Panel& panel, float* gammas) {
+  for (int64_t r = 0; r < panel.width(); ++r) {
+    const int64_t row = panel.i0 + std::min(r, panel.rows - 1);
+    gammas[r] = static_cast<float>(gamma_of(panel.task->p, panel.sequence, panel.head, row));
+  }
+}
+
 /// tile = clip((zeta - gamma) 2^(tile - log_sum) + gamma, 0, 1). NaN stays.
-HWY_INLINE void clipped_softmax(const Panel& panel, const TileCover& cover, float* tile, const float* log_sum) {
+HWY_INLINE void clipped_softmax(const Panel& panel, const TileCover& cover, float* tile, const float* log_sum,
+                                const float* gammas) {
   const Lanes d;
-  const Normalizer& n = panel.task->p.normalizer;
-  const Vector stretch = hn::Set(d, static_cast<float>(n.zeta - n.gamma)),
-               offset = hn::Set(d, static_cast<float>(n.gamma));
-  for (int64_t j = cover.begin; j < cover.end; ++j) {
-    for (int64_t v = 0; v < panel.vectors; ++v) {
+  const Vector zeta = hn::Set(d, static_cast<float>(panel.task->p.normalizer.zeta));
+  for (int64_t v = 0; v < panel.vectors; ++v) {
+    const Vector offset = hn::LoadU(d, gammas + v * kLanes), stretch = hn::Sub(zeta, offset);
+    for (int64_t j = cover.begin; j < cover.end; ++j) {
       float* at = tile + (j - cover.begin) * panel.width() + v * kLanes;
       const Vector p = exp2_of(hn::Sub(hn::LoadU(d, at), hn::LoadU(d, log_sum + v * kLanes)));
       const Vector stretched = hn::MulAdd(stretch, p, offset);

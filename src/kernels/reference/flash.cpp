@@ -57,8 +57,8 @@ void flash_backward(const FlashParams& p, const FlashGrads& g) {
           d_weight[j] =
               p.scores.multiplier ? d_after * load_element(p.scores.multiplier, sequence.index, h, i, j) : d_after;
           if (n.kind == Kind::clipped_softmax) {
-            const double stretched = (n.zeta - n.gamma) * row.weight[j] + n.gamma;
-            d_weight[j] *= stretched > 0 && stretched < 1 ? n.zeta - n.gamma : 0;
+            const double stretched = (n.zeta - row.gamma) * row.weight[j] + row.gamma;
+            d_weight[j] *= stretched > 0 && stretched < 1 ? n.zeta - row.gamma : 0;
           }
           mean += row.weight[j] * d_weight[j];
         }

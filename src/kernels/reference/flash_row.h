@@ -80,6 +80,7 @@ class Row {
   std::vector<double> normal;  ///< normaliser's output (differs from weight when clipped)
   std::vector<double> after;   ///< what multiplies v
   double temperature = 1, sink = -kInfinity, lse = -kInfinity;
+  double gamma = 0;  ///< of clipped softmax
 
  private:
   bool listed(int64_t i, int64_t j) const {
@@ -100,6 +101,8 @@ class Row {
       for (int64_t j = 0; j < keys; ++j) weight[j] = normal[j] = seen[j] ? 1 / (1 + std::exp(-(logit[j] + bias))) : 0;
     } else {
       double top = sink, sum = 0;
+      gamma = n.gamma;
+      if (n.gamma_per_key) gamma /= std::max<int64_t>(1, std::count(seen.begin(), seen.end(), 1));
       for (int64_t j = 0; j < keys; ++j) {
         if (seen[j] && (logit[j] > top || std::isnan(logit[j]))) top = logit[j];
       }
@@ -114,7 +117,7 @@ class Row {
         if (sum != 0) weight[j] /= sum;
         normal[j] = weight[j];
         if (n.kind == Normalizer::Kind::clipped_softmax && seen[j]) {
-          const double stretched = (n.zeta - n.gamma) * weight[j] + n.gamma;
+          const double stretched = (n.zeta - gamma) * weight[j] + gamma;
           normal[j] = std::isnan(stretched) ? stretched : std::min(1.0, std::max(0.0, stretched));
         }
       }

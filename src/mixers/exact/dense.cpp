@@ -13,19 +13,21 @@ class Dense final : public AttentionMixer {
 }  // namespace
 
 RegistryRow rows::dense() {
-  return {.name = "dense",
-          .family = "exact_and_systems",
-          .paper = "Attention Is All You Need; Fast Transformer Decoding; GQA (arXiv 1706.03762, 1911.02150, 2305.13245)",
-          .year = 2017,
-          .patterns = {true, true, true, true},
-          .step = true,
-          .core = true,
-          .training_free = true,
-          .exact = true,
-          .cost = "O(N^2)",
-          .parameters = attention_parameters(),
-          .small = {{"dim", 24}, {"heads", 4}, {"kv_heads", 2}, {"positions", "rope"}},
-          .make = attention_maker("dense", [](const AttentionConfig& config, ConfigReader&) { return std::make_shared<Dense>(config); })};
+  return {
+      .name = "dense",
+      .family = "exact_and_systems",
+      .paper = "Attention Is All You Need; Fast Transformer Decoding; GQA (arXiv 1706.03762, 1911.02150, 2305.13245)",
+      .year = 2017,
+      .patterns = {true, true, true, true},
+      .step = true,
+      .core = true,
+      .training_free = true,
+      .exact = true,
+      .cost = "O(N^2)",
+      .parameters = attention_parameters(),
+      .small = {{"dim", 24}, {"heads", 4}, {"kv_heads", 2}, {"positions", "rope"}},
+      .make = attention_maker(
+          "dense", [](const AttentionConfig& config, ConfigReader&) { return std::make_shared<Dense>(config); })};
 }
 
 }  // namespace heed

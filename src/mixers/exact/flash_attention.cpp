@@ -7,8 +7,8 @@
 namespace heed {
 namespace {
 
-/// Flat butterfly, the paper's default: blocks whose indices differ in at most one bit. Not verified in the paper's code: the
-/// paper names the butterfly of Pixelated Butterfly (arXiv 2112.00029), whose flat form this is.
+/// Flat butterfly, the paper's default: blocks whose indices differ in at most one bit. Not verified in the paper's
+/// code: the paper names the butterfly of Pixelated Butterfly (arXiv 2112.00029), whose flat form this is.
 std::vector<int32_t> butterfly(const nn::BlockScope& scope, int64_t, int64_t query_block) {
   std::vector<int32_t> seen{int32_t(query_block)};
   for (int64_t bit = 1; bit < int64_t(std::bit_ceil(uint64_t(std::max(scope.key_blocks, query_block + 1)))); bit *= 2)
@@ -25,7 +25,9 @@ std::vector<int32_t> everything(const nn::BlockScope& scope, int64_t, int64_t) {
 class FlashAttention final : public AttentionMixer {
  public:
   FlashAttention(const AttentionConfig& config, const std::string& pattern, int64_t block)
-      : AttentionMixer("flash_attention", config), rule_(pattern == "butterfly" ? butterfly : everything), block_(block) {}
+      : AttentionMixer("flash_attention", config),
+        rule_(pattern == "butterfly" ? butterfly : everything),
+        block_(block) {}
 
   torch::Tensor mix(const CoreInput& in) override {
     return nn::block_attention(in.q, in.k, in.v, options_for(in), rule_, block_, config_.causal, in.report);
@@ -48,8 +50,9 @@ RegistryRow rows::flash_attention() {
           .core = true,
           .training_free = true,
           .cost = "O(N^2 s)",
-          .parameters = attention_parameters({{"pattern", "butterfly", "butterfly: blocks whose indices differ in at most one bit; all: every block"},
-                                              {"block", 64, "tokens a block"}}),
+          .parameters = attention_parameters(
+              {{"pattern", "butterfly", "butterfly: blocks whose indices differ in at most one bit; all: every block"},
+               {"block", 64, "tokens a block"}}),
           .small = {{"dim", 24}, {"heads", 4}, {"kv_heads", 2}, {"block", 4}},
           .make = attention_maker("flash_attention", [](const AttentionConfig& config, ConfigReader& reader) {
             const auto pattern = reader.choice("pattern", "butterfly", {"butterfly", "all"});

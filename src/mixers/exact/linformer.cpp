@@ -1,4 +1,5 @@
-// Keys and values projected from N rows to k learned mixtures (arXiv 2006.04768). Bidirectional only; the length is bounded.
+// Keys and values projected from N rows to k learned mixtures (arXiv 2006.04768). Bidirectional only; the length is
+// bounded.
 #include <cmath>
 
 #include "heed/error.h"
@@ -17,11 +18,14 @@ class Linformer final : public AttentionMixer {
     v_rows_ = sharing == "key_value" ? k_rows_ : register_parameter("v_rows", matrix());
   }
 
-  std::unique_ptr<MixerState> make_state(int64_t) const override { fail("linformer has no step: every projected key mixes the whole sequence"); }
+  std::unique_ptr<MixerState> make_state(int64_t) const override {
+    fail("linformer has no step: every projected key mixes the whole sequence");
+  }
 
   torch::Tensor mix(const CoreInput& in) override {
     const int64_t m = in.k.size(2);
-    require(m <= config_.max_length, "linformer: {} tokens: at most max_length = {} are accepted", m, config_.max_length);
+    require(m <= config_.max_length, "linformer: {} tokens: at most max_length = {} are accepted", m,
+            config_.max_length);
     require(!in.cu_seqlens, "linformer: packed sequences are not accepted: the projection mixes all tokens");
     auto k = in.k, v = in.v;
     auto options = options_for(in);
@@ -31,7 +35,9 @@ class Linformer final : public AttentionMixer {
       v = v * real;
       options.q_documents = options.k_documents = std::nullopt;
     }
-    const auto mixed = [m](const torch::Tensor& rows, const torch::Tensor& x) { return torch::matmul(rows.slice(2, 0, m).to(x.scalar_type()), x); };
+    const auto mixed = [m](const torch::Tensor& rows, const torch::Tensor& x) {
+      return torch::matmul(rows.slice(2, 0, m).to(x.scalar_type()), x);
+    };
     return attention(in.q, mixed(k_rows_, k), mixed(v_rows_, v), options);
   }
 
@@ -42,25 +48,31 @@ class Linformer final : public AttentionMixer {
 }  // namespace
 
 RegistryRow rows::linformer() {
-  return {.name = "linformer",
-          .family = "exact_and_systems",
-          .paper = "Linformer: Self-Attention with Linear Complexity (arXiv 2006.04768)",
-          .year = 2020,
-          .patterns = {true, false, true, false},
-          .fixed_n = true,
-          .cost = "O(N k)",
-          .parameters = attention_parameters({{"rank", 128, "k: rows that keys and values are projected to"},
-                                              {"sharing", "layer", "none: matrices a head; layer: shared by the heads; key_value: one matrix for both"}}),
-          .small = {{"dim", 24}, {"heads", 4}, {"kv_heads", 2}, {"max_length", 64}, {"rank", 6}, {"sharing", "none"}},
-          .make = attention_maker("linformer", [](AttentionConfig config, ConfigReader& reader) {
-            const auto causal = reader.get("causal", false);
-            require(!causal, "linformer: causal = true leaks the future through the projection: causal = false is accepted");
-            config.causal = false;
-            require(config.positions.kind != "alibi" && config.positions.kind != "t5",
-                    "linformer: positions {}: projected keys have no position; none, rope, learned or sinusoidal is accepted", config.positions.kind);
-            const auto rank = reader.integer("rank", 128, 1, 1 << 20);
-            return std::make_shared<Linformer>(config, rank, reader.choice("sharing", "layer", {"none", "layer", "key_value"}));
-          })};
+  return {
+      .name = "linformer",
+      .family = "exact_and_systems",
+      .paper = "Linformer: Self-Attention with Linear Complexity (arXiv 2006.04768)",
+      .year = 2020,
+      .patterns = {true, false, true, false},
+      .fixed_n = true,
+      .cost = "O(N k)",
+      .parameters = attention_parameters(
+          {{"rank", 128, "k: rows that keys and values are projected to"},
+           {"sharing", "layer", "none: matrices a head; layer: shared by the heads; key_value: one matrix for both"}}),
+      .small = {{"dim", 24}, {"heads", 4}, {"kv_heads", 2}, {"max_length", 64}, {"rank", 6}, {"sharing", "none"}},
+      .make = attention_maker("linformer", [](AttentionConfig config, ConfigReader& reader) {
+        const auto causal = reader.get("causal", false);
+        require(!causal,
+                "linformer: causal = true leaks the future through the projection: causal = false is accepted");
+        config.causal = false;
+        require(
+            config.positions.kind != "alibi" && config.positions.kind != "t5",
+            "linformer: positions {}: projected keys have no position; none, rope, learned or sinusoidal is accepted",
+            config.positions.kind);
+        const auto rank = reader.integer("rank", 128, 1, 1 << 20);
+        return std::make_shared<Linformer>(config, rank,
+                                           reader.choice("sharing", "layer", {"none", "layer", "key_value"}));
+      })};
 }
 
 }  // namespace heed

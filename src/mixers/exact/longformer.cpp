@@ -6,16 +6,19 @@ namespace heed {
 namespace {
 
 struct LongformerConfig {
-  int64_t window = 512;             ///< causal: visible keys, the own one included; bidirectional: window / 2 on either side
-  int64_t global_tokens = 1;        ///< the first tokens
+  int64_t window = 512;       ///< causal: visible keys, the own one included; bidirectional: window / 2 on either side
+  int64_t global_tokens = 1;  ///< the first tokens
   std::vector<int64_t> dilation{1};  ///< one for all heads, or one a query head
 };
 
 class Longformer final : public AttentionMixer {
  public:
-  Longformer(const AttentionConfig& c, LongformerConfig longformer) : AttentionMixer("longformer", c), longformer_(std::move(longformer)) {
+  Longformer(const AttentionConfig& c, LongformerConfig longformer)
+      : AttentionMixer("longformer", c), longformer_(std::move(longformer)) {
     auto copy_of = [&](const char* name, const torch::nn::Linear& from) {
-      auto linear = register_module(name, torch::nn::Linear(torch::nn::LinearOptions(from->options.in_features(), from->options.out_features()).bias(c.bias)));
+      auto linear = register_module(
+          name, torch::nn::Linear(
+                    torch::nn::LinearOptions(from->options.in_features(), from->options.out_features()).bias(c.bias)));
       torch::NoGradGuard no_grad;
       linear->weight.copy_(from->weight);
       if (c.bias) linear->bias.copy_(from->bias);
@@ -40,7 +43,8 @@ class Longformer final : public AttentionMixer {
     if (in.report) first.report = &report;
     const auto out = torch::cat({global_rows(first, in.q, in.k, in.v), local.slice(2, global)}, 2);
     if (in.report && in.report->pairs >= 0) in.report->pairs += report.pairs;
-    if (in.report && in.report->lse.defined()) in.report->lse = torch::cat({report.lse, in.report->lse.slice(2, global)}, 2);
+    if (in.report && in.report->lse.defined())
+      in.report->lse = torch::cat({report.lse, in.report->lse.slice(2, global)}, 2);
     return out;
   }
 
@@ -53,7 +57,12 @@ class Longformer final : public AttentionMixer {
     const auto x = positions_->embed(in.x, positions);
     CoreInput core{positions_->rotate(split_heads(q_global_(x), config_.heads), positions),
                    positions_->rotate(split_heads(k_global_(x), config_.kv_heads), positions),
-                   split_heads(v_global_(x), config_.kv_heads), in.key_padding, {}, {}, {}, in.seed};
+                   split_heads(v_global_(x), config_.kv_heads),
+                   in.key_padding,
+                   {},
+                   {},
+                   {},
+                   in.seed};
     return torch::cat({global_rows(core, core.q, core.k, core.v), heads.slice(2, global)}, 2);
   }
 
@@ -82,12 +91,14 @@ class Longformer final : public AttentionMixer {
       head_options.mask = local_mask(dilation[h]);
       if (options.bias) head_options.bias = options.bias->size(1) > 1 ? options.bias->narrow(1, h, 1) : *options.bias;
       if (options.alibi_slopes) head_options.alibi_slopes = options.alibi_slopes->narrow(0, h, 1);
-      heads.push_back(attention(in.q.narrow(1, h, 1), in.k.narrow(1, h / group, 1), in.v.narrow(1, h / group, 1), head_options));
+      heads.push_back(
+          attention(in.q.narrow(1, h, 1), in.k.narrow(1, h / group, 1), in.v.narrow(1, h / group, 1), head_options));
     }
     return torch::cat(heads, 1);
   }
 
-  torch::Tensor global_rows(const CoreInput& in, const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v) {
+  torch::Tensor global_rows(const CoreInput& in, const torch::Tensor& q, const torch::Tensor& k,
+                            const torch::Tensor& v) {
     const int64_t n = q.size(2), global = std::min(longformer_.global_tokens, n);
     auto options = options_for(in);
     // The first rows of a longer sequence: aligned with its first keys.
@@ -113,18 +124,27 @@ RegistryRow rows::longformer() {
           .patterns = {true, true, false, false},
           .core = true,
           .cost = "O(N (w + g))",
-          .parameters = attention_parameters({{"window", 512, "causal: visible keys, the own one included; bidirectional: window / 2 on either side"},
-                                              {"global_tokens", 1, "the first tokens, which see and are seen by all"},
-                                              {"dilation", nlohmann::json::array({1}), "gap between visible keys: one number, or one a query head"}}),
-          .small = {{"dim", 24}, {"heads", 4}, {"kv_heads", 2}, {"positions", "rope"}, {"window", 8}, {"global_tokens", 2}, {"dilation", {1, 1, 2, 3}}},
+          .parameters = attention_parameters(
+              {{"window", 512, "causal: visible keys, the own one included; bidirectional: window / 2 on either side"},
+               {"global_tokens", 1, "the first tokens, which see and are seen by all"},
+               {"dilation", nlohmann::json::array({1}), "gap between visible keys: one number, or one a query head"}}),
+          .small = {{"dim", 24},
+                    {"heads", 4},
+                    {"kv_heads", 2},
+                    {"positions", "rope"},
+                    {"window", 8},
+                    {"global_tokens", 2},
+                    {"dilation", {1, 1, 2, 3}}},
           .make = attention_maker("longformer", [](const AttentionConfig& config, ConfigReader& reader) {
             LongformerConfig longformer;
             longformer.window = reader.integer("window", longformer.window, 1);
             longformer.global_tokens = reader.integer("global_tokens", longformer.global_tokens, 0);
             longformer.dilation = reader.get("dilation", longformer.dilation);
             const auto count = int64_t(longformer.dilation.size());
-            require(count == 1 || count == config.heads, "longformer: dilation has {} entries: 1 or {} are accepted", count, config.heads);
-            for (const auto step : longformer.dilation) require(step >= 1, "longformer: dilation = {}: 1 or more is accepted", step);
+            require(count == 1 || count == config.heads, "longformer: dilation has {} entries: 1 or {} are accepted",
+                    count, config.heads);
+            for (const auto step : longformer.dilation)
+              require(step >= 1, "longformer: dilation = {}: 1 or more is accepted", step);
             return std::make_shared<Longformer>(config, longformer);
           })};
 }

@@ -9,14 +9,15 @@ namespace {
 struct SigmoidConfig {
   double sigmoid_bias = 0;
   bool learned_bias = false;
-  bool qk_norm = false;      ///< LayerNorm over the head size, on q and k
-  bool out_norm = false;     ///< "hybrid norm": LayerNorm on the attention output
-  double layer_scale = 0;    ///< initial value of a scale per channel on the output; 0: none
+  bool qk_norm = false;    ///< LayerNorm over the head size, on q and k
+  bool out_norm = false;   ///< "hybrid norm": LayerNorm on the attention output
+  double layer_scale = 0;  ///< initial value of a scale per channel on the output; 0: none
 };
 
 class SigmoidAttention final : public AttentionMixer {
  public:
-  SigmoidAttention(const AttentionConfig& config, const SigmoidConfig& sigmoid) : AttentionMixer("sigmoid_attention", config) {
+  SigmoidAttention(const AttentionConfig& config, const SigmoidConfig& sigmoid)
+      : AttentionMixer("sigmoid_attention", config) {
     const auto bias = torch::full({config.heads}, sigmoid.sigmoid_bias);
     bias_ = sigmoid.learned_bias ? register_parameter("sigmoid_bias", bias) : register_buffer("sigmoid_bias", bias);
     const auto norm = [](int64_t size) { return torch::nn::LayerNorm(torch::nn::LayerNormOptions({size})); };
@@ -25,7 +26,8 @@ class SigmoidAttention final : public AttentionMixer {
       k_norm_ = register_module("k_norm", norm(config.head_dim));
     }
     if (sigmoid.out_norm) out_norm_ = register_module("out_norm", norm(config.dim));
-    if (sigmoid.layer_scale > 0) layer_scale_ = register_parameter("layer_scale", torch::full({config.dim}, sigmoid.layer_scale));
+    if (sigmoid.layer_scale > 0)
+      layer_scale_ = register_parameter("layer_scale", torch::full({config.dim}, sigmoid.layer_scale));
   }
 
   torch::Tensor forward(const MixerInput& input, MixerState* state) override {
@@ -62,12 +64,21 @@ RegistryRow rows::sigmoid_attention() {
           .step = true,
           .core = true,
           .cost = "O(N^2)",
-          .parameters = attention_parameters({{"sigmoid_bias", nullptr, "b in sigmoid(s + b); default -log(max_length)"},
-                                              {"learned_bias", false, "train the bias, one a head"},
-                                              {"qk_norm", false, "LayerNorm over the head size on q and k"},
-                                              {"out_norm", false, "LayerNorm on the output (hybrid norm)"},
-                                              {"layer_scale", 0.0, "initial value of a learned scale per channel on the output (the paper's 1e-4); 0: none"}}),
-          .small = {{"dim", 24}, {"heads", 4}, {"kv_heads", 2}, {"max_length", 64}, {"learned_bias", true}, {"qk_norm", true}, {"out_norm", true}, {"layer_scale", 0.5}},
+          .parameters = attention_parameters(
+              {{"sigmoid_bias", nullptr, "b in sigmoid(s + b); default -log(max_length)"},
+               {"learned_bias", false, "train the bias, one a head"},
+               {"qk_norm", false, "LayerNorm over the head size on q and k"},
+               {"out_norm", false, "LayerNorm on the output (hybrid norm)"},
+               {"layer_scale", 0.0,
+                "initial value of a learned scale per channel on the output (the paper's 1e-4); 0: none"}}),
+          .small = {{"dim", 24},
+                    {"heads", 4},
+                    {"kv_heads", 2},
+                    {"max_length", 64},
+                    {"learned_bias", true},
+                    {"qk_norm", true},
+                    {"out_norm", true},
+                    {"layer_scale", 0.5}},
           .make = attention_maker("sigmoid_attention", [](const AttentionConfig& config, ConfigReader& reader) {
             SigmoidConfig sigmoid;
             sigmoid.sigmoid_bias = reader.get("sigmoid_bias", -std::log(double(config.max_length)));

@@ -1,4 +1,5 @@
-// Window attention that keeps the first tokens visible (arXiv 2309.17453), with the sink as tokens or as a learned logit.
+// Window attention that keeps the first tokens visible (arXiv 2309.17453), with the sink as tokens or as a learned
+// logit.
 #include <algorithm>
 
 #include "heed/error.h"
@@ -8,14 +9,15 @@ namespace heed {
 namespace {
 
 struct WindowConfig {
-  int64_t window = 256;           ///< visible keys, the own one included; bidirectional: window / 2 on either side
-  int64_t sinks = 4;              ///< first tokens that stay visible
+  int64_t window = 256;             ///< visible keys, the own one included; bidirectional: window / 2 on either side
+  int64_t sinks = 4;                ///< first tokens that stay visible
   std::string sink_logit = "none";  ///< none, learned (one number a head, from 0), zero (softmax-off-by-one)
 };
 
 class SlidingWindow final : public AttentionMixer {
  public:
-  SlidingWindow(const AttentionConfig& config, WindowConfig window) : AttentionMixer("sliding_window", config), window_(std::move(window)) {
+  SlidingWindow(const AttentionConfig& config, WindowConfig window)
+      : AttentionMixer("sliding_window", config), window_(std::move(window)) {
     if (window_.sink_logit == "learned") sink_ = register_parameter("sink_logit", torch::zeros({config.heads}));
     if (window_.sink_logit == "zero") sink_ = register_buffer("sink_logit", torch::zeros({config.heads}));
   }
@@ -54,10 +56,17 @@ RegistryRow rows::sliding_window() {
           .core = true,
           .training_free = true,
           .cost = "O(N (w + s))",
-          .parameters = attention_parameters({{"window", 256, "visible keys, the own one included; bidirectional: window / 2 on either side"},
-                                              {"sinks", 4, "first tokens that stay visible"},
-                                              {"sink_logit", "none", "none, learned or zero: one more key of value 0"}}),
-          .small = {{"dim", 24}, {"heads", 4}, {"kv_heads", 2}, {"positions", "rope"}, {"window", 7}, {"sinks", 2}, {"sink_logit", "learned"}},
+          .parameters = attention_parameters(
+              {{"window", 256, "visible keys, the own one included; bidirectional: window / 2 on either side"},
+               {"sinks", 4, "first tokens that stay visible"},
+               {"sink_logit", "none", "none, learned or zero: one more key of value 0"}}),
+          .small = {{"dim", 24},
+                    {"heads", 4},
+                    {"kv_heads", 2},
+                    {"positions", "rope"},
+                    {"window", 7},
+                    {"sinks", 2},
+                    {"sink_logit", "learned"}},
           .make = attention_maker("sliding_window", [](const AttentionConfig& config, ConfigReader& reader) {
             WindowConfig window;
             window.window = reader.integer("window", window.window, 1);

@@ -19,13 +19,15 @@ class SelectiveSelfAttention final : public AttentionMixer {
     if (selective_.queries) {
       q_token_ = register_parameter("q_token", torch::zeros({c.heads, 1, c.head_dim}));
       if (selective_.position != "none")
-        q_position_ = register_parameter("q_position", torch::full({c.heads, 1, 1}, selective_.position == "sigmoid" ? -5.0 : 1.5));
+        q_position_ = register_parameter("q_position",
+                                         torch::full({c.heads, 1, 1}, selective_.position == "sigmoid" ? -5.0 : 1.5));
     }
     if (selective_.values) v_token_ = register_parameter("v_token", torch::zeros({c.kv_heads, 1, c.head_dim}));
   }
 
  protected:
-  void before_core(const MixerInput& in, const KvState* state, torch::Tensor& q, torch::Tensor& k, torch::Tensor& v) override {
+  void before_core(const MixerInput& in, const KvState* state, torch::Tensor& q, torch::Tensor& k,
+                   torch::Tensor& v) override {
     if (selective_.queries) q = q * (token_term(q, q_token_) + position_term(in, state, k));
     if (selective_.values) v = v * (token_term(v, v_token_) + 1);
   }
@@ -38,7 +40,8 @@ class SelectiveSelfAttention final : public AttentionMixer {
 
   torch::Tensor position_term(const MixerInput& in, const KvState* state, const torch::Tensor& k) const {
     if (!q_position_.defined()) return torch::ones({1});
-    const auto rate = selective_.position == "sigmoid" ? torch::sigmoid(q_position_) : torch::exp(-torch::exp(q_position_));
+    const auto rate =
+        selective_.position == "sigmoid" ? torch::sigmoid(q_position_) : torch::exp(-torch::exp(q_position_));
     return 1 + rate * visible_keys(in, state, k).clamp_min(1).log().to(k.scalar_type());
   }
 
@@ -58,7 +61,8 @@ class SelectiveSelfAttention final : public AttentionMixer {
       }
       return count.view({1, 1, n, 1});
     }
-    auto real = in.key_padding ? in.key_padding->logical_not().to(torch::kFloat64) : torch::ones({1, m}, torch::kFloat64);
+    auto real =
+        in.key_padding ? in.key_padding->logical_not().to(torch::kFloat64) : torch::ones({1, m}, torch::kFloat64);
     double before = double(past);
     torch::Tensor earlier = torch::full({1, 1}, before, torch::kFloat64);
     if (state && state->padding.defined()) earlier = state->padding.logical_not().sum(1, true).to(torch::kFloat64);
