@@ -2,8 +2,8 @@
 
 namespace heed::kernels {
 
-// Beside the block's own rows, in an L2 of 1 MiB or more.
-static constexpr int64_t kGroupBytes = int64_t{256} << 10;
+// Little beside the block's own rows, so that an L2 of 1 MiB holds both; the panels of a block read it in turn.
+static constexpr int64_t kGroupBytes = int64_t{64} << 10;
 
 FlashTask::FlashTask(const FlashParams& params, const Variant& variant)
     : p(params),
