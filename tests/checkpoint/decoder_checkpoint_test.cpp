@@ -8,6 +8,7 @@
 
 #include "heed/checkpoint/tensor_file.h"
 #include "heed/error.h"
+#include "support/temporary_directory.h"
 #include "support/torch_support.h"
 
 namespace heed {
@@ -19,12 +20,6 @@ namespace fs = std::filesystem;
 
 class DecoderCheckpoint : public testing::Test {
  protected:
-  void SetUp() override {
-    std::string name = (fs::temp_directory_path() / "heed-checkpoint-XXXXXX").string();
-    folder_ = mkdtemp(name.data());
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
   static DecoderConfig small() {
     DecoderConfig config;
     config.dim = 24;
@@ -45,7 +40,8 @@ class DecoderCheckpoint : public testing::Test {
     model->eval();
     return model;
   }
-  fs::path folder_;
+  TemporaryDirectory directory_;
+  const fs::path folder_ = directory_.path();
 };
 
 const auto kTokens = torch::arange(40).remainder(13).view({2, 20});

@@ -52,10 +52,10 @@ TEST(Commands, ListGivesEveryRowInJson) {
 }
 
 TEST(Commands, JsonGoesToAFile) {
-  const test::Folder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "rows.json";
   ASSERT_EQ(test::heed("list --json=" + path.string()).status, 0);
-  EXPECT_TRUE(json::parse(test::read_text(path)).is_array());
+  EXPECT_TRUE(json::parse(slurp(path)).is_array());
 }
 
 TEST(Commands, DoctorSaysWhatABugReportNeeds) {

@@ -9,7 +9,6 @@ namespace heed {
 namespace {
 
 using nlohmann::json;
-using test::Folder;
 
 /// A small model, trained for one step, and the text it was trained on.
 struct CompareCommand : ::testing::Test {
@@ -29,7 +28,7 @@ struct CompareCommand : ::testing::Test {
     return "compare --model " + model() + " --text " + text_path() + " --repeats 1 --lengths 48,96 ";
   }
 
-  Folder folder;
+  TemporaryDirectory folder;
 };
 
 TEST_F(CompareCommand, WritesTableJsonAndPage) {
@@ -38,7 +37,7 @@ TEST_F(CompareCommand, WritesTableJsonAndPage) {
   ASSERT_EQ(result.status, 0) << result.err;
   EXPECT_NE(result.out.find("N = 48"), std::string::npos);
   EXPECT_NE(result.out.find("timing only"), std::string::npos);
-  const auto report = json::parse(test::read_text(file));
+  const auto report = json::parse(slurp(file));
   bool dense = false;
   for (const auto& row : report["results"]) {
     if (row["name"] != "dense") continue;
@@ -49,7 +48,7 @@ TEST_F(CompareCommand, WritesTableJsonAndPage) {
     }
   }
   EXPECT_TRUE(dense);
-  const auto html = test::read_text(page);
+  const auto html = slurp(page);
   EXPECT_TRUE(html.starts_with("<!DOCTYPE html>"));
   EXPECT_EQ(html.find("<script"), std::string::npos);
   EXPECT_NE(html.find("<svg"), std::string::npos);

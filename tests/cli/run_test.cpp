@@ -13,8 +13,6 @@
 namespace heed {
 namespace {
 
-using test::Folder;
-
 struct Array {
   std::vector<int64_t> shape;
   std::vector<double> values;
@@ -80,7 +78,7 @@ void expect_attention(const Arrays& in, const std::filesystem::path& path, doubl
 }
 
 TEST(Run, FlashIsTheFormula) {
-  const Folder folder;
+  const TemporaryDirectory folder;
   const auto in = qkv();
   write(folder / "in", in);
   const auto result = test::heed("run op:flash --in " + (folder / "in").string() + " --out " +
@@ -90,7 +88,7 @@ TEST(Run, FlashIsTheFormula) {
 }
 
 TEST(Run, DecodeIsTheFormulaToo) {
-  const Folder folder;
+  const TemporaryDirectory folder;
   const auto in = qkv();
   write(folder / "in", in);
   for (const char* name : {"op:decode", "op:lean_attention"}) {
@@ -102,7 +100,7 @@ TEST(Run, DecodeIsTheFormulaToo) {
 }
 
 TEST(Run, GradientsAreDifferences) {
-  const Folder folder;
+  const TemporaryDirectory folder;
   auto in = qkv();
   in["bias"] = random_array({1, 1, kQueries, kKeys}, 5);
   in["grad"] = random_array({1, kHeads, kQueries, kSize}, 4);
@@ -131,7 +129,7 @@ TEST(Run, GradientsAreDifferences) {
 }
 
 TEST(Run, MixersKeepTheirWeights) {
-  const Folder folder;
+  const TemporaryDirectory folder;
   write(folder / "in", {{"x", random_array({2, 11, 16}, 6)}});
   const auto run = [&](const std::string& more) {
     return test::heed("run dense --in " + (folder / "in").string() + " --set heads=2 positions=rope " + more);
@@ -144,7 +142,7 @@ TEST(Run, MixersKeepTheirWeights) {
 }
 
 /// One line on stderr that holds `word`, exit 2, and no output file.
-void expect_refused(const Folder& folder, const std::string& arguments, const std::string& word) {
+void expect_refused(const TemporaryDirectory& folder, const std::string& arguments, const std::string& word) {
   const auto out = folder / "refused";
   const auto result = test::heed(arguments + " --out " + out.string());
   EXPECT_EQ(result.status, 2) << arguments;
@@ -154,7 +152,7 @@ void expect_refused(const Folder& folder, const std::string& arguments, const st
 }
 
 TEST(Run, BadInputIsOneClearLine) {
-  const Folder folder;
+  const TemporaryDirectory folder;
   auto in = qkv();
   const auto path = (folder / "in").string();
   write(path, in);
@@ -187,9 +185,9 @@ TEST(Run, BadInputIsOneClearLine) {
 }
 
 TEST(Run, BrokenFilesAreRefused) {
-  const Folder folder;
+  const TemporaryDirectory folder;
   write(folder / "good", qkv());
-  const auto bytes = test::read_text(folder / "good");
+  const auto bytes = slurp(folder / "good");
   const auto broken = [&](const std::string& contents, const std::string& word) {
     std::ofstream(folder / "broken", std::ios::binary) << contents;
     expect_refused(folder, "run op:flash --in " + (folder / "broken").string(), word);

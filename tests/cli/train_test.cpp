@@ -12,8 +12,6 @@
 namespace heed {
 namespace {
 
-using test::Folder;
-
 const char* kSmall =
     " --layers 2 --dim 32 --heads 2 --kv-heads 1 --head-dim 16 --hidden 48 --context 64 --batch 4 --threads 1 "
     "--eval-every 10";
@@ -23,16 +21,16 @@ void write_text(const std::filesystem::path& path) {
   for (int i = 0; i < 600; ++i) file << "line " << i % 17 << " of a text that repeats itself, as texts do.\n";
 }
 
-std::string weights(const std::filesystem::path& folder) { return test::read_text(folder / "model.safetensors"); }
+std::string weights(const std::filesystem::path& folder) { return slurp(folder / "model.safetensors"); }
 
 TEST(Train, LearnsAndWritesALlama) {
-  const Folder folder;
+  const TemporaryDirectory folder;
   write_text(folder / "text");
   const auto out = folder / "model";
   const auto result = test::heed("train lm --text " + (folder / "text").string() + " --out " + out.string() +
                                  " --steps 60 --lr 5e-3 --warmup 5" + kSmall);
   ASSERT_EQ(result.status, 0) << result.err;
-  const auto config = nlohmann::json::parse(test::read_text(out / "config.json"));
+  const auto config = nlohmann::json::parse(slurp(out / "config.json"));
   EXPECT_EQ(config["architectures"][0], "LlamaForCausalLM");
   EXPECT_EQ(config["num_key_value_heads"], 1);
   const auto file = formats::SafetensorsFile::open(out / "model.safetensors");
@@ -47,7 +45,7 @@ TEST(Train, LearnsAndWritesALlama) {
 }
 
 TEST(Train, ResumedIsTheSameAsUninterrupted) {
-  const Folder folder;
+  const TemporaryDirectory folder;
   write_text(folder / "text");
   const std::string base = "train lm --text " + (folder / "text").string() +
                            " --steps 24 --save-every 6 --mix text=0.6,niah_single=0.2,repeat=0.2 --context 128" +
@@ -69,14 +67,14 @@ TEST(Train, ResumedIsTheSameAsUninterrupted) {
 }
 
 TEST(Train, FineTunesWithAnotherMixer) {
-  const Folder folder;
+  const TemporaryDirectory folder;
   write_text(folder / "text");
   const std::string base = "train lm --text " + (folder / "text").string() + " --steps 5";
   ASSERT_EQ(test::heed(base + " --out " + (folder / "a").string() + kSmall).status, 0);
   const auto tuned = test::heed(base + " --context 64 --batch 2 --threads 1 --from " + (folder / "a").string() +
                                 " --out " + (folder / "b").string() + " --mixer '1=sliding_window:{\"window\":16}'");
   ASSERT_EQ(tuned.status, 0) << tuned.err;
-  const auto config = nlohmann::json::parse(test::read_text(folder / "b/config.json"));
+  const auto config = nlohmann::json::parse(slurp(folder / "b/config.json"));
   EXPECT_EQ(config["architectures"][0], "HeedForCausalLM");
   EXPECT_EQ(config["heed"]["layers"][1]["mixer"], "sliding_window");
   EXPECT_EQ(test::heed("eval text --model " + (folder / "b").string() + " --text " + (folder / "text").string()).status,
@@ -84,7 +82,7 @@ TEST(Train, FineTunesWithAnotherMixer) {
 }
 
 TEST(Train, BadInputIsOneClearLine) {
-  const Folder folder;
+  const TemporaryDirectory folder;
   write_text(folder / "text");
   const auto refused = [&](const std::string& arguments, const std::string& word) {
     const auto out = folder / "refused";
