@@ -70,7 +70,6 @@ HWY_INLINE void store_vector(Vector value, BFloat* to) {
 HWY_INLINE void store_vector(Vector value, Half* to) {
   const Lanes d;
   const Words du;
-  const Integers di;
 #if HWY_TARGET == HWY_AVX3
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
                       _mm512_cvtps_ph(value.raw, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -91,7 +90,6 @@ HWY_INLINE void store_vector(Vector value, Half* to) {
   const auto large = hn::Ge(magnitude, hn::Set(d, 65520.0f));
   result = hn::IfThenElse(hn::RebindMask(du, large), hn::Set(du, 0x7C00u), result);
   result = hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(value)), hn::Set(du, 0x7E00u), result);
-  static_cast<void>(di);
   store_shorts(hn::Or(result, sign), reinterpret_cast<uint16_t*>(to));
 #endif
 }
