@@ -11,6 +11,7 @@
 
 #include "kernels/cpu/decode_logits-inl.h"
 #include "kernels/cpu/decode_products-inl.h"
+#include "kernels/cpu/decode_queries-inl.h"
 #include "kernels/cpu/decode_stage-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -18,11 +19,7 @@ namespace heed::kernels::HWY_NAMESPACE {
 
 constexpr int64_t kStepWords = kStepSlots / 64;
 
-/// Whether keys or values cannot be multiplied as they are stored.
-bool stages_keys(const DecodeCall& call, const SlotSource& keys, bool real) {
-  const bool rotates = real && call.p.rotation.inverse_frequencies != nullptr;
-  return call.d % kLanes != 0 || rotates || keys.scale_use == ScaleUse::general;
-}
+/// Whether values cannot be multiplied as they are stored.
 bool stages_values(const DecodeCall& call, const SlotSource& values) {
   return call.dv % kLanes != 0 || values.scale_use == ScaleUse::general;
 }
@@ -98,7 +95,7 @@ class SlotWalk {
 
   int64_t run(int64_t begin, int64_t end) {
     if (begin >= end) return 0;
-    pack_queries();
+    pack_queries(call_, keys_, b_, h_, s_.q, s_.q_stride, s_.query_shift);
     if (kReal && call_.logits != nullptr) {
       for (int64_t r = 0; r < call_.query_rows; ++r) std::fill(logit_row(r) + begin, logit_row(r) + end, -INFINITY);
     }
@@ -125,36 +122,6 @@ class SlotWalk {
   };
 
   float* logit_row(int64_t r) const { return call_.logits + call_.logit_begin[row_] + r * length_; }
-
-  void pack_queries() {
-    const float scale = static_cast<float>(call_.scale);
-    const bool folds = keys_.scale_use == ScaleUse::per_channel;
-    const CacheView& cache = keys_.cache;
-    std::fill_n(s_.q + call_.query_rows * s_.q_stride, RowState::kRowPadding * s_.q_stride, 0.0f);
-    for (int64_t r = 0; r < call_.query_rows; ++r) {
-      float* to = s_.q + r * s_.q_stride;
-      with_float_type(p_.q, [&](auto* data) {
-        const auto view = p_.q.as<std::remove_pointer_t<decltype(data)>>();
-        read_row(view.row(b_, h_ * call_.group + r / call_.rows, r % call_.rows), call_.d, to, true);
-      });
-      for (int64_t c = 0; c < call_.d; ++c) to[c] *= scale;
-      double shift = 0;
-      if (folds) {
-        const float* factors = keys_.channels(cache.scale, {b_, h_, 0});
-        const auto at = [&](const View<const float>& view, int64_t c) {
-          return view.size[3] == 1 ? 0 : c / cache.channel_group * view.stride[3];
-        };
-        const float* zeros = cache.zero ? keys_.channels(cache.zero, {b_, h_, 0}) : nullptr;
-        for (int64_t c = 0; c < call_.d; ++c) {
-          if (zeros != nullptr) shift += static_cast<double>(to[c]) * zeros[at(cache.zero, c)];
-          to[c] *= factors[at(cache.scale, c)];
-        }
-      } else {
-        for (int64_t c = 0; c < call_.d; ++c) shift += to[c];
-      }
-      s_.query_shift[r] = static_cast<float>(shift);
-    }
-  }
 
   MaskScope scope(int64_t r) const { return {b_, h_ * call_.group + r / call_.rows, call_.rows, seen_}; }
 
