@@ -51,7 +51,7 @@ class ModelSource final : public QkvSource {
  public:
   explicit ModelSource(const ModelSourceOptions& o)
       : options_(o), model_(checkpoint::load_decoder(o.model)), layers_(o.layers) {
-    const auto tokenizer = formats::read_model_config(o.model / "config.json").tokenizer;
+    const auto tokenizer = formats::read_decoder_config(o.model / "config.json").tokenizer;
     require(tokenizer == formats::ByteTokenizer::kName,
             "{}: its text is not made of bytes: give tensors of it with --qkv, or a model with the tokenizer bytes",
             o.model.string());

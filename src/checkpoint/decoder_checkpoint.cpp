@@ -1,7 +1,8 @@
 #include "heed/checkpoint/decoder_checkpoint.h"
 
-#include <fmt/ranges.h>
+#include <fmt/format.h>
 
+#include "checkpoint/architectures/decoders.h"
 #include "heed/checkpoint/tensor_file.h"
 #include "heed/error.h"
 #include "heed/formats/byte_tokenizer.h"
@@ -12,9 +13,11 @@ namespace {
 constexpr const char* kConfigFile = "config.json";
 constexpr const char* kWeightsFile = "model.safetensors";
 
-nn::RopeConfig rope_config(const formats::LlamaConfig& config) {
+nn::RopeConfig rope_config(const formats::DecoderModelConfig& config) {
   nn::RopeConfig rope;
   rope.theta = config.rope_theta;
+  rope.rotary_dim = config.rotary_dim;
+  rope.interleaved = config.rotary_pairs;
   if (!config.rope_scaling) return rope;
   const auto& scaling = *config.rope_scaling;
   rope.scaling = std::string(formats::name_of(scaling.kind));
@@ -24,6 +27,9 @@ nn::RopeConfig rope_config(const formats::LlamaConfig& config) {
   rope.high_freq_factor = scaling.high_freq_factor;
   rope.beta_fast = scaling.beta_fast;
   rope.beta_slow = scaling.beta_slow;
+  rope.attention_factor = scaling.attention_factor.value_or(0);
+  rope.short_factors = scaling.short_factor;
+  rope.long_factors = scaling.long_factor;
   return rope;
 }
 
@@ -32,12 +38,13 @@ std::optional<formats::RopeScaling> rope_scaling(const nn::RopeConfig& rope) {
   formats::RopeScaling scaling;
   using enum formats::RopeScaling::Kind;
   bool found = false;
-  for (auto kind : {linear, dynamic, yarn, llama3})
+  for (auto kind : {linear, dynamic, yarn, llama3, longrope})
     if (formats::name_of(kind) == rope.scaling) {
       scaling.kind = kind;
       found = true;
     }
-  require(found, "rope scaling {} has no name in a Llama config.json: linear, dynamic, yarn or llama3 is accepted",
+  require(found,
+          "rope scaling {} has no name in a Llama config.json: linear, dynamic, yarn, llama3 or longrope is accepted",
           rope.scaling);
   scaling.factor = rope.factor;
   if (rope.original_length) scaling.original_max_position_embeddings = rope.original_length;
@@ -45,6 +52,9 @@ std::optional<formats::RopeScaling> rope_scaling(const nn::RopeConfig& rope) {
   scaling.high_freq_factor = rope.high_freq_factor;
   scaling.beta_fast = rope.beta_fast;
   scaling.beta_slow = rope.beta_slow;
+  if (rope.attention_factor > 0) scaling.attention_factor = rope.attention_factor;
+  scaling.short_factor = rope.short_factors;
+  scaling.long_factor = rope.long_factors;
   return scaling;
 }
 
@@ -63,10 +73,21 @@ std::string dtype_name(torch::ScalarType dtype) {
   }
 }
 
+/// A lower bound: what a token mixer other than attention has is not known here.
+double least_parameters(const DecoderConfig& c) {
+  const double dim = double(c.dim);
+  double count = dim * double(c.vocab_size + c.learned_positions);
+  for (const auto& layer : c.layers) {
+    count += 2 * dim * double(c.hidden);
+    if (layer.mixer == "dense" || layer.mixer == "sliding_window")
+      count += 2 * dim * double((c.heads + c.kv_heads) * c.head_dim);
+  }
+  return count;
+}
+
 }  // namespace
 
-DecoderConfig decoder_config(const formats::LlamaConfig& c) {
-  require(!c.mlp_bias, "mlp_bias = true: false is accepted");
+DecoderConfig decoder_config(const formats::DecoderModelConfig& c) {
   DecoderConfig d;
   d.vocab_size = c.vocab_size;
   d.dim = c.hidden_size;
@@ -75,18 +96,22 @@ DecoderConfig decoder_config(const formats::LlamaConfig& c) {
   d.head_dim = c.head_dim;
   d.hidden = c.intermediate_size;
   d.max_length = c.max_position_embeddings;
-  d.norm_eps = c.rms_norm_eps;
-  d.positions.kind = "rope";
+  d.norm_eps = c.norm_eps;
+  d.positions.kind = c.rotary ? "rope" : "none";
   d.positions.rope = rope_config(c);
+  d.block = c.block;
+  d.attention = c.attention;
   d.tie_embeddings = c.tie_word_embeddings;
-  d.attention_bias = c.attention_bias;
+  d.embedding_scale = c.embedding_scale;
+  d.learned_positions = c.learned_positions ? c.max_position_embeddings : 0;
+  d.logit_softcap = c.logit_softcap;
   d.layers.resize(size_t(c.num_hidden_layers));
   for (size_t i = 0; i < c.layers.size(); ++i) d.layers[i] = {c.layers[i].mixer, c.layers[i].config};
   return d;
 }
 
-formats::LlamaConfig llama_config(const DecoderConfig& d) {
-  formats::LlamaConfig c;
+formats::DecoderModelConfig model_config(const DecoderConfig& d) {
+  formats::DecoderModelConfig c;
   c.vocab_size = d.vocab_size;
   c.hidden_size = d.dim;
   c.num_hidden_layers = int64_t(d.layers.size());
@@ -94,16 +119,24 @@ formats::LlamaConfig llama_config(const DecoderConfig& d) {
   c.num_key_value_heads = d.kv_heads;
   c.head_dim = d.head_dim;
   c.intermediate_size = d.hidden;
-  c.max_position_embeddings = d.max_length;
-  c.rms_norm_eps = d.norm_eps;
+  c.max_position_embeddings = d.learned_positions ? d.learned_positions : d.max_length;
+  c.norm_eps = d.norm_eps;
+  c.block = d.block;
+  c.attention = d.attention;
+  c.rotary = d.positions.kind == "rope";
+  c.rotary_dim = d.positions.rope.rotary_dim;
+  c.rotary_pairs = d.positions.rope.interleaved;
+  c.learned_positions = d.learned_positions > 0;
+  c.embedding_scale = d.embedding_scale;
+  c.logit_softcap = d.logit_softcap;
   c.rope_theta = d.positions.rope.theta;
   c.rope_scaling = rope_scaling(d.positions.rope);
   c.tie_word_embeddings = d.tie_embeddings;
-  c.attention_bias = d.attention_bias;
   if (!d.is_llama()) {
     for (const auto& layer : d.layers) {
       auto config = layer.config.is_null() ? nlohmann::json::object() : layer.config;
-      if (!config.contains("positions") && d.positions.kind != "rope") config["positions"] = d.positions.to_json();
+      const bool scored = d.positions.kind != "rope" && d.positions.kind != "none";
+      if (!config.contains("positions") && scored) config["positions"] = d.positions.to_json();
       c.layers.push_back({layer.mixer, config});
     }
   }
@@ -115,55 +148,29 @@ formats::LlamaConfig llama_config(const DecoderConfig& d) {
   return c;
 }
 
-std::string checkpoint_name(const std::string& parameter) {
-  if (parameter.starts_with("lm_head.")) return parameter;
-  if (!parameter.starts_with("layers_")) return "model." + parameter;
-  const auto dot = parameter.find('.');
-  auto rest = parameter.substr(dot + 1);
-  for (const char* part : {"gate_proj.", "up_proj.", "down_proj."})
-    if (rest.starts_with(part)) rest = "mlp." + rest;
-  return fmt::format("model.layers.{}.{}", parameter.substr(7, dot - 7), rest);
-}
-
 DecoderLm load_decoder(const std::filesystem::path& directory, torch::ScalarType dtype) {
   require(std::filesystem::is_directory(directory), "{}: a directory with {} and {} is accepted", directory.string(),
           kConfigFile, kWeightsFile);
-  const auto config = formats::read_model_config(directory / kConfigFile);
-  const auto file = formats::SafetensorsCheckpoint::open(directory);
-  DecoderLm model(decoder_config(config));
-  torch::NoGradGuard no_grad;
-  size_t used = 0;
-  auto fill = [&](const std::string& parameter, torch::Tensor target) {
-    const auto name = checkpoint_name(parameter);
-    const auto tensor = read_tensor(file, name);
-    require(tensor.sizes() == target.sizes(), "{}: tensor {} has shape [{}]: [{}] fits {}", directory.string(), name,
-            fmt::join(tensor.sizes(), ", "), fmt::join(target.sizes(), ", "), kConfigFile);
-    target.copy_(tensor);
-    ++used;
-  };
-  for (auto& entry : model->named_parameters()) fill(entry.key(), entry.value());
-  if (used < file.tensors().size())
-    for (const auto& [name, info] : file.tensors()) {
-      const bool tied_head = name == "lm_head.weight" && config.tie_word_embeddings;
-      const bool derived = name.ends_with("rotary_emb.inv_freq");
-      bool known = tied_head || derived;
-      for (auto& entry : model->named_parameters()) known |= checkpoint_name(entry.key()) == name;
-      require(known, "{}: tensor {} belongs to no part of the model that {} describes", directory.string(), name,
-              kConfigFile);
-    }
+  const auto file = formats::read_decoder_config(directory / kConfigFile);
+  const auto config = decoder_config(file);
+  const auto source = open_safetensors(directory);
+  expect_parameters(least_parameters(config), *source);
+  DecoderLm model(config);
   model->to(dtype);
+  fill(*model, decoder_layout(file.architecture, config), *source);
   return model;
 }
 
 void save_decoder(const std::filesystem::path& directory, DecoderLm& model, torch::ScalarType dtype) {
   std::filesystem::create_directories(directory);
-  auto config = llama_config(model->config());
+  auto config = model_config(model->config());
   config.torch_dtype = dtype_name(dtype);
+  const auto layout = llama_layout(model->config());
   TensorMap tensors;
   for (auto& entry : model->named_parameters())
-    tensors[checkpoint_name(entry.key())] = entry.value().detach().to(dtype);
+    tensors[file_name(layout, entry.key())] = entry.value().detach().to(dtype);
   save_tensors(directory / kWeightsFile, tensors, {{"format", "pt"}});
-  formats::write_model_config(directory / kConfigFile, config);
+  formats::write_decoder_config(directory / kConfigFile, config);
 }
 
 }  // namespace heed::checkpoint

@@ -41,6 +41,19 @@ torch::Tensor read_tensor(const File& file, std::string_view name) {
 template torch::Tensor read_tensor(const formats::SafetensorsFile&, std::string_view);
 template torch::Tensor read_tensor(const formats::SafetensorsCheckpoint&, std::string_view);
 
+template <class File>
+torch::Tensor view_tensor(const File& file, std::string_view name) {
+  const auto& info = file.info(name);
+  const auto bytes = file.bytes(name);
+  const bool aligned = reinterpret_cast<uintptr_t>(bytes.data()) % size_of(info.dtype) == 0;
+  if (bytes.empty() || !aligned) return read_tensor(file, name);
+  // torch has no tensors of const memory; the pages are mapped read-only.
+  return torch::from_blob(const_cast<std::byte*>(bytes.data()), info.shape, torch_type(info.dtype));
+}
+
+template torch::Tensor view_tensor(const formats::SafetensorsFile&, std::string_view);
+template torch::Tensor view_tensor(const formats::SafetensorsCheckpoint&, std::string_view);
+
 TensorMap load_tensors(const std::filesystem::path& path) {
   const auto file = formats::SafetensorsFile::open(path);
   TensorMap result;

@@ -16,7 +16,7 @@ struct TrainOptions {
   std::string mixture = "text=1";
   int64_t batch = 8, context = 1024;
   bool resume = false;
-  DecoderConfig model{.layers = std::vector<LayerPlan>(6)};
+  DecoderConfig model;
   int64_t layers = 6;
   double rope_theta = 10000, rope_factor = 1;
   train::LmTrainOptions training;

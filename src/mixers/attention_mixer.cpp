@@ -1,5 +1,7 @@
 #include "heed/mixers/attention_mixer.h"
 
+#include <cmath>
+
 #include "heed/error.h"
 #include "heed/mixers/taps.h"
 
@@ -41,7 +43,18 @@ AttentionConfig AttentionConfig::read(ConfigReader& reader) {
           reader.owner(), c.dim, c.heads);
   if (!c.head_dim) c.head_dim = c.dim / c.heads;
   c.causal = reader.get("causal", c.causal);
-  c.bias = reader.get("bias", c.bias);
+  const bool bias = reader.get("bias", false);
+  c.qkv_bias = reader.get("qkv_bias", bias);
+  c.output_bias = reader.get("output_bias", bias);
+  c.qk_norm = reader.choice("qk_norm", c.qk_norm, {"none", "rms", "layer"});
+  c.norm_eps = reader.get("norm_eps", c.norm_eps);
+  require(c.norm_eps >= 0 && c.norm_eps <= 1, "{}: norm_eps = {}: 0 to 1 is accepted", reader.owner(), c.norm_eps);
+  c.scale = reader.get("scale", c.scale);
+  require(c.scale >= 0 && std::isfinite(c.scale), "{}: scale = {}: 0 (1 / sqrt(head_dim)) or more is accepted",
+          reader.owner(), c.scale);
+  c.softcap = reader.get("softcap", c.softcap);
+  require(c.softcap >= 0 && std::isfinite(c.softcap), "{}: softcap = {}: 0 (none) or more is accepted", reader.owner(),
+          c.softcap);
   c.dropout = reader.get("dropout", c.dropout);
   require(c.dropout >= 0 && c.dropout < 1, "{}: dropout = {}: 0 up to 1 is accepted", reader.owner(), c.dropout);
   c.max_length = reader.integer("max_length", c.max_length, 1);
@@ -70,13 +83,18 @@ void KvState::truncate(int64_t length) {
 AttentionMixer::AttentionMixer(std::string name, AttentionConfig config)
     : name_(std::move(name)), config_(std::move(config)) {
   const auto& c = config_;
-  auto linear = [&](int64_t in, int64_t out) {
-    return torch::nn::Linear(torch::nn::LinearOptions(in, out).bias(c.bias));
+  auto linear = [&](int64_t in, int64_t out, bool bias) {
+    return torch::nn::Linear(torch::nn::LinearOptions(in, out).bias(bias));
   };
-  q_proj_ = register_module("q_proj", linear(c.dim, c.heads * c.head_dim));
-  k_proj_ = register_module("k_proj", linear(c.dim, c.kv_heads * c.head_dim));
-  v_proj_ = register_module("v_proj", linear(c.dim, c.kv_heads * c.head_dim));
-  o_proj_ = register_module("o_proj", linear(c.heads * c.head_dim, c.dim));
+  q_proj_ = register_module("q_proj", linear(c.dim, c.heads * c.head_dim, c.qkv_bias));
+  k_proj_ = register_module("k_proj", linear(c.dim, c.kv_heads * c.head_dim, c.qkv_bias));
+  v_proj_ = register_module("v_proj", linear(c.dim, c.kv_heads * c.head_dim, c.qkv_bias));
+  o_proj_ = register_module("o_proj", linear(c.heads * c.head_dim, c.dim, c.output_bias));
+  if (c.qk_norm != "none") {
+    const auto kind = c.qk_norm == "rms" ? formats::NormKind::rms : formats::NormKind::layer;
+    q_norm_ = register_module("q_norm", nn::Norm(kind, c.head_dim, c.norm_eps));
+    k_norm_ = register_module("k_norm", nn::Norm(kind, c.head_dim, c.norm_eps));
+  }
   positions_ = register_module("positions", nn::Positions(c.positions, c.dim, c.heads, c.causal));
   torch::NoGradGuard no_grad;
   for (auto& parameter : named_parameters())
@@ -97,9 +115,17 @@ Tensor AttentionMixer::split_heads(const Tensor& x, int64_t heads) const {
   return x.unflatten(2, {heads, config_.head_dim}).transpose(1, 2);
 }
 
+void AttentionMixer::normalize(Tensor& q, Tensor& k) {
+  if (!q_norm_) return;
+  q = q_norm_(q);
+  k = k_norm_(k);
+}
+
 AttentionOptions AttentionMixer::options_for(const CoreInput& in) {
   AttentionOptions options;
   options.mask = mask();
+  options.scale = config_.scale;
+  options.softcap = config_.softcap;
   const int64_t n = in.q.size(2), m = in.k.size(2);
   positions_->score_terms(options, in.q_positions.value_or(torch::arange(m - n, m)),
                           in.k_positions.value_or(torch::arange(m)));
@@ -146,6 +172,7 @@ Tensor AttentionMixer::forward(const MixerInput& in, MixerState* raw_state) {
   const auto embedded = in.memory ? positions_->embed(source, k_positions) : positions_->embed(source, q_positions);
   auto k = split_heads(k_proj_(embedded), c.kv_heads);
   auto v = split_heads(v_proj_(embedded), c.kv_heads);
+  normalize(q, k);
   before_core(in, state, q, k, v);
   q = positions_->rotate(q, q_positions);
   k = positions_->rotate(k, k_positions);

@@ -39,18 +39,25 @@ RopeConfig RopeConfig::from_json(const nlohmann::json& config, const std::string
   c.theta = read.get("theta", c.theta);
   c.rotary_dim = read.integer("rotary_dim", c.rotary_dim, 0, 65536);
   c.interleaved = read.get("interleaved", c.interleaved);
-  c.scaling = read.choice("scaling", c.scaling, {"none", "linear", "ntk", "dynamic", "yarn", "llama3"});
+  c.scaling = read.choice("scaling", c.scaling, {"none", "linear", "ntk", "dynamic", "yarn", "llama3", "longrope"});
   c.factor = read.get("factor", c.factor);
   c.original_length = read.integer("original_length", c.original_length, 0);
   c.low_freq_factor = read.get("low_freq_factor", c.low_freq_factor);
   c.high_freq_factor = read.get("high_freq_factor", c.high_freq_factor);
   c.beta_fast = read.get("beta_fast", c.beta_fast);
   c.beta_slow = read.get("beta_slow", c.beta_slow);
+  c.attention_factor = read.get("attention_factor", c.attention_factor);
+  c.short_factors = read.get("short_factors", c.short_factors);
+  c.long_factors = read.get("long_factors", c.long_factors);
   read.finish();
   require(c.theta > 1, "{}: rope theta = {}: a number above 1 is accepted", owner, c.theta);
   require(c.factor >= 1, "{}: rope factor = {}: 1 or more is accepted", owner, c.factor);
-  const bool needs_length = c.scaling == "dynamic" || c.scaling == "yarn" || c.scaling == "llama3";
-  require(!needs_length || c.original_length > 0, "{}: rope scaling {} needs original_length", owner, c.scaling);
+  const bool longrope = c.scaling == "longrope";
+  const bool needs_length = c.scaling == "dynamic" || c.scaling == "yarn" || c.scaling == "llama3" || longrope;
+  require(!needs_length || c.original_length > int64_t(longrope), "{}: rope scaling {} needs original_length", owner,
+          c.scaling);
+  require(c.attention_factor >= 0, "{}: rope attention_factor = {}: 0 (by the scaling's formula) or more is accepted",
+          owner, c.attention_factor);
   return c;
 }
 
@@ -64,7 +71,10 @@ nlohmann::json RopeConfig::to_json() const {
           {"low_freq_factor", low_freq_factor},
           {"high_freq_factor", high_freq_factor},
           {"beta_fast", beta_fast},
-          {"beta_slow", beta_slow}};
+          {"beta_slow", beta_slow},
+          {"attention_factor", attention_factor},
+          {"short_factors", short_factors},
+          {"long_factors", long_factors}};
 }
 
 Tensor rope_frequencies(const RopeConfig& c, int64_t head_dim, int64_t length) {
@@ -80,16 +90,27 @@ Tensor rope_frequencies(const RopeConfig& c, int64_t head_dim, int64_t length) {
   if (c.scaling == "linear") return frequencies / c.factor;
   if (c.scaling == "yarn") return scale_yarn(frequencies, c, dim);
   if (c.scaling == "llama3") return scale_llama3(frequencies, c);
+  if (c.scaling == "longrope") {
+    const auto& factors = length > c.original_length ? c.long_factors : c.short_factors;
+    require(int64_t(factors.size()) == dim / 2, "longrope has {} factors: one a frequency, {}, is accepted",
+            factors.size(), dim / 2);
+    return frequencies / torch::tensor(factors, torch::kFloat64);
+  }
   return frequencies;
 }
 
 double rope_magnitude(const RopeConfig& c) {
-  return c.scaling == "yarn" && c.factor > 1 ? 0.1 * std::log(c.factor) + 1 : 1;
+  const bool yarn = c.scaling == "yarn", longrope = c.scaling == "longrope";
+  if ((yarn || longrope) && c.attention_factor > 0) return c.attention_factor;
+  if (yarn && c.factor > 1) return 0.1 * std::log(c.factor) + 1;
+  if (longrope) return std::sqrt(1 + std::log(c.factor) / std::log(double(c.original_length)));
+  return 1;
 }
 
 Tensor apply_rope(const Tensor& x, const Tensor& positions, const RopeConfig& c) {
   const int64_t dim = c.rotary_dim ? c.rotary_dim : x.size(3);
-  const int64_t length = c.scaling == "dynamic" && positions.numel() ? positions.max().item<int64_t>() + 1 : 0;
+  const bool asks_length = c.scaling == "dynamic" || c.scaling == "longrope";
+  const int64_t length = asks_length && positions.numel() ? positions.max().item<int64_t>() + 1 : 0;
   const auto frequencies = rope_frequencies(c, x.size(3), length);
   auto angles = positions.to(torch::kFloat64).unsqueeze(-1) * frequencies;  // [N, dim/2] or [B, N, dim/2]
   if (angles.dim() == 3) angles = angles.unsqueeze(1);                      // [B, 1, N, dim/2]

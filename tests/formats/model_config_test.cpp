@@ -30,11 +30,11 @@ Json small() {
 }
 
 TEST(ModelConfig, ReadsLlama) {
-  const auto config = parse_model_config(parse_json(kLlama31, "x"), "x");
+  const auto config = parse_decoder_config(parse_json(kLlama31, "x"), "x");
   EXPECT_EQ(config.hidden_size, 4096);
   EXPECT_EQ(config.num_key_value_heads, 8);
   EXPECT_EQ(config.head_dim, 128);
-  EXPECT_EQ(config.rms_norm_eps, 1e-5);
+  EXPECT_EQ(config.norm_eps, 1e-5);
   EXPECT_EQ(config.rope_theta, 500000);
   ASSERT_TRUE(config.rope_scaling.has_value());
   EXPECT_EQ(config.rope_scaling->kind, RopeScaling::Kind::llama3);
@@ -48,13 +48,13 @@ TEST(ModelConfig, ReadsLlama) {
 }
 
 TEST(ModelConfig, DefaultsAreThoseOfTransformers) {
-  const auto config = parse_model_config(small(), "x");
+  const auto config = parse_decoder_config(small(), "x");
   EXPECT_EQ(config.num_key_value_heads, 4);
   EXPECT_EQ(config.head_dim, 16);
   EXPECT_EQ(config.max_position_embeddings, 2048);
-  EXPECT_EQ(config.rms_norm_eps, 1e-6);
+  EXPECT_EQ(config.norm_eps, 1e-6);
   EXPECT_EQ(config.rope_theta, 10000);
-  EXPECT_FALSE(config.rope_scaling || config.tie_word_embeddings || config.attention_bias || config.bos_token_id);
+  EXPECT_FALSE(config.rope_scaling || config.tie_word_embeddings || config.attention.qkv_bias || config.bos_token_id);
 }
 
 TEST(ModelConfig, NewerFilesKeepTheRopeInOnePlace) {
@@ -62,23 +62,23 @@ TEST(ModelConfig, NewerFilesKeepTheRopeInOnePlace) {
   json["rope_parameters"] = {
       {"rope_type", "yarn"}, {"rope_theta", 12345.0}, {"factor", 4.0}, {"attention_factor", 1.5}};
   json["dtype"] = "float16";
-  const auto config = parse_model_config(json, "x");
+  const auto config = parse_decoder_config(json, "x");
   EXPECT_EQ(config.rope_theta, 12345);
   EXPECT_EQ(config.rope_scaling->kind, RopeScaling::Kind::yarn);
   EXPECT_EQ(config.rope_scaling->attention_factor, 1.5);
   EXPECT_EQ(config.rope_scaling->beta_fast, 32);
   EXPECT_EQ(config.torch_dtype, "float16");
   json["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 5.0}};
-  EXPECT_FALSE(parse_model_config(json, "x").rope_scaling.has_value());
+  EXPECT_FALSE(parse_decoder_config(json, "x").rope_scaling.has_value());
 }
 
 TEST(ModelConfig, RoundTrips) {
   const TemporaryDirectory folder;
   const auto same = [&](const Json& json) {
-    const auto config = parse_model_config(json, "x");
-    write_model_config(folder / "config.json", config);
-    const auto again = read_model_config(folder / "config.json");
-    EXPECT_EQ(model_config_json(again), model_config_json(config));
+    const auto config = parse_decoder_config(json, "x");
+    write_decoder_config(folder / "config.json", config);
+    const auto again = read_decoder_config(folder / "config.json");
+    EXPECT_EQ(decoder_config_json(again), decoder_config_json(config));
     return again;
   };
   const auto llama = same(parse_json(kLlama31, "x"));
@@ -101,7 +101,7 @@ TEST(ModelConfig, RoundTrips) {
   EXPECT_TRUE(heed.layers[1].config.is_object());
   EXPECT_EQ(heed.tokenizer, "bytes");
   EXPECT_EQ(heed.heed_extra.at("note"), "kept");
-  EXPECT_EQ(model_config_json(heed).at("model_type"), "heed");
+  EXPECT_EQ(decoder_config_json(heed).at("model_type"), "heed");
 }
 
 TEST(ModelConfig, RefusesBadValues) {
@@ -109,7 +109,7 @@ TEST(ModelConfig, RefusesBadValues) {
     auto json = small();
     json[key] = value;
     SCOPED_TRACE(json.dump());
-    const auto message = error_of([&] { parse_model_config(json, "some/config.json"); });
+    const auto message = error_of([&] { parse_decoder_config(json, "some/config.json"); });
     EXPECT_EQ(message.rfind("some/config.json: ", 0), 0u) << message;
     EXPECT_NE(message.find(expected), message.npos) << message << "\nexpected: " << expected;
   };
@@ -129,13 +129,13 @@ TEST(ModelConfig, RefusesBadValues) {
   refused("head_dim", int64_t{1} << 24, "num_attention_heads * head_dim");
   refused("vocab_size", 0, "vocab_size is 0");
   refused("max_position_embeddings", -1, "max_position_embeddings is -1");
-  refused("rms_norm_eps", -1e-6, "rms_norm_eps");
+  refused("rms_norm_eps", -1e-6, "norm_eps is -1e-06");
   refused("rms_norm_eps", "small", "accepted: a number");
   refused("rope_theta", 0, "rope_theta is 0");
   refused("tie_word_embeddings", 1, "true or false");
-  refused("hidden_act", "gelu", "accepted: silu");
+  refused("hidden_act", "mish", "accepted: silu");
   refused("torch_dtype", "int8", "accepted: float32");
-  refused("architectures", Json::array({"MistralForCausalLM"}), "'MistralForCausalLM'");
+  refused("architectures", Json::array({"BloomForCausalLM"}), "'BloomForCausalLM'");
   refused("architectures", "LlamaForCausalLM", "accepted: [");
   refused("architectures", Json::array({"HeedForCausalLM"}), "must have heed.layers");
   refused("eos_token_id", "end", "accepted: a whole number");
@@ -143,7 +143,8 @@ TEST(ModelConfig, RefusesBadValues) {
   refused("heed", {{"tokenizer", "words"}}, "accepted: 'bytes'");
   refused("heed", {{"layers", {{{"mixer", "gla"}}}}}, "");
   refused("rope_scaling", "linear", "rope_scaling is");
-  refused("rope_scaling", {{"type", "longrope"}, {"factor", 2.0}}, "'longrope'");
+  refused("rope_scaling", {{"type", "longrope"}, {"factor", 2.0}}, "needs original_max_position_embeddings");
+  refused("rope_scaling", {{"type", "spiral"}, {"factor", 2.0}}, "'spiral'");
   refused("rope_scaling", {{"type", "linear"}}, "no factor");
   refused("rope_scaling", {{"type", "linear"}, {"factor", 0.5}}, "rope_scaling.factor is 0.5");
   refused("rope_scaling", {{"type", "linear"}, {"factor", 2.0}, {"surprise", 1}}, "'surprise'");
@@ -155,17 +156,17 @@ TEST(ModelConfig, LayersMustMatchTheirNumber) {
   auto json = small();
   json["architectures"] = {"HeedForCausalLM"};
   json["heed"] = {{"layers", {{{"mixer", "gla"}}}}};
-  const auto message = error_of([&] { parse_model_config(json, "x"); });
+  const auto message = error_of([&] { parse_decoder_config(json, "x"); });
   EXPECT_NE(message.find("heed.layers has 1 entries, accepted: num_hidden_layers, 2"), message.npos) << message;
   json["heed"]["layers"].push_back({{"mixer", ""}});
-  EXPECT_NE(error_of([&] { parse_model_config(json, "x"); }).find("a name and an object"), std::string::npos);
+  EXPECT_NE(error_of([&] { parse_decoder_config(json, "x"); }).find("a name and an object"), std::string::npos);
 }
 
 TEST(ModelConfig, IdsOutsideTheVocabularyMeanNone) {
   auto json = small();
   json["bos_token_id"] = -1;
   json["eos_token_id"] = {3, 256};
-  const auto config = parse_model_config(json, "x");
+  const auto config = parse_decoder_config(json, "x");
   EXPECT_FALSE(config.bos_token_id.has_value());
   EXPECT_EQ(config.eos_token_ids, std::vector<int64_t>{3});
 }

@@ -1,4 +1,4 @@
-// A directory on disk becomes a decoder and back, in Hugging Face's Llama layout.
+// A directory on disk becomes a decoder, from any of Hugging Face's layouts that heed knows, and back.
 #pragma once
 
 #include <filesystem>
@@ -9,18 +9,17 @@
 
 namespace heed::checkpoint {
 
-DecoderConfig decoder_config(const formats::LlamaConfig& config);
-formats::LlamaConfig llama_config(const DecoderConfig& config);
-
-/// Name of a decoder's parameter in a checkpoint: `layers_0.gate_proj.weight` -> `model.layers.0.mlp.gate_proj.weight`.
-std::string checkpoint_name(const std::string& parameter);
+DecoderConfig decoder_config(const formats::DecoderModelConfig& config);
+/// What is written beside a decoder's weights: LlamaForCausalLM where it is one, HeedForCausalLM otherwise.
+formats::DecoderModelConfig model_config(const DecoderConfig& config);
 
 /// A decoder with the weights of `directory` (config.json, and model.safetensors or shards with an index), in float32
-/// unless `dtype` says otherwise. Throws heed::Error for a missing file, a tensor that is missing, left over or of
-/// another shape.
+/// unless `dtype` says otherwise. Throws heed::Error for a missing file, an architecture that is unknown or no decoder,
+/// a tensor that is missing, left over or of another shape.
 DecoderLm load_decoder(const std::filesystem::path& directory, torch::ScalarType dtype = torch::kFloat32);
 
-/// Writes config.json and model.safetensors, each beside and renamed. Weights are rounded to `dtype`.
+/// Writes config.json and model.safetensors, each beside and renamed, under Llama's names. Weights are rounded to
+/// `dtype`.
 void save_decoder(const std::filesystem::path& directory, DecoderLm& model, torch::ScalarType dtype = torch::kBFloat16);
 
 }  // namespace heed::checkpoint

@@ -7,6 +7,7 @@
 #include "heed/mixers/token_mixer.h"
 #include "heed/nn/config.h"
 #include "heed/nn/kv_storage.h"
+#include "heed/nn/norm.h"
 #include "heed/nn/positions.h"
 
 namespace heed {
@@ -18,9 +19,14 @@ struct AttentionConfig {
   int64_t kv_heads = 0;  ///< key and value heads; 0: heads (MHA), 1: MQA, between: GQA
   int64_t head_dim = 0;  ///< 0: dim / heads
   bool causal = true;
-  bool bias = false;          ///< biases of the q, k, v projections and the output
-  double dropout = 0;         ///< of attention weights, in training
-  int64_t max_length = 2048;  ///< length constants come from here, never from the current length
+  bool qkv_bias = false;         ///< biases of the q, k, v projections
+  bool output_bias = false;      ///< bias of the output projection
+  std::string qk_norm = "none";  ///< none, rms, layer: over each head's q and k, before positions (arXiv 2302.05442)
+  double norm_eps = 1e-5;        ///< of qk_norm
+  double scale = 0;              ///< of the logits; 0: 1 / sqrt(head_dim)
+  double softcap = 0;            ///< c > 0: logits become c tanh(s / c)
+  double dropout = 0;            ///< of attention weights, in training
+  int64_t max_length = 2048;     ///< length constants come from here, never from the current length
   nn::PositionsConfig positions;
 
   /// Reads its keys; the caller finishes the reader after its own.
@@ -65,10 +71,13 @@ class AttentionMixer : public TokenMixer {
 
   AttentionOptions options_for(const CoreInput&);
   torch::Tensor split_heads(const torch::Tensor& x, int64_t heads) const;
+  /// QK norm, where the configuration has one.
+  void normalize(torch::Tensor& q, torch::Tensor& k);
 
   std::string name_;
   AttentionConfig config_;
   torch::nn::Linear q_proj_{nullptr}, k_proj_{nullptr}, v_proj_{nullptr}, o_proj_{nullptr};
+  nn::Norm q_norm_{nullptr}, k_norm_{nullptr};
   nn::Positions positions_{nullptr};
 };
 

@@ -1,37 +1,23 @@
-// A Llama-shaped decoder: RMSNorm, a token mixer, RMSNorm, SwiGLU, per layer; the mixer is named per layer.
+// A decoder language model: embeddings, blocks whose token mixer is named per layer, a norm, logits.
 #pragma once
 
 #include <torch/torch.h>
 
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "heed/mixers/taps.h"
-#include "heed/nn/positions.h"
+#include "heed/models/transformer.h"
 
 namespace heed {
 
-/// Which mixer a layer has.
-struct LayerPlan {
-  std::string mixer = "dense";
-  nlohmann::json config =
-      nlohmann::json::object();  ///< keys beyond dim, heads, kv_heads, head_dim, positions of the model
-};
-
-struct DecoderConfig {
+/// The defaults of every choice are Llama's.
+struct DecoderConfig : TransformerConfig {
   int64_t vocab_size = 256;
-  int64_t dim = 256;
-  int64_t heads = 8;
-  int64_t kv_heads = 4;
-  int64_t head_dim = 32;
-  int64_t hidden = 704;       ///< width of the SwiGLU
-  int64_t max_length = 1024;  ///< trained context
-  double norm_eps = 1e-5;
-  nn::PositionsConfig positions;
   bool tie_embeddings = true;
-  bool attention_bias = false;
-  std::vector<LayerPlan> layers;  ///< one a layer
+  double embedding_scale = 1;     ///< embeddings are multiplied by it
+  int64_t learned_positions = 0;  ///< rows of a table added to the embeddings; 0: none
+  double logit_softcap = 0;       ///< c > 0: logits become c tanh(s / c)
 
   /// Every layer is plain dense attention, so that the checkpoint is a Hugging Face Llama.
   bool is_llama() const;
@@ -44,33 +30,12 @@ struct DecoderState {
   int64_t seen() const { return layers.empty() ? 0 : layers.front()->seen(); }
 };
 
-class RmsNormImpl : public torch::nn::Module {
- public:
-  RmsNormImpl(int64_t dim, double eps);
-  torch::Tensor forward(const torch::Tensor& x);
-  torch::Tensor weight;
-
- private:
-  double eps_;
-};
-TORCH_MODULE(RmsNorm);
-
-class DecoderBlockImpl : public torch::nn::Module {
- public:
-  DecoderBlockImpl(const DecoderConfig& config, int64_t layer);
-  torch::Tensor forward(const MixerInput& input, MixerState* state);
-
-  RmsNorm input_norm{nullptr}, mlp_norm{nullptr};
-  std::shared_ptr<TokenMixer> mixer;
-  torch::nn::Linear gate_proj{nullptr}, up_proj{nullptr}, down_proj{nullptr};
-};
-TORCH_MODULE(DecoderBlock);
-
 class DecoderLmImpl : public torch::nn::Module {
  public:
   explicit DecoderLmImpl(DecoderConfig config);
 
   /// tokens int64 [B, N] -> hidden states [B, N, dim] after the last norm. `taps` see and may change what flows.
+  /// Throws heed::Error for positions beyond `learned_positions`.
   torch::Tensor hidden(const torch::Tensor& tokens, DecoderState* state = nullptr, uint64_t seed = 0,
                        Taps* taps = nullptr);
   /// tokens int64 [B, N] -> logits [B, N, vocab].
@@ -81,12 +46,14 @@ class DecoderLmImpl : public torch::nn::Module {
   DecoderState make_state(int64_t batch) const;
 
   const DecoderConfig& config() const { return config_; }
-  std::vector<DecoderBlock> blocks;
+  std::vector<TransformerBlock> blocks;
 
  private:
+  torch::Tensor embed(const torch::Tensor& tokens, int64_t first_position);
+
   DecoderConfig config_;
-  torch::nn::Embedding embedding_{nullptr};
-  RmsNorm norm_{nullptr};
+  torch::nn::Embedding embedding_{nullptr}, position_embedding_{nullptr};
+  nn::Norm norm_{nullptr};
   torch::nn::Linear head_{nullptr};
 };
 TORCH_MODULE(DecoderLm);

@@ -11,24 +11,29 @@
 
 namespace heed::nn {
 
-/// Rotary embedding and its length scalings (arXiv 2104.09864, 2306.15595, 2309.00071; Llama 3).
+/// Rotary embedding and its length scalings (arXiv 2104.09864, 2306.15595, 2309.00071, 2402.13753; Llama 3).
 struct RopeConfig {
   double theta = 10000;
   int64_t rotary_dim = 0;        ///< rotated leading dimensions of a head; 0: all
   bool interleaved = false;      ///< false: pairs (j, j + d/2), Llama; true: pairs (2j, 2j + 1), GPT-J
-  std::string scaling = "none";  ///< none, linear (PI), ntk, dynamic, yarn, llama3
+  std::string scaling = "none";  ///< none, linear (PI), ntk, dynamic, yarn, llama3, longrope
   double factor = 1;             ///< f, the length is stretched by
-  int64_t original_length = 0;   ///< L0; needed by dynamic, yarn, llama3
+  int64_t original_length = 0;   ///< L0; needed by dynamic, yarn, llama3, longrope
   double low_freq_factor = 1, high_freq_factor = 4;  ///< llama3
   double beta_fast = 32, beta_slow = 1;              ///< yarn
+  double attention_factor = 0;  ///< yarn, longrope: cos and sin are multiplied by it; 0: see rope_magnitude
+  /// longrope: divisors of the frequencies [rotary_dim / 2] of calls that reach up to L0 tokens, and beyond.
+  std::vector<double> short_factors, long_factors;
 
   static RopeConfig from_json(const nlohmann::json& config, const std::string& owner);
   nlohmann::json to_json() const;
 };
 
-/// Inverse frequencies [rotary_dim / 2] in float64 for a sequence of `length` tokens (only `dynamic` depends on it).
+/// Inverse frequencies [rotary_dim / 2] in float64 for a sequence of `length` tokens (only `dynamic` and
+/// `longrope` depend on it).
 torch::Tensor rope_frequencies(const RopeConfig& config, int64_t head_dim, int64_t length = 0);
-/// YaRN multiplies cos and sin by 0.1 ln f + 1; 1 for the others.
+/// What cos and sin are multiplied by: `attention_factor` where given, else yarn 0.1 ln f + 1, longrope
+/// sqrt(1 + ln f / ln L0), the others 1.
 double rope_magnitude(const RopeConfig& config);
 
 /// Rotates x [B, H, N, D] by positions [N] or [B, N]; angles in float64, result in x's dtype.

@@ -17,11 +17,12 @@ class Longformer final : public AttentionMixer {
       : AttentionMixer("longformer", c), longformer_(std::move(longformer)) {
     auto copy_of = [&](const char* name, const torch::nn::Linear& from) {
       auto linear = register_module(
-          name, torch::nn::Linear(
-                    torch::nn::LinearOptions(from->options.in_features(), from->options.out_features()).bias(c.bias)));
+          name,
+          torch::nn::Linear(
+              torch::nn::LinearOptions(from->options.in_features(), from->options.out_features()).bias(c.qkv_bias)));
       torch::NoGradGuard no_grad;
       linear->weight.copy_(from->weight);
-      if (c.bias) linear->bias.copy_(from->bias);
+      if (c.qkv_bias) linear->bias.copy_(from->bias);
       return linear;
     };
     q_global_ = copy_of("q_global_proj", q_proj_);
@@ -55,8 +56,10 @@ class Longformer final : public AttentionMixer {
     require(!in.cu_seqlens, "longformer: global tokens and packed sequences: one of the two is accepted");
     const auto positions = in.positions.value_or(torch::arange(in.x.size(1)));
     const auto x = positions_->embed(in.x, positions);
-    CoreInput core{positions_->rotate(split_heads(q_global_(x), config_.heads), positions),
-                   positions_->rotate(split_heads(k_global_(x), config_.kv_heads), positions),
+    auto q = split_heads(q_global_(x), config_.heads), k = split_heads(k_global_(x), config_.kv_heads);
+    normalize(q, k);
+    CoreInput core{positions_->rotate(q, positions),
+                   positions_->rotate(k, positions),
                    split_heads(v_global_(x), config_.kv_heads),
                    in.key_padding,
                    {},

@@ -9,7 +9,6 @@ namespace {
 struct SigmoidConfig {
   double sigmoid_bias = 0;
   bool learned_bias = false;
-  bool qk_norm = false;    ///< LayerNorm over the head size, on q and k
   bool out_norm = false;   ///< "hybrid norm": LayerNorm on the attention output
   double layer_scale = 0;  ///< initial value of a scale per channel on the output; 0: none
 };
@@ -20,12 +19,8 @@ class SigmoidAttention final : public AttentionMixer {
       : AttentionMixer("sigmoid_attention", config) {
     const auto bias = torch::full({config.heads}, sigmoid.sigmoid_bias);
     bias_ = sigmoid.learned_bias ? register_parameter("sigmoid_bias", bias) : register_buffer("sigmoid_bias", bias);
-    const auto norm = [](int64_t size) { return torch::nn::LayerNorm(torch::nn::LayerNormOptions({size})); };
-    if (sigmoid.qk_norm) {
-      q_norm_ = register_module("q_norm", norm(config.head_dim));
-      k_norm_ = register_module("k_norm", norm(config.head_dim));
-    }
-    if (sigmoid.out_norm) out_norm_ = register_module("out_norm", norm(config.dim));
+    if (sigmoid.out_norm)
+      out_norm_ = register_module("out_norm", torch::nn::LayerNorm(torch::nn::LayerNormOptions({config.dim})));
     if (sigmoid.layer_scale > 0)
       layer_scale_ = register_parameter("layer_scale", torch::full({config.dim}, sigmoid.layer_scale));
   }
@@ -42,15 +37,9 @@ class SigmoidAttention final : public AttentionMixer {
     options.sigmoid_bias = bias_;
   }
 
-  void before_core(const MixerInput&, const KvState*, torch::Tensor& q, torch::Tensor& k, torch::Tensor&) override {
-    if (!q_norm_) return;
-    q = q_norm_(q);
-    k = k_norm_(k);
-  }
-
  private:
   torch::Tensor bias_, layer_scale_;
-  torch::nn::LayerNorm q_norm_{nullptr}, k_norm_{nullptr}, out_norm_{nullptr};
+  torch::nn::LayerNorm out_norm_{nullptr};
 };
 
 }  // namespace
@@ -67,7 +56,6 @@ RegistryRow rows::sigmoid_attention() {
           .parameters = attention_parameters(
               {{"sigmoid_bias", nullptr, "b in sigmoid(s + b); default -log(max_length)"},
                {"learned_bias", false, "train the bias, one a head"},
-               {"qk_norm", false, "LayerNorm over the head size on q and k"},
                {"out_norm", false, "LayerNorm on the output (hybrid norm)"},
                {"layer_scale", 0.0,
                 "initial value of a learned scale per channel on the output (the paper's 1e-4); 0: none"}}),
@@ -76,14 +64,13 @@ RegistryRow rows::sigmoid_attention() {
                     {"kv_heads", 2},
                     {"max_length", 64},
                     {"learned_bias", true},
-                    {"qk_norm", true},
+                    {"qk_norm", "layer"},
                     {"out_norm", true},
                     {"layer_scale", 0.5}},
           .make = attention_maker("sigmoid_attention", [](const AttentionConfig& config, ConfigReader& reader) {
             SigmoidConfig sigmoid;
             sigmoid.sigmoid_bias = reader.get("sigmoid_bias", -std::log(double(config.max_length)));
             sigmoid.learned_bias = reader.get("learned_bias", false);
-            sigmoid.qk_norm = reader.get("qk_norm", false);
             sigmoid.out_norm = reader.get("out_norm", false);
             sigmoid.layer_scale = reader.get("layer_scale", 0.0);
             return std::make_shared<SigmoidAttention>(config, sigmoid);

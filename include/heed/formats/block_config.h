@@ -1,0 +1,68 @@
+// What the layers of one transformer have in common: norms and where they stand, the channel mixer, what attention adds
+// to plain softmax. Plain data, so that files can name it and models can be built from it.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace heed::formats {
+
+enum class NormKind {
+  rms,           ///< RMSNorm, scaled by w (arXiv 1910.07467)
+  rms_plus_one,  ///< RMSNorm, scaled by 1 + w (Gemma)
+  layer          ///< LayerNorm with weight and bias (arXiv 1607.06450)
+};
+inline constexpr std::array<std::string_view, 3> kNormKindNames = {"rms", "rms_plus_one", "layer"};
+
+/// Where the norms of a block stand; T mixes tokens, C mixes channels.
+enum class NormPlacement {
+  pre,       ///< x += T(n1(x)); x += C(n2(x))
+  post,      ///< x = n1(x + T(x)); x = n2(x + C(x))
+  sandwich,  ///< x += n3(T(n1(x))); x += n4(C(n2(x)))
+  parallel   ///< x += T(n1(x)) + C(n2(x))
+};
+inline constexpr std::array<std::string_view, 4> kNormPlacementNames = {"pre", "post", "sandwich", "parallel"};
+
+enum class Activation { silu, gelu, gelu_tanh, relu };
+inline constexpr std::array<std::string_view, 4> kActivationNames = {"silu", "gelu", "gelu_tanh", "relu"};
+
+constexpr std::string_view name_of(NormKind kind) { return kNormKindNames[static_cast<size_t>(kind)]; }
+constexpr std::string_view name_of(NormPlacement placement) {
+  return kNormPlacementNames[static_cast<size_t>(placement)];
+}
+constexpr std::string_view name_of(Activation activation) { return kActivationNames[static_cast<size_t>(activation)]; }
+
+/// A block around its token mixer. The defaults are Llama's.
+struct BlockConfig {
+  NormKind norm = NormKind::rms;
+  NormPlacement placement = NormPlacement::pre;
+  std::string channel_mixer = "gated_mlp";  ///< a name of models/channel_mixer.h
+  Activation activation = Activation::silu;
+  bool mlp_bias = false;
+
+  bool operator==(const BlockConfig&) const = default;
+};
+
+/// What all attention layers of a model share beyond their sizes.
+struct AttentionTraits {
+  bool qkv_bias = false, output_bias = false;
+  std::optional<NormKind> qk_norm;  ///< over each head's q and k, before the rotation
+  double scale = 0;                 ///< of the logits; 0: 1 / sqrt(head_dim)
+  double softcap = 0;               ///< c > 0: logits become c tanh(s / c)
+
+  bool operator==(const AttentionTraits&) const = default;
+};
+
+/// What mixes the tokens of one layer: a name of heed's registry and its parameters.
+struct LayerConfig {
+  std::string mixer;
+  nlohmann::json config = nlohmann::json::object();
+
+  bool operator==(const LayerConfig&) const = default;
+};
+
+}  // namespace heed::formats

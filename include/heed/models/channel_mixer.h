@@ -1,0 +1,27 @@
+// The half of a block that mixes channels, token by token or over a grid.
+#pragma once
+
+#include <torch/torch.h>
+
+#include <memory>
+
+#include "heed/formats/block_config.h"
+#include "heed/mixers/token_mixer.h"
+
+namespace heed {
+
+class ChannelMixer : public torch::nn::Module {
+ public:
+  /// x [B, N, C] -> [B, N, C].
+  virtual torch::Tensor forward(const torch::Tensor& x, const std::optional<Grid>& grid) = 0;
+  /// The weight whose output joins the residual stream; models scale its initial values by their depth.
+  virtual torch::Tensor output_weight() const = 0;
+};
+
+torch::Tensor activate(const torch::Tensor& x, formats::Activation activation);
+
+/// `block.channel_mixer` for `dim` channels and `hidden` inner ones: gated_mlp, down(act(gate(x)) * up(x))
+/// (arXiv 2002.05202), or mlp, down(act(up(x))). Throws heed::Error for another name.
+std::shared_ptr<ChannelMixer> make_channel_mixer(const formats::BlockConfig& block, int64_t dim, int64_t hidden);
+
+}  // namespace heed

@@ -1,0 +1,63 @@
+// What decoders, encoders and vision models are made of: the configuration they share and the block that follows it.
+#pragma once
+
+#include <torch/torch.h>
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "heed/formats/block_config.h"
+#include "heed/mixers/token_mixer.h"
+#include "heed/models/channel_mixer.h"
+#include "heed/nn/norm.h"
+#include "heed/nn/positions.h"
+
+namespace heed {
+
+/// Which mixer a layer has.
+struct LayerPlan {
+  std::string mixer = "dense";
+  /// Keys beyond those that the model gives: sizes, positions and what `attention` sets.
+  nlohmann::json config = nlohmann::json::object();
+};
+
+struct TransformerConfig {
+  int64_t dim = 256;
+  int64_t heads = 8;
+  int64_t kv_heads = 4;
+  int64_t head_dim = 32;
+  int64_t hidden = 704;       ///< width of the channel mixer
+  int64_t max_length = 1024;  ///< trained context
+  double norm_eps = 1e-5;
+  nn::PositionsConfig positions;  ///< of every token mixer
+  formats::BlockConfig block;
+  formats::AttentionTraits attention;
+  std::vector<LayerPlan> layers;  ///< one a layer
+};
+
+/// A token mixer and a channel mixer with their norms, as `block.placement` has them.
+class TransformerBlockImpl : public torch::nn::Module {
+ public:
+  TransformerBlockImpl(const TransformerConfig& config, size_t layer, bool causal);
+  torch::Tensor forward(const MixerInput& input, MixerState* state = nullptr);
+
+  nn::Norm input_norm{nullptr}, mlp_norm{nullptr};                ///< n1, n2
+  nn::Norm mixer_output_norm{nullptr}, mlp_output_norm{nullptr};  ///< n3, n4: sandwich only
+  std::shared_ptr<TokenMixer> mixer;
+  std::shared_ptr<ChannelMixer> mlp;
+
+ private:
+  formats::NormPlacement placement_;
+};
+TORCH_MODULE(TransformerBlock);
+
+/// The blocks of `config`, registered in `owner` as layers_0, layers_1, ... Weights that add to the residual stream
+/// start smaller by sqrt(2 L), as in GPT-2.
+std::vector<TransformerBlock> make_blocks(torch::nn::Module& owner, const TransformerConfig& config, bool causal);
+
+/// One input through all blocks; `states`, one a block or null.
+torch::Tensor run_blocks(std::vector<TransformerBlock>& blocks, MixerInput input,
+                         const std::vector<std::unique_ptr<MixerState>>* states = nullptr, uint64_t seed = 0);
+
+}  // namespace heed

@@ -1,0 +1,19 @@
+// Where each decoder architecture keeps its tensors.
+#pragma once
+
+#include "checkpoint/weights.h"
+#include "heed/models/decoder_lm.h"
+
+namespace heed::checkpoint {
+
+/// Llama's names, which Mistral, Qwen2, Qwen3 and HeedForCausalLM share.
+Layout llama_layout(const DecoderConfig& config);
+Layout gemma2_layout(const DecoderConfig& config);
+Layout phi3_layout(const DecoderConfig& config);
+Layout gpt2_layout(const DecoderConfig& config);
+Layout gpt_neox_layout(const DecoderConfig& config);
+
+/// The layout of `architecture`, a name that formats::parse_decoder_config accepts.
+Layout decoder_layout(const std::string& architecture, const DecoderConfig& config);
+
+}  // namespace heed::checkpoint

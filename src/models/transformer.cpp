@@ -1,0 +1,100 @@
+#include "heed/models/transformer.h"
+
+#include <cmath>
+
+#include "heed/error.h"
+
+namespace heed {
+
+using formats::NormPlacement;
+using torch::Tensor;
+
+namespace {
+
+/// The mixer's own keys, and beneath them what the model says of all layers.
+nlohmann::json mixer_config(const TransformerConfig& c, const LayerPlan& plan, bool causal) {
+  const formats::AttentionTraits plain;
+  const auto& a = c.attention;
+  nlohmann::json json{{"dim", c.dim},           {"heads", c.heads},           {"kv_heads", c.kv_heads},
+                      {"head_dim", c.head_dim}, {"max_length", c.max_length}, {"positions", c.positions.to_json()}};
+  // Mixers that are no attention know nothing of these: they are told only what is out of the ordinary.
+  if (!causal) json["causal"] = false;
+  if (a.qkv_bias != plain.qkv_bias) json["qkv_bias"] = a.qkv_bias;
+  if (a.output_bias != plain.output_bias) json["output_bias"] = a.output_bias;
+  if (a.qk_norm) json.update({{"qk_norm", name_of(*a.qk_norm)}, {"norm_eps", c.norm_eps}});
+  if (a.scale != plain.scale) json["scale"] = a.scale;
+  if (a.softcap != plain.softcap) json["softcap"] = a.softcap;
+  if (!plan.config.is_null()) json.update(plan.config);
+  return json;
+}
+
+}  // namespace
+
+TransformerBlockImpl::TransformerBlockImpl(const TransformerConfig& c, size_t layer, bool causal)
+    : placement_(c.block.placement) {
+  const auto norm = [&](const char* name) { return register_module(name, nn::Norm(c.block.norm, c.dim, c.norm_eps)); };
+  const auto& plan = c.layers.at(layer);
+  input_norm = norm("input_layernorm");
+  mixer = register_module("self_attn", make_mixer(plan.mixer, mixer_config(c, plan, causal)));
+  mlp_norm = norm("post_attention_layernorm");
+  mlp = register_module("mlp", make_channel_mixer(c.block, c.dim, c.hidden));
+  if (placement_ == NormPlacement::sandwich) {
+    mixer_output_norm = norm("mixer_output_norm");
+    mlp_output_norm = norm("mlp_output_norm");
+  }
+}
+
+Tensor TransformerBlockImpl::forward(const MixerInput& input, MixerState* state) {
+  const auto mix_tokens = [&](const Tensor& x) {
+    auto inner = input;
+    inner.x = x;
+    return mixer->forward(inner, state);
+  };
+  const auto mix_channels = [&](const Tensor& x) { return mlp->forward(x, input.grid); };
+  const auto& x = input.x;
+  switch (placement_) {
+    case NormPlacement::pre: {
+      const auto y = x + mix_tokens(input_norm(x));
+      return y + mix_channels(mlp_norm(y));
+    }
+    case NormPlacement::post: {
+      const auto y = input_norm(x + mix_tokens(x));
+      return mlp_norm(y + mix_channels(y));
+    }
+    case NormPlacement::sandwich: {
+      const auto y = x + mixer_output_norm(mix_tokens(input_norm(x)));
+      return y + mlp_output_norm(mix_channels(mlp_norm(y)));
+    }
+    case NormPlacement::parallel:
+      return x + mix_tokens(input_norm(x)) + mix_channels(mlp_norm(x));
+  }
+  fail("unknown placement of norms");
+}
+
+std::vector<TransformerBlock> make_blocks(torch::nn::Module& owner, const TransformerConfig& config, bool causal) {
+  require(!config.layers.empty(), "a model has at least one layer");
+  std::vector<TransformerBlock> blocks;
+  torch::NoGradGuard no_grad;
+  const double residual = 0.02 / std::sqrt(2.0 * double(config.layers.size()));
+  for (size_t i = 0; i < config.layers.size(); ++i) {
+    auto block = owner.register_module("layers_" + std::to_string(i), TransformerBlock(config, i, causal));
+    block->mlp->output_weight().normal_(0, residual);
+    for (auto& parameter : block->mixer->named_parameters())
+      if (parameter.key() == "o_proj.weight") parameter.value().normal_(0, residual);
+    blocks.push_back(std::move(block));
+  }
+  return blocks;
+}
+
+Tensor run_blocks(std::vector<TransformerBlock>& blocks, MixerInput input,
+                  const std::vector<std::unique_ptr<MixerState>>* states, uint64_t seed) {
+  input.layer.count = int64_t(blocks.size());
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    input.layer.index = int64_t(i);
+    input.seed = seed * 0x9E3779B97F4A7C15ull + i;
+    input.x = blocks[i]->forward(input, states ? states->at(i).get() : nullptr);
+  }
+  return input.x;
+}
+
+}  // namespace heed

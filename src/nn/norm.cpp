@@ -1,0 +1,21 @@
+#include "heed/nn/norm.h"
+
+namespace heed::nn {
+
+using formats::NormKind;
+
+NormImpl::NormImpl(NormKind kind, int64_t dim, double eps) : kind_(kind), eps_(eps) {
+  weight = register_parameter("weight", kind == NormKind::rms_plus_one ? torch::zeros({dim}) : torch::ones({dim}));
+  if (kind == NormKind::layer) bias = register_parameter("bias", torch::zeros({dim}));
+}
+
+torch::Tensor NormImpl::forward(const torch::Tensor& x) {
+  if (kind_ == NormKind::layer) return torch::layer_norm(x, weight.sizes(), weight, bias, eps_);
+  const auto wide = x.scalar_type() == torch::kFloat64 ? x : x.to(torch::kFloat32);
+  const auto normed = wide * torch::rsqrt(wide.square().mean(-1, true) + eps_);
+  // Gemma scales before rounding, Llama after it: 16-bit results depend on the order.
+  if (kind_ == NormKind::rms_plus_one) return (normed * (1 + weight.to(normed.scalar_type()))).to(x.scalar_type());
+  return normed.to(x.scalar_type()) * weight;
+}
+
+}  // namespace heed::nn
