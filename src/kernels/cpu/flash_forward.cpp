@@ -1,5 +1,6 @@
 // The forward of the tile engine: for a block of query rows, one pass over the key tiles (two for clipped softmax).
 #include <array>
+#include <bitset>
 #include <cmath>
 #include <span>
 
@@ -9,9 +10,11 @@
 
 #include <hwy/foreach_target.h>
 
+#include <hwy/cache_control.h>
+
 #include "kernels/cpu/convert-inl.h"
 #include "kernels/cpu/flash_engine.h"
-#include "kernels/cpu/gemm_tile-inl.h"
+#include "kernels/cpu/gemm_reach-inl.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/softmax_tile-inl.h"
 
@@ -28,10 +31,10 @@ struct ForwardScratch {
 
   ForwardScratch(Arena& arena, const FlashTask& task) {
     const int64_t d_padded = round_up(task.d, 16), dv_padded = round_up(task.dv, 16);
-    queries = arena.take<float>(task.d * kForwardRows);
-    outputs = arena.take<float>(task.dv * kForwardRows);
-    maximum = arena.take<float>(kForwardRows);
-    sum = arena.take<float>(kForwardRows);
+    queries = arena.take<float>(task.d * task.forward_rows);
+    outputs = arena.take<float>(task.dv * task.forward_rows);
+    maximum = arena.take<float>(task.forward_rows);
+    sum = arena.take<float>(task.forward_rows);
     tile = arena.take<float>(kTileKeys * kPanelRows);
     again = arena.take<float>((kTileKeys + 1) * kPanelRows);
     factors = task.has_factors ? arena.take<float>(kTileKeys * kPanelRows) : nullptr;
@@ -43,9 +46,9 @@ struct ForwardScratch {
     before = arena.take<float>(kPanelRows);
     moved = arena.take<float>(kPanelRows);
     const int floats = task.variant.table != nullptr ? task.variant.table->row_state : 0;
-    state = floats > 0 ? arena.take<float>(floats * kForwardRows) : nullptr;
+    state = floats > 0 ? arena.take<float>(floats * task.forward_rows) : nullptr;
     const bool clips = task.p.normalizer.kind == Normalizer::Kind::clipped_softmax;
-    gammas = clips ? arena.take<float>(kForwardRows) : nullptr;
+    gammas = clips ? arena.take<float>(task.forward_rows) : nullptr;
     bits = arena.take<uint32_t>(kTileKeys / 32 * kPanelRows);
   }
 };
@@ -89,6 +92,7 @@ class ForwardBlock {
       sweep(Pass::clipped);
     }
     write();
+    if (task_.streams_output) hwy::FlushStream();
   }
 
  private:
@@ -115,10 +119,17 @@ class ForwardBlock {
       pack_queries(panel, rows, pack_factor_, s_.queries + first * task_.d);
     });
     const int64_t lanes = round_up(count(), kLanes);
-    std::fill_n(s_.outputs, task_.dv * lanes, 0.0f);
     std::fill_n(s_.maximum, lanes, 0.0f);
     std::fill_n(s_.maximum, count(), -INFINITY);
     std::fill_n(s_.sum, lanes, 0.0f);
+  }
+
+  /// The sums of a panel's outputs, 0 when first asked for.
+  float* outputs_of(const Panel& panel, int64_t first) {
+    float* outputs = s_.outputs + first * task_.dv;
+    if (!started_[first]) std::fill_n(outputs, task_.dv * panel.width(), 0.0f);
+    started_.set(first);
+    return outputs;
   }
 
   // A few tiles at a time, panel by panel: the panel's rows stay in L1, the tiles in L2, and a tile is converted once.
@@ -177,12 +188,13 @@ class ForwardBlock {
     const int64_t width = panel.width(), count = cover.end - cover.begin, skip = cover.begin - tile.begin;
     const FloatRows keys{tile.keys.data + skip * tile.keys.stride, tile.keys.stride};
     const FloatRows values{tile.values.data + skip * tile.values.stride, tile.values.stride};
-    float *maximum = s_.maximum + first, *sum = s_.sum + first, *outputs = s_.outputs + first * task_.dv;
+    float *maximum = s_.maximum + first, *sum = s_.sum + first, *outputs = outputs_of(panel, first);
     const float* queries = s_.queries + first * task_.d;
     const bool online = pass == Pass::softmax || pass == Pass::statistics;
+    const Reach reach = cover.masked ? Reach(s_.bits, count, panel.vectors) : Reach();
     if (pass == Pass::softmax && !task_.has_scores && !task_.has_factors) {
-      const bool moved = weigh_in_registers(panel, cover, first, keys);
-      return add_values(panel, cover, tile, values, outputs, moved ? s_.moved : nullptr);
+      const bool moved = weigh_in_registers(panel, cover, reach, first, keys);
+      return add_values(panel, cover, reach, tile, values, outputs, moved ? s_.moved : nullptr);
     }
     if (online) std::copy_n(maximum, width, s_.before);
 
@@ -221,16 +233,22 @@ class ForwardBlock {
     }
     if (task_.has_factors || pass == Pass::sigmoid || pass == Pass::own) zero_hidden(panel, cover, s_.bits, s_.tile);
 
-    add_values(panel, cover, tile, values, outputs, moved ? s_.moved : nullptr);
+    add_values(panel, cover, reach, tile, values, outputs, moved ? s_.moved : nullptr);
   }
 
   /// outputs = outputs * factors + values^T weights. `factors`: null when they are 1.
-  void add_values(const Panel& panel, const TileCover& cover, LoadedTile& tile, FloatRows values, float* outputs,
-                  const float* factors) const {
+  void add_values(const Panel& panel, const TileCover& cover, const Reach& reach, LoadedTile& tile, FloatRows values,
+                  float* outputs, const float* factors) const {
     const int64_t width = panel.width(), count = cover.end - cover.begin;
     if (cover.masked && has_nonfinite_values(tile)) {
       if (factors != nullptr) scale_columns(outputs, factors, task_.dv, width);
       gemm_tn_visible(panel, cover, s_.bits, values.data, values.stride, s_.tile, outputs, task_.dv);
+    } else if (cover.masked && factors != nullptr) {
+      gemm_tn_reach(values.data, values.stride, s_.tile, width, outputs, width, task_.dv, panel.vectors, reach,
+                    store::RescaleAdd(factors));
+    } else if (cover.masked) {
+      gemm_tn_reach(values.data, values.stride, s_.tile, width, outputs, width, task_.dv, panel.vectors, reach,
+                    store::Add());
     } else if (factors != nullptr) {
       gemm_tn(values.data, values.stride, s_.tile, width, outputs, width, task_.dv, panel.vectors, count,
               store::RescaleAdd(factors));
@@ -249,7 +267,8 @@ class ForwardBlock {
   // the tiles before, or 0 for a row that has seen nothing. Rows whose weights leave the range in which floats are at
   // ease are weighed again, against their maximum; no row depends on another. True when s_.moved holds factors for the
   // outputs.
-  bool weigh_in_registers(const Panel& panel, const TileCover& cover, int64_t first, FloatRows keys) const {
+  bool weigh_in_registers(const Panel& panel, const TileCover& cover, const Reach& reach, int64_t first,
+                          FloatRows keys) const {
     const Lanes d;
     const int64_t width = panel.width(), count = cover.end - cover.begin;
     float *reference = s_.maximum + first, *sum = s_.sum + first, *shift = s_.before, *total = s_.moved;
@@ -262,8 +281,8 @@ class ForwardBlock {
       const store::Exponential plain{{}, shift, total};
       const float* queries = s_.queries + first * task_.d;
       if (cover.masked) {
-        gemm_nn(keys.data, keys.stride, queries, width, s_.tile, width, count, panel.vectors, task_.d,
-                store::MaskedExponential{plain, s_.bits, width});
+        gemm_nn_reach(keys.data, keys.stride, queries, width, s_.tile, width, count, panel.vectors, task_.d, reach,
+                      store::MaskedExponential{plain, s_.bits, width});
       } else {
         gemm_nn(keys.data, keys.stride, queries, width, s_.tile, width, count, panel.vectors, task_.d, plain);
       }
@@ -360,12 +379,12 @@ class ForwardBlock {
   void write() {
     const int64_t batch = sequence_.tensor_batch;
     panels([&](const Panel& panel, int64_t first) {
-      float *factors = s_.before, *lse = s_.moved, *outputs = s_.outputs + first * task_.dv;
+      float *factors = s_.before, *lse = s_.moved, *outputs = outputs_of(panel, first);
       const int64_t i = sequence_.q_begin + panel.i0;
       const auto transform = task_.hook(&VariantTable::outputs);
       if (transform != nullptr) transform(variant_panel(panel), outputs, task_.dv);
       finish(panel, first, factors, lse);
-      write_panel(outputs, panel.width(), panel.rows, factors, p_.out, batch, item_.head, i, s_.row);
+      write_panel(outputs, panel.width(), panel.rows, factors, p_.out, batch, item_.head, i, s_.row, true);
       if (!p_.lse) return;
       for (int64_t r = 0; r < panel.rows; ++r) *p_.lse.as<float>().row(batch, item_.head, i + r) = lse[r];
     });
@@ -376,6 +395,7 @@ class ForwardBlock {
   const BlockItem& item_;
   const ForwardScratch& s_;
   const Sequence sequence_;
+  std::bitset<kMostForwardRows> started_;  // by the panel's first row
   int64_t key_head_, value_head_;
   float pack_factor_, unit_;
 };

@@ -5,11 +5,15 @@ namespace heed::kernels {
 // Little beside the block's own rows, so that an L2 of 1 MiB holds both; the panels of a block read it in turn.
 static constexpr int64_t kGroupBytes = int64_t{64} << 10;
 
+// No core's own cache holds so much, so what is written would leave it before anyone reads it.
+static constexpr int64_t kStreamedBytes = int64_t{4} << 20;
+
 FlashTask::FlashTask(const FlashParams& params, const Variant& variant)
     : p(params),
       variant(variant),
       d(params.q.size[3]),
       dv(params.v.size[3]),
+      forward_rows(d + dv <= 128 ? kMostForwardRows : kMostForwardRows / 2),
       group_keys(std::max<int64_t>(1, kGroupBytes / static_cast<int64_t>(sizeof(float)) / (d + dv) / kTileKeys) *
                  kTileKeys),
       scale(scale_of(params)),
@@ -19,7 +23,10 @@ FlashTask::FlashTask(const FlashParams& params, const Variant& variant)
                   hook(&VariantTable::multipliers) != nullptr),
       has_pairs(params.scores.bias || params.scores.multiplier),
       own_weights(variant.table != nullptr && variant.table->normalizer == VariantTable::Normalizer::own),
-      natural(has_scores || own_weights || params.normalizer.kind == Normalizer::Kind::sigmoid) {}
+      natural(has_scores || own_weights || params.normalizer.kind == Normalizer::Kind::sigmoid),
+      streams_output(params.out.dtype == DType::f32 && static_cast<int64_t>(sizeof(float)) * params.out.size[0] *
+                                                               params.out.size[1] * params.out.size[2] * dv >=
+                                                           kStreamedBytes) {}
 
 std::vector<BlockItem> cut_into_blocks(const FlashParams& p, int64_t most_rows) {
   const int64_t sequences = count_sequences(p), heads = p.q.size[1];

@@ -9,9 +9,9 @@
 namespace heed::kernels {
 
 /// Query rows that share the pass over the keys, at most: keys and values are read from the outer caches once per so
-/// many rows. The forward keeps less per row, so it takes more. Multiples of every instruction set's panel (48, 24, 12
-/// rows).
-inline constexpr int64_t kBlockRows = 192, kForwardRows = 384;
+/// many rows. The forward keeps less per row, so it takes more, up to kMostForwardRows where heads are narrow.
+/// Multiples of every instruction set's panel (48, 24, 12 rows).
+inline constexpr int64_t kBlockRows = 192, kMostForwardRows = 768;
 /// Keys per tile. Fixed, because it decides how the running maximum moves and so the last bits of a result.
 inline constexpr int64_t kTileKeys = 64;
 /// Widest panel: three vectors of the widest instruction set.
@@ -28,14 +28,16 @@ struct FlashTask {
   const FlashParams& p;
   const Variant variant;
   int64_t d, dv;
+  int64_t forward_rows;  ///< query rows of a block of the forward, at most
   int64_t
       group_keys;  ///< keys whose rows stay in L2 while the panels of a block pass over them; no result depends on it
   double scale;
-  bool has_scores;   ///< a term stands between the product and the mask
-  bool has_factors;  ///< something multiplies the weights: multiplier, dropout, a variant's
-  bool has_pairs;    ///< bias or multiplier: a number for every pair is read
-  bool own_weights;  ///< the variant brings its normaliser
-  bool natural;      ///< logits are natural, not in units of log 2
+  bool has_scores;      ///< a term stands between the product and the mask
+  bool has_factors;     ///< something multiplies the weights: multiplier, dropout, a variant's
+  bool has_pairs;       ///< bias or multiplier: a number for every pair is read
+  bool own_weights;     ///< the variant brings its normaliser
+  bool natural;         ///< logits are natural, not in units of log 2
+  bool streams_output;  ///< the output is larger than a core's caches and is written past them
 
   /// A hook of the variant, or null.
   template <class Hook>

@@ -75,16 +75,37 @@ HWY_INLINE void add_product(Vector a, Vector b, Vector& sum) {
 #endif
 }
 
-/// One step along k. `a_high` is row 4 of A.
-template <int R, int V>
+/// One step along k for the columns of accumulators [kFirst, kFirst + kCount). `a_high` is row 4 of A.
+template <int R, int V, int kFirst = 0, int kCount = V>
 HWY_INLINE void add_products(const float* HWY_RESTRICT a, const float* HWY_RESTRICT a_high, ptrdiff_t a_row,
                              const float* HWY_RESTRICT b, Vector (&sum)[R][V]) {
   const Lanes d;
-  Vector columns[V];
-  HWY_UNROLL(4) for (int v = 0; v < V; ++v) columns[v] = hn::LoadU(d, b + v * kLanes);
+  Vector columns[kCount];
+  HWY_UNROLL(4) for (int v = 0; v < kCount; ++v) columns[v] = hn::LoadU(d, b + (kFirst + v) * kLanes);
   HWY_UNROLL(8) for (int r = 0; r < R; ++r) {
     const Vector scalar = hn::Set(d, r < 4 ? a[r * a_row] : a_high[(r - 4) * a_row]);
-    HWY_UNROLL(4) for (int v = 0; v < V; ++v) add_product(scalar, columns[v], sum[r][v]);
+    HWY_UNROLL(4) for (int v = 0; v < kCount; ++v) add_product(scalar, columns[v], sum[r][kFirst + v]);
+  }
+}
+
+template <int R, int V, class Store>
+HWY_INLINE void start_sums(const Store& store, int64_t column, Vector (&sum)[R][V]) {
+  HWY_UNROLL(4) for (int v = 0; v < V; ++v) {
+    const Vector start = store.start(column + v * kLanes);
+    HWY_UNROLL(8) for (int r = 0; r < R; ++r) sum[r][v] = start;
+  }
+}
+
+template <int R, int V, class Store>
+HWY_INLINE void store_sums(const Store& store, int64_t row, int64_t column, const Vector (&sum)[R][V],
+                           float* HWY_RESTRICT c, ptrdiff_t ldc) {
+  HWY_UNROLL(4) for (int v = 0; v < V; ++v) {
+    auto state = store.open(column + v * kLanes, row);
+    HWY_UNROLL(8) for (int r = 0; r < R; ++r) {
+      float* HWY_RESTRICT to = c + r * ldc + v * kLanes;
+      hn::StoreU(store.join(state, sum[r][v], to, row + r), Lanes(), to);
+    }
+    store.close(state, column + v * kLanes);
   }
 }
 
@@ -93,12 +114,8 @@ template <int R, int V, bool kTransposed, class Store>
 HWY_INLINE void gemm_register_tile(const float* HWY_RESTRICT a, ptrdiff_t lda, const float* HWY_RESTRICT b,
                                    ptrdiff_t ldb, float* HWY_RESTRICT c, ptrdiff_t ldc, int64_t depth, int64_t row,
                                    int64_t column, const Store& store) {
-  const Lanes d;
   Vector sum[R][V];
-  HWY_UNROLL(4) for (int v = 0; v < V; ++v) {
-    const Vector start = store.start(column + v * kLanes);
-    HWY_UNROLL(8) for (int r = 0; r < R; ++r) sum[r][v] = start;
-  }
+  start_sums(store, column, sum);
   const ptrdiff_t a_row = kTransposed ? 1 : lda, a_step = kTransposed ? lda : 1;
   // A second base, so that two bases and two multiples of the stride address all eight rows.
   const float* a_high = forget_origin(a + 4 * a_row);
@@ -110,23 +127,16 @@ HWY_INLINE void gemm_register_tile(const float* HWY_RESTRICT a, ptrdiff_t lda, c
     b += 2 * ldb;
   }
   if (depth % 2 != 0) add_products<R, V>(a, a_high, a_row, b, sum);
-  HWY_UNROLL(4) for (int v = 0; v < V; ++v) {
-    auto state = store.open(column + v * kLanes, row);
-    HWY_UNROLL(8) for (int r = 0; r < R; ++r) {
-      float* HWY_RESTRICT to = c + r * ldc + v * kLanes;
-      hn::StoreU(store.join(state, sum[r][v], to, row + r), d, to);
-    }
-    store.close(state, column + v * kLanes);
-  }
+  store_sums(store, row, column, sum, c, ldc);
 }
 
 template <int V, bool kTransposed, class Store>
 HWY_NOINLINE void gemm_columns(const float* a, ptrdiff_t lda, const float* b, ptrdiff_t ldb, float* c, ptrdiff_t ldc,
-                               int64_t rows, int64_t depth, int64_t column, const Store& store) {
+                               int64_t first_row, int64_t rows, int64_t depth, int64_t column, const Store& store) {
   const ptrdiff_t a_row = kTransposed ? 1 : lda;
   b += column;
   c += column;
-  int64_t r = 0;
+  int64_t r = first_row;
   for (; r + kTileRows <= rows; r += kTileRows) {
     gemm_register_tile<kTileRows, V, kTransposed>(a + r * a_row, lda, b, ldb, c + r * ldc, ldc, depth, r, column,
                                                   store);
@@ -145,20 +155,20 @@ HWY_NOINLINE void gemm_columns(const float* a, ptrdiff_t lda, const float* b, pt
     gemm_register_tile<1, V, kTransposed>(a + r * a_row, lda, b, ldb, c + r * ldc, ldc, depth, r, column, store);
 }
 
-/// C [rows][vectors * kLanes] from A [rows][depth] and B [depth][vectors * kLanes].
+/// Rows [first_row, rows) of C [rows][vectors * kLanes] from A [rows][depth] and B [depth][vectors * kLanes].
 template <bool kTransposed, class Store>
 HWY_INLINE void gemm(const float* a, ptrdiff_t lda, const float* b, ptrdiff_t ldb, float* c, ptrdiff_t ldc,
-                     int64_t rows, int64_t vectors, int64_t depth, const Store& store) {
+                     int64_t first_row, int64_t rows, int64_t vectors, int64_t depth, const Store& store) {
   for (int64_t v = 0; v < vectors;) {
     const int64_t left = vectors - v;
     // Four vectors are two pairs: a single column of accumulators cannot hide the latency of its products.
     const int64_t take = left == 4 ? 2 : left < kTileVectors ? left : kTileVectors;
     if (take == 3) {
-      gemm_columns<3, kTransposed>(a, lda, b, ldb, c, ldc, rows, depth, v * kLanes, store);
+      gemm_columns<3, kTransposed>(a, lda, b, ldb, c, ldc, first_row, rows, depth, v * kLanes, store);
     } else if (take == 2) {
-      gemm_columns<2, kTransposed>(a, lda, b, ldb, c, ldc, rows, depth, v * kLanes, store);
+      gemm_columns<2, kTransposed>(a, lda, b, ldb, c, ldc, first_row, rows, depth, v * kLanes, store);
     } else {
-      gemm_columns<1, kTransposed>(a, lda, b, ldb, c, ldc, rows, depth, v * kLanes, store);
+      gemm_columns<1, kTransposed>(a, lda, b, ldb, c, ldc, first_row, rows, depth, v * kLanes, store);
     }
     v += take;
   }
@@ -167,13 +177,13 @@ HWY_INLINE void gemm(const float* a, ptrdiff_t lda, const float* b, ptrdiff_t ld
 template <class Store>
 HWY_INLINE void gemm_nn(const float* a, ptrdiff_t lda, const float* b, ptrdiff_t ldb, float* c, ptrdiff_t ldc,
                         int64_t rows, int64_t vectors, int64_t depth, const Store& store) {
-  gemm<false>(a, lda, b, ldb, c, ldc, rows, vectors, depth, store);
+  gemm<false>(a, lda, b, ldb, c, ldc, 0, rows, vectors, depth, store);
 }
 
 template <class Store>
 HWY_INLINE void gemm_tn(const float* a, ptrdiff_t lda, const float* b, ptrdiff_t ldb, float* c, ptrdiff_t ldc,
                         int64_t rows, int64_t vectors, int64_t depth, const Store& store) {
-  gemm<true>(a, lda, b, ldb, c, ldc, rows, vectors, depth, store);
+  gemm<true>(a, lda, b, ldb, c, ldc, 0, rows, vectors, depth, store);
 }
 
 }  // namespace heed::kernels::HWY_NAMESPACE

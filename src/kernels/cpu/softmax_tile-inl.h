@@ -180,10 +180,10 @@ HWY_INLINE void pack_queries(const Panel& panel, FloatRows rows, float factor, f
 /// A panel [columns][width] into rows [i, i + rows) of a tensor, each times its factor. `scratch`: kPanelRows padded
 /// rows.
 HWY_INLINE void write_panel(const float* panel, int64_t width, int64_t rows, const float* factors, const AnyView& to,
-                            int64_t b, int64_t h, int64_t i, float* scratch) {
+                            int64_t b, int64_t h, int64_t i, float* scratch, bool past_caches = false) {
   const int64_t columns = to.size[3];
   if (to.dtype == DType::f32) {
-    unpack_rows(panel, width, rows, columns, factors, to.as<float>().row(b, h, i), to.stride[2]);
+    unpack_rows(panel, width, rows, columns, factors, to.as<float>().row(b, h, i), to.stride[2], past_caches);
     return;
   }
   const int64_t stride = round_up(columns, kLanes);
@@ -220,14 +220,22 @@ HWY_INLINE void multiply(const Panel& panel, const TileCover& cover, float* tile
 HWY_INLINE bool has_nonfinite(const float* data, int64_t stride, int64_t rows, int64_t columns) {
   const Lanes d;
   const Vector zero = hn::Zero(d);
-  Vector sum = zero;
+  // As many sums as hide the latency of a product.
+  Vector sum[4] = {zero, zero, zero, zero};
   float rest = 0;
   for (int64_t r = 0; r < rows; ++r) {
+    const float* row = data + r * stride;
     int64_t c = 0;
-    for (; c + kLanes <= columns; c += kLanes) sum = hn::MulAdd(hn::LoadU(d, data + r * stride + c), zero, sum);
-    for (; c < columns; ++c) rest += 0 * data[r * stride + c];
+    for (; c + 4 * kLanes <= columns; c += 4 * kLanes) {
+      HWY_UNROLL(4) for (int v = 0; v < 4; ++v) {
+        sum[v] = hn::MulAdd(hn::LoadU(d, row + c + v * kLanes), zero, sum[v]);
+      }
+    }
+    for (; c + kLanes <= columns; c += kLanes) sum[0] = hn::MulAdd(hn::LoadU(d, row + c), zero, sum[0]);
+    for (; c < columns; ++c) rest += 0 * row[c];
   }
-  return !(hn::AllTrue(d, hn::Eq(sum, sum)) && rest == rest);
+  const Vector total = hn::Add(hn::Add(sum[0], sum[1]), hn::Add(sum[2], sum[3]));
+  return !(hn::AllTrue(d, hn::Eq(total, total)) && rest == rest);
 }
 
 /// C[r][lanes] += A[j][r] * B[j][lanes] over visible pairs only: the product for tiles in which a hidden key must not

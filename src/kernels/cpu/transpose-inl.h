@@ -38,6 +38,22 @@ HWY_INLINE void transpose_blocks(Vector& a, Vector& b, Vector& c, Vector& e) {
   e = hn::BitCast(d, hn::InterleaveUpper(dw, high_ab, high_ce));
 }
 
+#if HWY_TARGET == HWY_AVX3
+/// m[i][j] = m[j][i]
+HWY_INLINE void transpose_square(Vector (&m)[kLanes]) {
+  HWY_UNROLL(4) for (int c = 0; c < 16; c += 4) transpose_blocks(m[c], m[c + 1], m[c + 2], m[c + 3]);
+  HWY_UNROLL(4) for (int r = 0; r < 4; ++r) {
+    const __m512 a = m[r].raw, b = m[4 + r].raw, c = m[8 + r].raw, e = m[12 + r].raw;
+    const __m512 low_ab = _mm512_shuffle_f32x4(a, b, 0x44), high_ab = _mm512_shuffle_f32x4(a, b, 0xEE);
+    const __m512 low_ce = _mm512_shuffle_f32x4(c, e, 0x44), high_ce = _mm512_shuffle_f32x4(c, e, 0xEE);
+    m[r] = Vector{_mm512_shuffle_f32x4(low_ab, low_ce, 0x88)};
+    m[4 + r] = Vector{_mm512_shuffle_f32x4(low_ab, low_ce, 0xDD)};
+    m[8 + r] = Vector{_mm512_shuffle_f32x4(high_ab, high_ce, 0x88)};
+    m[12 + r] = Vector{_mm512_shuffle_f32x4(high_ab, high_ce, 0xDD)};
+  }
+}
+#endif
+
 /// Block b holds the four floats at from + 4 * b * stride.
 HWY_INLINE Vector load_blocks(const float* from, int64_t stride) {
 #if HWY_TARGET == HWY_AVX3
@@ -92,13 +108,25 @@ HWY_INLINE void pack_transposed(const float* from, int64_t stride, int64_t rows,
 }
 
 /// to[r][c] = factors[r] * from[c][r] for r < rows, c < columns; nothing else is written.
+/// With `past_caches` whole lines go to memory without being read first.
 HWY_INLINE void unpack_rows(const float* from, int64_t width, int64_t rows, int64_t columns, const float* factors,
-                            float* to, int64_t stride) {
+                            float* to, int64_t stride, bool past_caches = false) {
   for (int64_t v = 0; v < rows; v += kLanes) {
     int64_t c = 0;
 #if HWY_TARGET != HWY_SCALAR
     const Lanes d;
     const Vector f = hn::LoadU(d, factors + v);
+#if HWY_TARGET == HWY_AVX3
+    const bool streams = past_caches && stride % kLanes == 0 && reinterpret_cast<uintptr_t>(to) % sizeof(Vector) == 0;
+    for (; streams && rows - v >= kLanes && c + kLanes <= columns; c += kLanes) {
+      Vector square[kLanes];
+      HWY_UNROLL(16) for (int e = 0; e < kLanes; ++e) {
+        square[e] = hn::Mul(f, hn::LoadU(d, from + (c + e) * width + v));
+      }
+      transpose_square(square);
+      HWY_UNROLL(16) for (int r = 0; r < kLanes; ++r) hn::Stream(square[r], d, to + (v + r) * stride + c);
+    }
+#endif
     for (; rows - v >= kLanes && c + 4 <= columns; c += 4) {
       Vector block[4];
       for (int64_t r = 0; r < 4; ++r) block[r] = hn::Mul(f, hn::LoadU(d, from + (c + r) * width + v));
