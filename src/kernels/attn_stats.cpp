@@ -6,6 +6,7 @@
 
 #include <omp.h>
 
+#include "heed/error.h"
 #include "heed/kernels/runtime.h"
 #include "kernels/attn_stats_problem.h"
 #include "kernels/cpu/scratch.h"
@@ -42,32 +43,46 @@ void for_each_item(int64_t count, int64_t scratch_bytes, const Run& run) {
   for (int64_t t = 0; t < count; ++t) run(t, static_cast<char*>(scratch.get()) + scratch_bytes * omp_get_thread_num());
 }
 
-/// The ranges of rows that are swept by themselves: enough for many threads, and few, because each carries column sums.
-/// A function of the shapes.
+/// The ranges of rows that are swept by themselves: enough for many threads, and few, because each carries sums of
+/// keys. A function of the shapes.
 std::vector<StatsItem> cut_rows(const FlashParams& p, const AttnStats& stats) {
   constexpr int64_t kEnough = 64;
   const int64_t sequences = count_sequences(p), heads = p.q.size[1];
-  const bool only_columns =
-      stats.column_sum && !stats.entropy && !stats.distance && !stats.segment_mass && !stats.max_weight;
+  const bool only_some_rows = !stats.entropy && !stats.distance && !stats.segment_mass && !stats.max_weight;
   const int64_t row_end = stats.row_end < 0 ? p.q.size[2] : stats.row_end;
   std::vector<StatsItem> items;
   for (int64_t s = 0; s < sequences; ++s) {
     const Sequence sequence = sequence_at(p, s);
     int64_t begin = 0, end = sequence.num_queries;
-    if (only_columns) {
+    if (only_some_rows) {
       begin = std::clamp<int64_t>(stats.row_begin - sequence.q_begin, 0, end);
       end = std::clamp<int64_t>(row_end - sequence.q_begin, begin, end);
     }
     const int64_t wanted = (kEnough + sequences * heads - 1) / (sequences * heads);
     const int64_t part = std::max((end - begin + wanted - 1) / wanted, kPanelRows);
     for (int64_t h = 0; h < heads; ++h) {
-      for (int64_t i = begin; i < end; i += part) items.push_back({{s, h, i, std::min(i + part, end)}, nullptr});
+      for (int64_t i = begin; i < end; i += part)
+        items.push_back({{s, h, i, std::min(i + part, end)}, nullptr, nullptr});
     }
   }
   return items;
 }
 
-void write_column_sums(const FlashParams& p, const std::vector<StatsItem>& items, const AnyView& to) {
+/// Zeroed sums for every item, at `member` of it.
+std::vector<double> sums_of_keys(const FlashParams& p, std::vector<StatsItem>& items, double* StatsItem::*member) {
+  int64_t count = 0;
+  for (const StatsItem& item : items) count += sequence_at(p, item.rows.sequence).num_keys;
+  std::vector<double> sums(count);
+  count = 0;
+  for (StatsItem& item : items) {
+    item.*member = sums.data() + count;
+    count += sequence_at(p, item.rows.sequence).num_keys;
+  }
+  return sums;
+}
+
+void write_sums(const FlashParams& p, const std::vector<StatsItem>& items, double* StatsItem::*member,
+                const AnyView& to) {
   const auto view = to.as<float>();
   for (size_t first = 0; first < items.size();) {
     const BlockItem& rows = items[first].rows;
@@ -77,7 +92,7 @@ void write_column_sums(const FlashParams& p, const std::vector<StatsItem>& items
       ++last;
     for (int64_t j = 0; j < sequence.num_keys; ++j) {
       double sum = 0;
-      for (size_t t = first; t < last; ++t) sum += items[t].columns[j];
+      for (size_t t = first; t < last; ++t) sum += (items[t].*member)[j];
       view.at(sequence.tensor_batch, rows.head, 0, sequence.k_begin + j) = static_cast<float>(sum);
     }
     first = last;
@@ -148,26 +163,35 @@ void attn_stats(const FlashParams& params, const AttnStats& stats) {
   if (takes_reference(params)) return reference::attn_stats(params, stats);
   const FlashParams p = weights_problem(params);
   check(p, stats);
-  for (const AnyView* out :
-       {&stats.column_sum, &stats.entropy, &stats.distance, &stats.segment_mass, &stats.max_weight})
+  for (const AnyView* out : {&stats.column_sum, &stats.diagonal_sum, &stats.entropy, &stats.distance,
+                             &stats.segment_mass, &stats.max_weight})
     clear(*out);
   if (is_empty(p.q) || p.k.size[2] == 0) return;
   const FlashTask task(p);
   std::vector<StatsItem> items = cut_rows(p, stats);
-  std::vector<double> columns;
-  if (stats.column_sum) {
-    std::vector<int64_t> begin;
-    int64_t count = 0;
-    for (const StatsItem& item : items) {
-      begin.push_back(count);
-      count += sequence_at(p, item.rows.sequence).num_keys;
-    }
-    columns.assign(count, 0.0);
-    for (size_t t = 0; t < items.size(); ++t) items[t].columns = columns.data() + begin[t];
-  }
+  std::vector<double> columns, diagonals;
+  if (stats.column_sum) columns = sums_of_keys(p, items, &StatsItem::columns);
+  if (stats.diagonal_sum) diagonals = sums_of_keys(p, items, &StatsItem::diagonals);
   for_each_item(static_cast<int64_t>(items.size()), stats_scratch_bytes(task, stats),
                 [&](int64_t t, void* scratch) { run_stats_item(task, stats, items[t], scratch); });
-  if (stats.column_sum) write_column_sums(p, items, stats.column_sum);
+  if (stats.column_sum) write_sums(p, items, &StatsItem::columns, stats.column_sum);
+  if (stats.diagonal_sum) write_sums(p, items, &StatsItem::diagonals, stats.diagonal_sum);
+}
+
+void attention_lse(const FlashParams& params) {
+  require(static_cast<bool>(params.lse), "attention_lse: lse has no data");
+  FlashParams p = params;
+  // A flash over values of one channel, whose output is thrown away.
+  p.v = p.k, p.v.size[3] = 1;
+  p.q_to_v_head = p.q_to_k_head;
+  p.out = {nullptr, p.q.dtype, {p.q.size[0], p.q.size[1], p.q.size[2], 1}, {}};
+  p.out.stride = dense_strides(p.out.size);
+  const int64_t rows = p.q.size[0] * p.q.size[1] * p.q.size[2];
+  const Block out = allocate(rows * static_cast<int64_t>(size_of(p.q.dtype)));
+  p.out.data = out.get();
+  p.scores.multiplier = {};
+  p.dropout = {};
+  flash_forward(p);
 }
 
 void attention_weights(const FlashParams& params, const int64_t* rows, int64_t num_rows, const AnyView& weights) {

@@ -36,13 +36,14 @@ void check(const FlashParams& p, const AttnStats& stats) {
   check(p);
   const int64_t batch = p.q.size[0], heads = p.q.size[1], rows = p.q.size[2], keys = p.k.size[2];
   check_view(p, stats.column_sum, "column_sum", {batch, heads, 1, keys});
+  check_view(p, stats.diagonal_sum, "diagonal_sum", {batch, heads, 1, keys});
   check_view(p, stats.entropy, "entropy", {batch, heads, rows, 1});
   check_view(p, stats.distance, "distance", {batch, heads, rows, 1});
   check_view(p, stats.max_weight, "max_weight", {batch, heads, rows, 1});
   const int64_t end = stats.row_end < 0 ? rows : stats.row_end;
   require(stats.row_begin >= 0 && stats.row_begin <= end && end <= rows,
-          "column sums over query rows {} to {}; rows within 0 to {} are accepted", stats.row_begin, stats.row_end,
-          rows);
+          "column or diagonal sums over query rows {} to {}; rows within 0 to {} are accepted", stats.row_begin,
+          stats.row_end, rows);
   if (!stats.segment_mass) return;
   const int64_t segments = stats.segment_mass.size[3];
   check_view(p, stats.segment_mass, "segment_mass", {batch, heads, rows, segments});

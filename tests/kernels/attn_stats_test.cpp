@@ -22,6 +22,7 @@ struct Stats {
     const auto s = c.shape();
     const DType type = c.q.view().dtype == DType::f64 ? DType::f64 : DType::f32;
     column_sum = Tensor(type, {s.batch, s.q_heads, 1, s.keys}, Layout::sliced);
+    diagonal_sum = Tensor(type, {s.batch, s.q_heads, 1, s.keys});
     entropy = Tensor(type, {s.batch, s.q_heads, s.queries, 1});
     distance = Tensor(type, {s.batch, s.q_heads, s.queries, 1});
     max_weight = Tensor(type, {s.batch, s.q_heads, s.queries, 1});
@@ -29,18 +30,16 @@ struct Stats {
   }
   AttnStats views() const {
     AttnStats stats;
-    stats.column_sum = column_sum, stats.entropy = entropy, stats.distance = distance, stats.max_weight = max_weight;
+    stats.column_sum = column_sum, stats.diagonal_sum = diagonal_sum, stats.entropy = entropy,
+    stats.distance = distance, stats.max_weight = max_weight;
     stats.segment_mass = segment_mass, stats.segments = of_key_->data();
     return stats;
   }
   std::vector<std::pair<const char*, Tensor*>> all() {
-    return {{"column_sum", &column_sum},
-            {"entropy", &entropy},
-            {"distance", &distance},
-            {"max_weight", &max_weight},
-            {"segment_mass", &segment_mass}};
+    return {{"column_sum", &column_sum}, {"diagonal_sum", &diagonal_sum}, {"entropy", &entropy},
+            {"distance", &distance},     {"max_weight", &max_weight},     {"segment_mass", &segment_mass}};
   }
-  Tensor column_sum, entropy, distance, max_weight, segment_mass;
+  Tensor column_sum, diagonal_sum, entropy, distance, max_weight, segment_mass;
 
  private:
   const std::vector<int32_t>* of_key_;
@@ -131,10 +130,12 @@ TEST_P(StatsOnEveryIsa, RandomCallsEqualTheReference) {
     }
     // Each output alone is what it is beside the others.
     AttnStats alone;
-    Tensor columns(DType::f32, got.column_sum.size(), Layout::sliced);
-    alone.column_sum = columns, alone.row_begin = asked.row_begin, alone.row_end = asked.row_end;
+    Tensor columns(DType::f32, got.column_sum.size(), Layout::sliced), diagonals(DType::f32, columns.size());
+    alone.column_sum = columns, alone.diagonal_sum = diagonals, alone.row_begin = asked.row_begin,
+    alone.row_end = asked.row_end;
     attn_stats(p, alone);
     EXPECT_LE(relative_error(columns, got.column_sum), 1e-6);
+    EXPECT_LE(relative_error(diagonals, got.diagonal_sum), 1e-6);
     if (HasFailure()) break;
   }
 }
@@ -153,13 +154,14 @@ TEST(AttnStats, ReferenceIsTheDefinition) {
   Tensor weights(DType::f64, {1, 2, 9, 14});
   attention_weights(c.params(), rows.data(), 9, weights);
   for (int64_t h = 0; h < 2; ++h) {
-    std::vector<double> columns(14);
+    std::vector<double> columns(14), diagonals(14);
     for (int64_t i = 0; i < 9; ++i) {
       const double rest = std::exp(c.sink.at(0, h, 0) - c.lse.at(0, h, i));
       double total = rest, entropy = -rest * std::log(rest), distance = 0, largest = 0, mass[3] = {};
       for (int64_t j = 0; j < 14; ++j) {
         const double w = weights.at(0, h, i, j);
         total += w, columns[j] += w, largest = std::max(largest, w), distance += w * std::abs(i + 5 - j);
+        if (j <= i + 5) diagonals[i + 5 - j] += w;
         if (w > 0) entropy -= w * std::log(w);
         if (of_key[j] >= 0) mass[of_key[j]] += w;
         EXPECT_EQ(w > 0, j <= i + 5);
@@ -170,7 +172,42 @@ TEST(AttnStats, ReferenceIsTheDefinition) {
       EXPECT_NEAR(got.max_weight.at(0, h, i), largest, 1e-12);
       for (int64_t s = 0; s < 3; ++s) EXPECT_NEAR(got.segment_mass.at(0, h, i, s), mass[s], 1e-12);
     }
-    for (int64_t j = 0; j < 14; ++j) EXPECT_NEAR(got.column_sum.at(0, h, 0, j), columns[j], 1e-12);
+    for (int64_t j = 0; j < 14; ++j) {
+      EXPECT_NEAR(got.column_sum.at(0, h, 0, j), columns[j], 1e-12);
+      EXPECT_NEAR(got.diagonal_sum.at(0, h, 0, j), diagonals[j], 1e-12);
+    }
+  }
+}
+
+// The estimate of vertical and slash lines: the last rows of a causal prompt, without a forward of the others.
+TEST(AttnStats, LinesOfTheLastRowsSumToTheirNumber) {
+  FlashFeatures features;
+  features.mask = Causal{};
+  for (const int64_t last : {1, 64, 128}) {
+    FlashCase whole({2, 4, 2, 2, 700, 700, 32, 32}, features, DType::bf16, 8);
+    flash_forward(whole.params());
+    FlashParams p = whole.params();
+    Tensor lse(DType::f32, {2, 4, last, 1}), columns(DType::f32, {2, 4, 1, 700}), diagonals(DType::f32, columns.size());
+    p.q.data = static_cast<char*>(p.q.data) + (700 - last) * p.q.stride[2] * 2;
+    p.q.size[2] = last, p.v = {}, p.out = {}, p.lse = lse;
+    attention_lse(p);
+    lse.each([&](int64_t b, int64_t h, int64_t i, int64_t) {
+      EXPECT_NEAR(lse.at(b, h, i), whole.lse.at(b, h, 700 - last + i), 1e-5);
+    });
+    AttnStats stats;
+    stats.column_sum = columns, stats.diagonal_sum = diagonals;
+    attn_stats(p, stats);
+    for (int64_t b = 0; b < 2; ++b) {
+      for (int64_t h = 0; h < 4; ++h) {
+        double column_mass = 0, diagonal_mass = 0;
+        for (int64_t j = 0; j < 700; ++j) {
+          column_mass += columns.at(b, h, 0, j), diagonal_mass += diagonals.at(b, h, 0, j);
+        }
+        EXPECT_NEAR(column_mass, static_cast<double>(last), kTolerance * static_cast<double>(last));
+        EXPECT_NEAR(diagonal_mass, static_cast<double>(last), kTolerance * static_cast<double>(last));
+        EXPECT_GT(diagonals.at(b, h, 0, 0), 0);
+      }
+    }
   }
 }
 

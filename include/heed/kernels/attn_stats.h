@@ -12,18 +12,23 @@ namespace heed::kernels {
 
 /// Outputs with null data are not computed, the others are overwritten; rows beyond a sequence's length get 0.
 struct AttnStats {
-  AnyView column_sum;                   ///< [B, Hq, 1, M]: sum over query rows [row_begin, row_end) of P
-  AnyView entropy;                      ///< [B, Hq, N, 1]: -sum P log P, in nats; the sink counts as one outcome
-  AnyView distance;                     ///< [B, Hq, N, 1]: sum_j P |i' - j|
-  AnyView segment_mass;                 ///< [B, Hq, N, S]: sum of P over the keys of each segment
+  AnyView column_sum;    ///< [B, Hq, 1, M]: sum over query rows [row_begin, row_end) of P
+  AnyView diagonal_sum;  ///< [B, Hq, 1, M]: over the same rows, sum of P with i' - j = entry; j > i' left out
+  AnyView entropy;       ///< [B, Hq, N, 1]: -sum P log P, in nats; the sink counts as one outcome
+  AnyView distance;      ///< [B, Hq, N, 1]: sum_j P |i' - j|
+  AnyView segment_mass;  ///< [B, Hq, N, S]: sum of P over the keys of each segment
   const int32_t* segments = nullptr;    ///< [M] segment of each key, in [0, S); -1: none
   AnyView max_weight;                   ///< [B, Hq, N, 1]: the largest P of a key
-  int64_t row_begin = 0, row_end = -1;  ///< rows (indices into N) that count for column_sum; -1: N
+  int64_t row_begin = 0, row_end = -1;  ///< rows (indices into N) that count for both sums; -1: N
 };
 
-/// One pass over the visible tiles. Extra memory grows with M (column sums) and S, not with N * M; column sums are
-/// reduced in a fixed order, so that threads do not change them.
+/// One pass over the visible tiles. Extra memory grows with M (column and diagonal sums) and S, not with N * M; those
+/// sums are reduced in a fixed order, so that threads do not change them.
 void attn_stats(const FlashParams& params, const AttnStats& stats);
+
+/// Writes params.lse alone, for those who want statistics of rows that no forward has seen: q may be the last rows of a
+/// prompt. v and out are not read.
+void attention_lse(const FlashParams& params);
 
 /// The weights of chosen query rows: rows [R] are indices into N, in any order; weights [B, Hq, R, M], overwritten,
 /// dense last dimension. Runs of consecutive rows are fastest.

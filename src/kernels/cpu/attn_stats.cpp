@@ -26,12 +26,13 @@ struct StatsScratch {
 
 class StatsBlock {
  public:
-  StatsBlock(const FlashTask& task, const AttnStats& stats, const BlockItem& rows, double* columns,
+  StatsBlock(const FlashTask& task, const AttnStats& stats, const BlockItem& rows, const StatsItem& sums,
              const StatsScratch& scratch)
       : p_(task.p),
         stats_(stats),
         rows_(rows),
-        columns_(columns),
+        columns_(sums.columns),
+        diagonals_(sums.diagonals),
         s_(scratch),
         block_(task, rows, scratch.weights),
         row_end_(stats.row_end < 0 ? p_.q.size[2] : stats.row_end) {}
@@ -45,6 +46,7 @@ class StatsBlock {
       for (int64_t v = 0; v < panel.vectors; ++v) sum_rows(panel, first, cover, v);
       if (s_.segments != nullptr) sum_segments(panel, first, cover);
       if (columns_ != nullptr) sum_columns(panel, cover);
+      if (diagonals_ != nullptr) sum_diagonals(panel, cover);
     });
     write();
   }
@@ -91,24 +93,48 @@ class StatsBlock {
     }
   }
 
-  void sum_columns(const Panel& panel, const TileCover& cover) const {
+  /// Calls visit(v, weights of key j in vector v, 0 in rows that do not count for sums over rows) for every vector.
+  template <class Visit>
+  void counted_weights(const Panel& panel, const TileCover& cover, int64_t j, const Visit& visit) const {
     const Lanes d;
     // Lanes [begin, end) of the panel are rows that count.
     const int64_t i0 = panel.sequence.q_begin + panel.i0;
     const int64_t begin = std::clamp<int64_t>(stats_.row_begin - i0, 0, panel.rows);
     const int64_t end = std::clamp<int64_t>(row_end_ - i0, begin, panel.rows);
+    const float* row = s_.weights.tile + (j - cover.begin) * panel.width();
+    for (int64_t v = 0; v < panel.vectors; ++v) {
+      const auto upto = [&](int64_t lane) {
+        return hn::FirstN(d, static_cast<size_t>(std::clamp<int64_t>(lane - v * kLanes, 0, kLanes)));
+      };
+      const Vector weights = hn::IfThenElseZero(upto(end), hn::LoadU(d, row + v * kLanes));
+      visit(v, hn::IfThenZeroElse(upto(begin), weights));
+    }
+  }
+
+  void sum_columns(const Panel& panel, const TileCover& cover) const {
+    const Lanes d;
     for (int64_t j = cover.begin; j < cover.end; ++j) {
-      const float* row = s_.weights.tile + (j - cover.begin) * panel.width();
       Vector sum = hn::Zero(d);
-      for (int64_t v = 0; v < panel.vectors; ++v) {
-        const auto upto = [&](int64_t lane) {
-          return hn::FirstN(d, static_cast<size_t>(std::clamp<int64_t>(lane - v * kLanes, 0, kLanes)));
-        };
-        const Vector weights = hn::IfThenElseZero(upto(end), hn::LoadU(d, row + v * kLanes));
-        sum = hn::Add(sum, hn::IfThenZeroElse(upto(begin), weights));
-      }
+      counted_weights(panel, cover, j, [&](int64_t, Vector weights) HWY_ATTR { sum = hn::Add(sum, weights); });
       columns_[j] += static_cast<double>(hn::GetLane(hn::SumOfLanes(d, sum)));
     }
+  }
+
+  /// Queries of a vector have consecutive distances to a key: its weights are added as they lie, one entry further for
+  /// every key before it.
+  void sum_diagonals(const Panel& panel, const TileCover& cover) const {
+    const Lanes d;
+    float sums[kTileKeys + kPanelRows] = {};
+    for (int64_t j = cover.begin; j < cover.end; ++j) {
+      float* to = sums + (cover.end - 1 - j);
+      counted_weights(panel, cover, j, [&](int64_t v, Vector weights) HWY_ATTR {
+        hn::StoreU(hn::Add(hn::LoadU(d, to + v * kLanes), weights), d, to + v * kLanes);
+      });
+    }
+    const int64_t keys = panel.sequence.num_keys, entries = cover.end - cover.begin + panel.width() - 1;
+    const int64_t first = panel.i0 + keys - panel.sequence.num_queries - (cover.end - 1);
+    for (int64_t t = std::max<int64_t>(0, -first); t < entries && first + t < keys; ++t)
+      diagonals_[first + t] += static_cast<double>(sums[t]);
   }
 
   void write() const {
@@ -133,7 +159,7 @@ class StatsBlock {
   const FlashParams& p_;
   const AttnStats& stats_;
   const BlockItem rows_;
-  double* columns_;
+  double *columns_, *diagonals_;
   const StatsScratch& s_;
   const WeightBlock block_;
   const int64_t row_end_;
@@ -148,7 +174,7 @@ void RunStatsItem(const FlashTask& task, const AttnStats& stats, const StatsItem
   while (rows.begin < item.rows.end) {
     const int64_t left_in_list = border == INT64_MAX ? INT64_MAX : border - rows.begin % border;
     rows.end = rows.begin + std::min({kBlockRows, item.rows.end - rows.begin, left_in_list});
-    StatsBlock(task, stats, rows, item.columns, scratch).run();
+    StatsBlock(task, stats, rows, item, scratch).run();
     rows.begin = rows.end;
   }
 }

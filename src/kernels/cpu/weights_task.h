@@ -6,10 +6,10 @@
 
 namespace heed::kernels {
 
-/// Query rows [begin, end) of one (sequence, head) for attn_stats, with column sums of their own.
+/// Query rows [begin, end) of one (sequence, head) for attn_stats, with column and diagonal sums of their own.
 struct StatsItem {
   BlockItem rows;
-  double* columns;  ///< [keys of the sequence], zeroed; null: not asked
+  double *columns, *diagonals;  ///< [keys of the sequence], zeroed; null: not asked
 };
 void run_stats_item(const FlashTask& task, const AttnStats& stats, const StatsItem& item, void* scratch);
 int64_t stats_scratch_bytes(const FlashTask& task, const AttnStats& stats);

@@ -36,12 +36,12 @@ double entropy_of(double weight) { return weight == 0 ? 0 : -weight * std::log(w
 void attn_stats(const FlashParams& params, const AttnStats& stats) {
   const FlashParams p = weights_problem(params);
   check(p, stats);
-  for (const AnyView* out :
-       {&stats.column_sum, &stats.entropy, &stats.distance, &stats.segment_mass, &stats.max_weight}) {
+  for (const AnyView* out : {&stats.column_sum, &stats.diagonal_sum, &stats.entropy, &stats.distance,
+                             &stats.segment_mass, &stats.max_weight}) {
     if (*out) fill(*out, 0);
   }
   const int64_t row_end = stats.row_end < 0 ? p.q.size[2] : stats.row_end;
-  Accumulator column_sum(stats.column_sum), segment_mass(stats.segment_mass);
+  Accumulator column_sum(stats.column_sum), diagonal_sum(stats.diagonal_sum), segment_mass(stats.segment_mass);
   each_row(p, [&](const Sequence& s, int64_t h, int64_t i, const Row& row, const double*) {
     const int64_t b = s.tensor_batch, n = s.q_begin + i;
     double entropy = 0, distance = 0, most = 0;
@@ -50,7 +50,11 @@ void attn_stats(const FlashParams& params, const AttnStats& stats) {
       entropy += entropy_of(weight);
       if (row.seen[j]) distance += weight * std::fabs(static_cast<double>(i + s.num_keys - s.num_queries - j));
       most = weight > most || std::isnan(weight) ? weight : most;
-      if (n >= stats.row_begin && n < row_end) column_sum.add(b, h, 0, s.k_begin + j, weight);
+      if (n >= stats.row_begin && n < row_end) {
+        const int64_t steps = i + s.num_keys - s.num_queries - j;
+        column_sum.add(b, h, 0, s.k_begin + j, weight);
+        if (steps >= 0) diagonal_sum.add(b, h, 0, s.k_begin + steps, weight);
+      }
       if (stats.segment_mass && stats.segments[s.k_begin + j] >= 0)
         segment_mass.add(b, h, n, stats.segments[s.k_begin + j], weight);
     }
@@ -61,6 +65,7 @@ void attn_stats(const FlashParams& params, const AttnStats& stats) {
     if (stats.max_weight) store_element(stats.max_weight, b, h, n, 0, most);
   });
   column_sum.write();
+  diagonal_sum.write();
   segment_mass.write();
 }
 
