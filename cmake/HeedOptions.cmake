@@ -20,6 +20,14 @@ if(HEED_FUZZ)
   target_compile_options(heed_options INTERFACE -fsanitize=fuzzer-no-link)
 endif()
 
+# heed::<name>, a library whose package brings no CMake configuration.
+function(heed_find_library name header library)
+  find_path(HEED_${name}_INCLUDE ${header} REQUIRED)
+  find_library(HEED_${name}_LIBRARY ${library} REQUIRED)
+  add_library(heed::${name} UNKNOWN IMPORTED GLOBAL)
+  set_target_properties(heed::${name} PROPERTIES IMPORTED_LOCATION ${HEED_${name}_LIBRARY} INTERFACE_INCLUDE_DIRECTORIES ${HEED_${name}_INCLUDE})
+endfunction()
+
 # The commit goes into every measured figure.
 execute_process(COMMAND git -C ${PROJECT_SOURCE_DIR} rev-parse --short HEAD OUTPUT_VARIABLE HEED_COMMIT
                 OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
