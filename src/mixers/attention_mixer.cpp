@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "heed/error.h"
+#include "heed/mixers/attention_cache.h"
 #include "heed/mixers/taps.h"
 
 namespace heed {
@@ -147,14 +148,31 @@ Tensor AttentionMixer::mix(const CoreInput& input) {
   return nn::attention(input.q, input.k, input.v, options_for(input), input.report);
 }
 
+Tensor AttentionMixer::attend_cached(const MixerInput& in, AttentionCache& cache, const Tensor& q, const Tensor& k,
+                                     const Tensor& v, const Tensor& positions) {
+  const auto& kind = config_.positions.kind;
+  require(config_.causal && kind != "alibi" && kind != "t5",
+          "{}: a cache policy serves causal attention whose positions are no score terms, not {} positions", name_,
+          kind);
+  require(!in.key_padding, "{}: a cache policy takes prompts without padding", name_);
+  AttentionOptions options = options_for({q, k, v});
+  require(options.normalizer == NormalizerKind::softmax && !options.sink_logit && !options.bias &&
+              !options.temperature && !options.multiplier && !options.blocks,
+          "{}: a cache policy serves plain softmax attention", name_);
+  auto heads = after_core(in, cache.attend({in.layer, q, k, v, positions, positions_.get(), options}));
+  if (in.taps) in.taps->core_output(in.layer, heads);
+  return heads;
+}
+
 Tensor AttentionMixer::forward(const MixerInput& in, MixerState* raw_state) {
   const auto& c = config_;
   require(in.x.dim() == 3 && in.x.size(2) == c.dim,
           "{}: x of {} dimensions and {} channels: [batch, tokens, {}] is accepted", name_, in.x.dim(),
           in.x.dim() ? in.x.size(-1) : 0, c.dim);
   auto* state = dynamic_cast<KvState*>(raw_state);
-  require(!raw_state || state, "{}: this state was made by another mixer", name_);
-  require(!state || (!in.memory && !in.cu_seqlens),
+  auto* cache = dynamic_cast<AttentionCache*>(raw_state);
+  require(!raw_state || state || cache, "{}: this state was made by another mixer", name_);
+  require(!raw_state || (!in.memory && !in.cu_seqlens),
           "{}: a state goes with self attention over one sequence an item: no memory, no cu_seqlens", name_);
   require(!in.cu_seqlens || in.x.size(0) == 1, "{}: packed sequences come with batch size 1, not {}", name_,
           in.x.size(0));
@@ -162,7 +180,7 @@ Tensor AttentionMixer::forward(const MixerInput& in, MixerState* raw_state) {
   const Tensor& source = in.memory ? *in.memory : in.x;
   require(source.dim() == 3 && source.size(0) == in.x.size(0) && source.size(2) == c.dim,
           "{}: memory does not fit x: [{}, tokens, {}] is accepted", name_, in.x.size(0), c.dim);
-  const int64_t n = in.x.size(1), past = state ? state->tokens : 0;
+  const int64_t n = in.x.size(1), past = raw_state ? raw_state->seen() : 0;
   auto q_positions = in.positions    ? *in.positions
                      : in.cu_seqlens ? packed_positions(*in.cu_seqlens, n)
                                      : torch::arange(past, past + n);
@@ -174,6 +192,7 @@ Tensor AttentionMixer::forward(const MixerInput& in, MixerState* raw_state) {
   auto v = split_heads(v_proj_(embedded), c.kv_heads);
   normalize(q, k);
   before_core(in, state, q, k, v);
+  if (cache) return o_proj_(attend_cached(in, *cache, q, k, v, q_positions).transpose(1, 2).flatten(2));
   q = positions_->rotate(q, q_positions);
   k = positions_->rotate(k, k_positions);
 

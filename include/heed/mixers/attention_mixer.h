@@ -12,6 +12,8 @@
 
 namespace heed {
 
+class AttentionCache;
+
 /// The part of a configuration that all attention mixers read.
 struct AttentionConfig {
   int64_t dim = 64;      ///< C
@@ -70,6 +72,8 @@ class AttentionMixer : public TokenMixer {
   virtual std::pair<int64_t, int64_t> evictable(const KvState&) const { return {0, 0}; }
 
   AttentionOptions options_for(const CoreInput&);
+  torch::Tensor attend_cached(const MixerInput&, AttentionCache&, const torch::Tensor& q, const torch::Tensor& k,
+                              const torch::Tensor& v, const torch::Tensor& positions);
   torch::Tensor split_heads(const torch::Tensor& x, int64_t heads) const;
   /// QK norm, where the configuration has one.
   void normalize(torch::Tensor& q, torch::Tensor& k);

@@ -1,0 +1,100 @@
+// One layer's cache under a policy: the base keeps, attends and counts; a policy says what is dropped and what is read.
+#pragma once
+
+#include <string>
+
+#include "heed/mixers/attention_cache.h"
+#include "heed/nn/ragged_kv.h"
+#include "heed/ops/cache.h"
+
+namespace heed::cache {
+
+/// What decode steps read, summed over sequences, KV heads and steps.
+struct Reads {
+  int64_t steps = 0;     ///< decode steps of a layer
+  int64_t attended = 0;  ///< (key, value) pairs
+  int64_t scored = 0;    ///< key-sized vectors that were touched only to select
+
+  Reads& operator+=(const Reads& other);
+};
+
+/// Derive and override the hooks. The defaults keep everything and read everything: the full cache.
+///
+/// Keys are kept rotated at their own position (the rule `absolute`) unless `keeps_unrotated` says otherwise. A cache
+/// begins in the prompt; `finish_prompt` ends it, and only then single tokens count as decode steps.
+class LayerCache : public AttentionCache {
+ public:
+  torch::Tensor attend(const CacheCall& call) final;
+  /// The prompt is complete: one-shot policies compress now.
+  void finish_prompt();
+  /// Room for this many tokens, so that a long prompt is never moved.
+  void reserve(int64_t tokens) { kv_.reserve(reserved_slots(tokens)); }
+
+  /// Held by tensors: keys, values, positions and what the policy keeps beside them.
+  int64_t bytes() const override { return kv_.bytes() + policy_bytes(); }
+  /// What the policy holds beside keys and values: scores, page bounds, lists.
+  virtual int64_t policy_bytes() const { return 0; }
+  int64_t seen() const override { return seen_; }
+  std::unique_ptr<MixerState> clone() const override { fail_to("clone"); }
+  /// Forgets the newest tokens. Policies that have dropped anything can't.
+  void truncate(int64_t tokens) override;
+
+  const Reads& reads() const { return reads_; }
+  const nn::RaggedKv& kv() const { return kv_; }
+
+ protected:
+  /// New tokens, rotated by the rule; `kv()` holds them already.
+  struct Chunk {
+    const CacheCall& call;
+    torch::Tensor q, k, v;  ///< [B, Hq|Hkv, n, D|Dv]
+    int64_t first;          ///< position of the first
+    int64_t size() const { return q.size(2); }
+  };
+
+  virtual bool keeps_unrotated() const { return false; }
+  virtual int64_t reserved_slots(int64_t tokens) const { return tokens; }
+  /// Puts the chunk into `kv()`. Default: appends to every row.
+  virtual void store(const Chunk& chunk);
+  /// Attention of a chunk of the prompt (or of several tokens later), [B, Hq, n, Dv].
+  virtual torch::Tensor attend_chunk(const Chunk& chunk);
+  /// Attention of one token after the prompt, [B, Hq, 1, Dv].
+  virtual torch::Tensor attend_step(const Chunk& chunk);
+  /// After the chunk's attention: the place to drop.
+  virtual void after_chunk(const Chunk&) {}
+  virtual void after_step(const Chunk&) {}
+  /// After the prompt.
+  virtual void compress() {}
+
+  /// The chunk against all slots of each row, of which the newest are its own tokens. The mask is asked with slots as
+  /// keys, bottom-right aligned. With `lse`, also float [B, Hq, n].
+  torch::Tensor attend_slots(const Chunk& chunk, const Mask& mask, torch::Tensor* lse = nullptr) const;
+  /// decode, counted.
+  ops::DecodeResult decode(const torch::Tensor& q, const ops::CacheTensors& cache, ops::DecodeOptions options = {});
+  void count_scored(int64_t vectors) { reads_.scored += vectors; }
+
+  /// All slots in use.
+  ops::CacheTensors everything() const;
+  /// Chosen slots: int32 [B, Hkv, S], ascending, -1 behind the last.
+  ops::CacheTensors gathered(const torch::Tensor& slots) const;
+  /// Chosen pages of RaggedKv::kPage slots: int32 [B, Hkv, P], ascending, -1 behind the last.
+  ops::CacheTensors paged(const torch::Tensor& pages) const;
+
+  torch::Tensor rotate(const Chunk& chunk, const torch::Tensor& x, const torch::Tensor& positions) const;
+  int64_t group(const Chunk& chunk) const { return chunk.q.size(1) / chunk.k.size(1); }
+  bool in_prompt() const { return in_prompt_; }
+
+  nn::RaggedKv kv_;
+
+ private:
+  [[noreturn]] static void fail_to(const char* what);
+
+  Reads reads_;
+  int64_t seen_ = 0;
+  bool in_prompt_ = true;
+};
+
+/// The merge of attention over disjoint sets of keys: o [B, H, N, Dv], lse float [B, H, N, 1]; empty sides are
+/// harmless.
+ops::DecodeResult merge(const ops::DecodeResult& a, const ops::DecodeResult& b);
+
+}  // namespace heed::cache

@@ -1,0 +1,154 @@
+#include "heed/cache/layer_cache.h"
+
+#include "heed/error.h"
+
+namespace heed::cache {
+
+using torch::Tensor;
+
+Reads& Reads::operator+=(const Reads& other) {
+  steps += other.steps;
+  attended += other.attended;
+  scored += other.scored;
+  return *this;
+}
+
+void LayerCache::fail_to(const char* what) { fail("a cache policy's state can't {}", what); }
+
+void LayerCache::truncate(int64_t tokens) {
+  require(tokens >= 0 && tokens <= seen_, "truncate to {} tokens: 0 to {} is accepted", tokens, seen_);
+  for (int64_t r = 0; r < kv_.rows(); ++r)
+    require(kv_.length(r) == seen_, "truncate to {} tokens: the cache holds {} of {} tokens, the others are gone",
+            tokens, kv_.length(r), seen_);
+  kv_.shorten(tokens);
+  seen_ = tokens;
+}
+
+Tensor LayerCache::rotate(const Chunk& chunk, const Tensor& x, const Tensor& positions) const {
+  return chunk.call.encoding->rotate(x, positions);
+}
+
+Tensor LayerCache::attend(const CacheCall& call) {
+  torch::NoGradGuard no_grad;
+  Chunk chunk{call, call.q, call.k, call.v, seen_};
+  if (!keeps_unrotated()) {
+    chunk.q = rotate(chunk, call.q, call.positions);
+    chunk.k = rotate(chunk, call.k, call.positions);
+  }
+  store(chunk);
+  seen_ += chunk.size();
+  const bool step = !in_prompt_ && chunk.size() == 1;
+  if (step) ++reads_.steps;
+  const Tensor out = step ? attend_step(chunk) : attend_chunk(chunk);
+  step ? after_step(chunk) : after_chunk(chunk);
+  return out;
+}
+
+void LayerCache::finish_prompt() {
+  if (!in_prompt_) return;
+  torch::NoGradGuard no_grad;
+  in_prompt_ = false;
+  if (seen_ > 0) compress();
+}
+
+void LayerCache::store(const Chunk& chunk) { kv_.append(chunk.k, chunk.v, chunk.first); }
+
+Tensor LayerCache::attend_chunk(const Chunk& chunk) { return attend_slots(chunk, chunk.call.options.mask); }
+
+Tensor LayerCache::attend_step(const Chunk& chunk) {
+  ops::DecodeOptions options;
+  options.scale = chunk.call.options.scale;
+  options.softcap = chunk.call.options.softcap;
+  options.mask = chunk.call.options.mask;
+  return decode(chunk.q, everything(), options).out;
+}
+
+Tensor LayerCache::attend_slots(const Chunk& chunk, const Mask& mask, Tensor* lse) const {
+  AttentionOptions options = chunk.call.options;
+  options.mask = mask;
+  if (kv_.uniform()) {
+    const auto result = attention_with_lse(chunk.q, kv_.keys(), kv_.values(), options);
+    if (lse) *lse = result.lse;
+    return result.out;
+  }
+  const int64_t queries = group(chunk);
+  auto out = torch::empty({chunk.q.size(0), chunk.q.size(1), chunk.size(), chunk.v.size(3)}, chunk.q.options());
+  if (lse) *lse = torch::empty({chunk.q.size(0), chunk.q.size(1), chunk.size()}, torch::kFloat32);
+  for (int64_t r = 0; r < kv_.rows(); ++r) {
+    const int64_t b = r / kv_.heads(), h = r % kv_.heads() * queries;
+    const auto part = [&](const Tensor& x) { return x.narrow(0, b, 1).narrow(1, h, queries); };
+    const auto result = attention_with_lse(part(chunk.q), kv_.keys(r).unsqueeze(0).unsqueeze(0),
+                                           kv_.values(r).unsqueeze(0).unsqueeze(0), options);
+    part(out).copy_(result.out);
+    if (lse) part(*lse).copy_(result.lse);
+  }
+  return out;
+}
+
+ops::DecodeResult LayerCache::decode(const Tensor& q, const ops::CacheTensors& cache, ops::DecodeOptions options) {
+  auto result = ops::decode(q, cache, options);
+  reads_.attended += result.slots_read;
+  return result;
+}
+
+ops::CacheTensors LayerCache::everything() const {
+  ops::CacheTensors cache;
+  cache.lengths = kv_.lengths();
+  if (kv_.uniform()) {
+    cache.k = kv_.keys();
+    cache.v = kv_.values();
+    return cache;
+  }
+  const int64_t page = nn::RaggedKv::kPage;
+  cache.k = kv_.key_slab().view({-1, page, 1, kv_.key_slab().size(1)});
+  cache.v = kv_.value_slab().view({-1, page, 1, kv_.value_slab().size(1)});
+  cache.table = kv_.page_table();
+  cache.page_size = page;
+  return cache;
+}
+
+ops::CacheTensors LayerCache::gathered(const Tensor& slots) const {
+  ops::CacheTensors cache;
+  cache.k = kv_.key_slab().view({-1, 1, 1, kv_.key_slab().size(1)});
+  cache.v = kv_.value_slab().view({-1, 1, 1, kv_.value_slab().size(1)});
+  cache.page_size = 1;
+  auto table = slots.clamp_min(0).contiguous();
+  for (int64_t r = 0; r < kv_.rows(); ++r)
+    table[r / kv_.heads()][r % kv_.heads()].add_(static_cast<int32_t>(kv_.offset(r)));
+  cache.table = table;
+  cache.lengths = slots.ge(0).sum(2);
+  return cache;
+}
+
+ops::CacheTensors LayerCache::paged(const Tensor& pages) const {
+  const int64_t page = nn::RaggedKv::kPage;
+  ops::CacheTensors cache;
+  cache.k = kv_.key_slab().view({-1, page, 1, kv_.key_slab().size(1)});
+  cache.v = kv_.value_slab().view({-1, page, 1, kv_.value_slab().size(1)});
+  cache.page_size = page;
+  auto table = pages.clamp_min(0).contiguous();
+  cache.lengths = pages.ge(0).sum(2) * page;
+  for (int64_t r = 0; r < kv_.rows(); ++r) {
+    const int64_t b = r / kv_.heads(), h = r % kv_.heads();
+    // The newest page may be begun only; it is the last of the list where it is chosen.
+    const int64_t length = kv_.length(r), begun = length % page;
+    if (begun != 0 && pages[b][h].max().item<int32_t>() == length / page) cache.lengths[b][h] += begun - page;
+    table[b][h].add_(static_cast<int32_t>(kv_.offset(r) / page));
+  }
+  cache.table = table;
+  return cache;
+}
+
+ops::DecodeResult merge(const ops::DecodeResult& a, const ops::DecodeResult& b) {
+  ops::DecodeResult merged;
+  merged.lse = torch::logaddexp(a.lse, b.lse);
+  const auto share = [&](const ops::DecodeResult& part) {
+    // Two empty sides: the difference of two infinities is no share.
+    return (part.lse - merged.lse).nan_to_num(-INFINITY).exp() * part.out;
+  };
+  merged.out = (share(a) + share(b)).to(a.out.scalar_type());
+  merged.slots_read = a.slots_read + b.slots_read;
+  return merged;
+}
+
+}  // namespace heed::cache

@@ -1,0 +1,91 @@
+// One row a policy. Adding one: its file, its test, its row here.
+#include "cache/rows.h"
+#include "heed/error.h"
+#include "heed/names.h"
+
+namespace heed::cache {
+namespace rows {
+
+PolicyRow policy_row(std::string name, std::string paper, int year, std::string cost, std::vector<Parameter> parameters,
+                     std::function<Policy(ConfigReader&, const ModelShape&)> make) {
+  PolicyRow policy;
+  policy.row.name = std::move(name);
+  policy.row.kind = Kind::policy;
+  policy.row.family = "kv_cache_and_long_context";
+  policy.row.paper = std::move(paper);
+  policy.row.year = year;
+  policy.row.patterns.causal_self = true;
+  policy.row.step = true;
+  policy.row.training_free = true;
+  policy.row.cost = std::move(cost);
+  policy.row.parameters = std::move(parameters);
+  policy.make = std::move(make);
+  return policy;
+}
+
+}  // namespace rows
+
+namespace {
+
+const std::vector<rows::PolicyRow>& all() {
+  static const std::vector<rows::PolicyRow> rows{
+      rows::full(),
+      rows::streaming_llm(),
+  };
+  return rows;
+}
+
+}  // namespace
+
+std::span<const RegistryRow> policy_rows() {
+  static const std::vector<RegistryRow> rows = [] {
+    std::vector<RegistryRow> rows;
+    for (const auto& policy : all()) rows.push_back(policy.row);
+    return rows;
+  }();
+  return rows;
+}
+
+Policy make_policy(std::string_view name, const nlohmann::json& settings, const ModelShape& shape) {
+  std::vector<std::string> known;
+  for (const auto& policy : all()) {
+    known.push_back(policy.row.name);
+    if (policy.row.name != name) continue;
+    ConfigReader reader("policy " + policy.row.name, settings);
+    auto made = policy.make(reader, shape);
+    reader.finish();
+    return made;
+  }
+  fail("unknown policy {}: {}", name, suggest(name, known));
+}
+
+ModelShape shape_of(const DecoderConfig& config) {
+  return {int64_t(config.layers.size()),
+          config.heads,
+          config.kv_heads,
+          config.head_dim,
+          config.max_length,
+          config.positions};
+}
+
+DecoderState make_state(const DecoderLm& model, const Policy& policy, int64_t batch) {
+  const auto& layers = model->config().layers;
+  DecoderState state;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const LayerContext layer{int64_t(i), int64_t(layers.size())};
+    if (layers[i].mixer == "dense")
+      state.layers.push_back(policy(layer));
+    else if (layers[i].mixer == "sliding_window")
+      state.layers.push_back(std::make_unique<LayerCache>());
+    else
+      state.layers.push_back(model->blocks[i]->mixer->make_state(batch));
+  }
+  return state;
+}
+
+void each_cache(const DecoderState& state, const std::function<void(LayerCache&)>& visit) {
+  for (const auto& layer : state.layers)
+    if (auto* cache = dynamic_cast<LayerCache*>(layer.get())) visit(*cache);
+}
+
+}  // namespace heed::cache

@@ -1,0 +1,22 @@
+// What policy files share to state their rows, and the rows themselves, gathered by registry.cpp.
+#pragma once
+
+#include "heed/cache/policy.h"
+#include "heed/nn/config.h"
+
+namespace heed::cache::rows {
+
+struct PolicyRow {
+  RegistryRow row;
+  /// Reads the settings; the caller refuses the rest.
+  std::function<Policy(ConfigReader&, const ModelShape&)> make;
+};
+
+/// A row of the family, training-free unless changed.
+PolicyRow policy_row(std::string name, std::string paper, int year, std::string cost, std::vector<Parameter> parameters,
+                     std::function<Policy(ConfigReader&, const ModelShape&)> make);
+
+PolicyRow full();
+PolicyRow streaming_llm();
+
+}  // namespace heed::cache::rows
