@@ -25,22 +25,18 @@ PolicyRow policy_row(std::string name, std::string paper, int year, std::string 
 
 }  // namespace rows
 
-namespace {
-
-const std::vector<rows::PolicyRow>& all() {
-  static const std::vector<rows::PolicyRow> rows{
+std::span<const PolicyRow> policies() {
+  static const std::vector<PolicyRow> rows{
       rows::full(),
       rows::streaming_llm(),
   };
   return rows;
 }
 
-}  // namespace
-
 std::span<const RegistryRow> policy_rows() {
   static const std::vector<RegistryRow> rows = [] {
     std::vector<RegistryRow> rows;
-    for (const auto& policy : all()) rows.push_back(policy.row);
+    for (const auto& policy : policies()) rows.push_back(policy.row);
     return rows;
   }();
   return rows;
@@ -48,7 +44,7 @@ std::span<const RegistryRow> policy_rows() {
 
 Policy make_policy(std::string_view name, const nlohmann::json& settings, const ModelShape& shape) {
   std::vector<std::string> known;
-  for (const auto& policy : all()) {
+  for (const auto& policy : policies()) {
     known.push_back(policy.row.name);
     if (policy.row.name != name) continue;
     ConfigReader reader("policy " + policy.row.name, settings);

@@ -2,15 +2,8 @@
 #pragma once
 
 #include "heed/cache/policy.h"
-#include "heed/nn/config.h"
 
 namespace heed::cache::rows {
-
-struct PolicyRow {
-  RegistryRow row;
-  /// Reads the settings; the caller refuses the rest.
-  std::function<Policy(ConfigReader&, const ModelShape&)> make;
-};
 
 /// A row of the family, training-free unless changed.
 PolicyRow policy_row(std::string name, std::string paper, int year, std::string cost, std::vector<Parameter> parameters,

@@ -9,6 +9,7 @@
 
 #include "heed/cache/layer_cache.h"
 #include "heed/models/decoder_lm.h"
+#include "heed/nn/config.h"
 #include "heed/registry.h"
 
 namespace heed::cache {
@@ -25,6 +26,17 @@ using Policy = std::function<std::unique_ptr<LayerCache>(const LayerContext&)>;
 
 /// Throws heed::Error for an unknown name (with the nearest), setting or value.
 Policy make_policy(std::string_view name, const nlohmann::json& settings, const ModelShape& shape);
+
+/// What a policy claims beyond its row; the universal tests check it.
+struct PolicyRow {
+  RegistryRow row;
+  /// Reads the settings; the caller refuses the rest.
+  std::function<Policy(ConfigReader&, const ModelShape&)> make;
+  nlohmann::json covering = nlohmann::json::object();  ///< settings that cover texts of 2000 tokens: equal to `full`
+  nlohmann::json tight = nlohmann::json::object();     ///< settings that drop or skip much of a text of 200 tokens
+  bool chunk_invariant = false;  ///< prompts in chunks of any size give the same cache and outputs
+};
+std::span<const PolicyRow> policies();
 
 std::span<const RegistryRow> policy_rows();
 

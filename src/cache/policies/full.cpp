@@ -4,9 +4,11 @@
 namespace heed::cache::rows {
 
 PolicyRow full() {
-  return policy_row("full", "the exact cache", 2017, "N", {}, [](ConfigReader&, const ModelShape&) -> Policy {
+  auto row = policy_row("full", "the exact cache", 2017, "N", {}, [](ConfigReader&, const ModelShape&) -> Policy {
     return [](const LayerContext&) { return std::make_unique<LayerCache>(); };
   });
+  row.chunk_invariant = true;
+  return row;
 }
 
 }  // namespace heed::cache::rows

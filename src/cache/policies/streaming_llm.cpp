@@ -5,18 +5,22 @@
 namespace heed::cache::rows {
 
 PolicyRow streaming_llm() {
-  return policy_row(
-      "streaming_llm", "arXiv 2309.17453", 2023, "sinks + window",
-      {{"sinks", 4, "first tokens that are kept"},
-       {"window", 1024, "recent tokens that are kept, the own one included"},
-       {"positions", "in_cache", "in_cache: a token's rank in the cache; absolute: its place in the text"}},
-      [](ConfigReader& reader, const ModelShape&) -> Policy {
-        SinkWindow::Settings settings;
-        settings.sinks = reader.integer("sinks", settings.sinks, 0);
-        settings.window = reader.integer("window", settings.window, 1);
-        settings.in_cache = reader.choice("positions", "in_cache", {"in_cache", "absolute"}) == "in_cache";
-        return [settings](const LayerContext&) { return std::make_unique<SinkWindow>(settings); };
-      });
+  auto row =
+      policy_row("streaming_llm", "arXiv 2309.17453", 2023, "sinks + window",
+                 {{"sinks", 4, "first tokens that are kept"},
+                  {"window", 1024, "recent tokens that are kept, the own one included"},
+                  {"positions", "in_cache", "in_cache: a token's rank in the cache; absolute: its place in the text"}},
+                 [](ConfigReader& reader, const ModelShape&) -> Policy {
+                   SinkWindow::Settings settings;
+                   settings.sinks = reader.integer("sinks", settings.sinks, 0);
+                   settings.window = reader.integer("window", settings.window, 1);
+                   settings.in_cache = reader.choice("positions", "in_cache", {"in_cache", "absolute"}) == "in_cache";
+                   return [settings](const LayerContext&) { return std::make_unique<SinkWindow>(settings); };
+                 });
+  row.covering = {{"window", 2000}};
+  row.tight = {{"sinks", 3}, {"window", 29}};
+  row.chunk_invariant = true;
+  return row;
 }
 
 }  // namespace heed::cache::rows
