@@ -6,6 +6,7 @@
 #include <set>
 
 #include "heed/error.h"
+#include "heed/kernels/runtime.h"
 #include "support/tensor.h"
 
 namespace heed::testing {
@@ -85,7 +86,15 @@ struct Drawn {
   ScoreRows rows;
 };
 
-TEST(TopK, RandomRowsEqualSorting) {
+class SelectOnEveryIsa : public ::testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override { set_isa(GetParam()); }
+  void TearDown() override { set_isa(""); }
+};
+INSTANTIATE_TEST_SUITE_P(Isa, SelectOnEveryIsa, ::testing::ValuesIn(supported_isas()),
+                         [](const auto& info) { return info.param; });
+
+TEST_P(SelectOnEveryIsa, TopKOfRandomRowsEqualsSorting) {
   for (uint64_t seed = 1; seed <= 400; ++seed) {
     HEED_SEED(random, seed);
     const Rng rng{random};
@@ -170,7 +179,7 @@ TEST(TopP, IsTheSmallestSetOfEnoughMass) {
   }
 }
 
-TEST(TopP, RandomRowsEqualSorting) {
+TEST_P(SelectOnEveryIsa, TopPOfRandomRowsEqualsSorting) {
   for (uint64_t seed = 1; seed <= 400; ++seed) {
     HEED_SEED(random, seed);
     const Rng rng{random};

@@ -8,17 +8,6 @@ namespace {
 
 float weight_of(uint32_t order) { return std::bit_cast<float>(order & 0x7FFFFFFFu); }
 
-/// Keeps of `rest` those whose digit is `bucket`.
-int64_t narrow(const uint32_t* from, int64_t count, int digit, uint32_t bucket, uint32_t* rest) {
-  int64_t kept = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const uint32_t order = from[i];
-    rest[kept] = order;
-    kept += (order >> RadixScratch::kShift[digit] & RadixScratch::kMask[digit]) == bucket ? 1 : 0;
-  }
-  return kept;
-}
-
 }  // namespace
 
 int64_t list_largest(const float* row, int64_t length, const Forced& forced, int64_t free, const RadixScratch& s) {
@@ -28,7 +17,7 @@ int64_t list_largest(const float* row, int64_t length, const Forced& forced, int
   if (free == count) {
     for (int64_t i = begin; i < forced.last; ++i) s.list[taken++] = static_cast<int32_t>(i);
   } else if (free > 0) {
-    for (int64_t i = 0; i < count; ++i) s.order[i] = order_of(row[begin + i]);
+    order_scores(row + begin, count, false, s.order);
     // The free-th largest: digit by digit, in the one bucket that it must lie in.
     const uint32_t* left = s.order;
     int64_t left_count = count, ties = free;
@@ -42,15 +31,10 @@ int64_t list_largest(const float* row, int64_t length, const Forced& forced, int
       while (ties > s.count[bucket]) ties -= s.count[bucket--];
       threshold |= bucket << shift;
       if (digit + 1 == RadixScratch::kDigits) break;
-      left_count = narrow(left, left_count, digit, bucket, s.rest);
+      left_count = keep_bucket(left, left_count, shift, mask, bucket, s.rest);
       left = s.rest;
     }
-    for (int64_t i = 0; i < count; ++i) {
-      const bool tie = s.order[i] == threshold && ties > 0;
-      ties -= tie ? 1 : 0;
-      s.list[taken] = static_cast<int32_t>(begin + i);
-      taken += s.order[i] > threshold || tie ? 1 : 0;
-    }
+    taken += list_above(s.order, count, threshold, ties, begin, s.list + taken);
   }
   for (int64_t i = forced.last; i < length; ++i) s.list[taken++] = static_cast<int32_t>(i);
   return taken;
@@ -64,7 +48,7 @@ int64_t count_mass(const float* row, int64_t length, const Forced& forced, doubl
   for (int64_t i = forced.last; i < length; ++i) missing -= weight_in_mass(row[i]);
 
   const int64_t count = forced.last - forced.first;
-  for (int64_t i = 0; i < count; ++i) s.order[i] = order_of(weight_in_mass(row[forced.first + i]));
+  order_scores(row + forced.first, count, true, s.order);
   const uint32_t* left = s.order;
   int64_t left_count = count, taken = 0;
   for (int digit = 0; digit < RadixScratch::kDigits; ++digit) {
@@ -91,7 +75,7 @@ int64_t count_mass(const float* row, int64_t length, const Forced& forced, doubl
       // An infinite weight is as much as infinitely much: their quotient says nothing.
       return taken + (needed > 1 ? std::min(static_cast<int64_t>(std::min(needed, 1e18)), s.count[bucket]) : 1);
     }
-    left_count = narrow(left, left_count, digit, static_cast<uint32_t>(bucket), s.rest);
+    left_count = keep_bucket(left, left_count, shift, mask, static_cast<uint32_t>(bucket), s.rest);
     left = s.rest;
   }
   return taken;

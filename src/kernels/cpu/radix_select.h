@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/cpu/scratch.h"
+#include "kernels/cpu/select_scan.h"
 #include "kernels/select_problem.h"
 
 namespace heed::kernels {
@@ -23,15 +24,15 @@ struct RadixScratch {
   static constexpr uint32_t kMask[kDigits] = {2047, 2047, 1023};
 
   uint32_t *order = nullptr, *rest = nullptr;  ///< of all entries; of those that are still to be told apart
-  int32_t* list = nullptr;                     ///< one longer than a row
+  int32_t* list = nullptr;                     ///< of what is taken
   int64_t* count = nullptr;                    ///< [2048]
   double* mass = nullptr;                      ///< [2048]
 
  private:
   void take(Arena& arena, int64_t size) {
     order = arena.take<uint32_t>(size);
-    rest = arena.take<uint32_t>(size);
-    list = arena.take<int32_t>(size + 1);
+    rest = arena.take<uint32_t>(size + kScanPadding);
+    list = arena.take<int32_t>(size + kScanPadding);
     count = arena.take<int64_t>(2048);
     mass = arena.take<double>(2048);
   }
