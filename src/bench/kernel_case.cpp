@@ -17,6 +17,8 @@ using Call = KernelCase::Call;
 
 std::string KernelCase::kernel() const {
   if (call == Call::decode) return "decode";
+  if (call == Call::scores) return "slot_scores";
+  if (call == Call::bounds) return "page_bounds";
   return pattern.empty() ? "flash" : "block_sparse";
 }
 
@@ -48,12 +50,16 @@ int64_t KernelCase::pairs() const {
 }
 
 double KernelCase::flops() const {
-  const double products = call == Call::backward ? 5 : 2;
+  const double products = call == Call::backward ? 5
+                          : call == Call::scores ? 1
+                          : call == Call::bounds ? 2.0 / static_cast<double>(block)
+                                                 : 2;
   return products * 2 * static_cast<double>(d) * static_cast<double>(pairs());
 }
 
 double KernelCase::kv_bytes() const {
-  return 2.0 * static_cast<double>(batch * kv_heads * keys * d) * static_cast<double>(size_of(dtype));
+  const double rows = call == Call::scores ? 1 : call == Call::bounds ? 2.0 / static_cast<double>(block) : 2;
+  return rows * static_cast<double>(batch * kv_heads * keys * d) * static_cast<double>(size_of(dtype));
 }
 
 OwnedBlockList::OwnedBlockList(const std::string& pattern, int64_t queries, int64_t keys, int64_t block) {
@@ -98,6 +104,15 @@ KernelCase decode(DType dtype, int64_t kv_heads, int64_t group, int64_t keys, in
   return c;
 }
 
+/// The scores of the same keys, or the bounds of their pages of 16.
+KernelCase selection(Call call, DType dtype, int64_t kv_heads, int64_t group, int64_t keys, int64_t d) {
+  KernelCase c = decode(dtype, kv_heads, group, keys, d);
+  c.call = call;
+  c.mask = "";
+  if (call == Call::bounds) c.block = 16;
+  return c;
+}
+
 KernelCase beside(KernelCase c, KernelCase::Compared compared, const KernelCase& partner) {
   c.compared = compared;
   c.partner = partner.id();
@@ -123,6 +138,8 @@ std::vector<KernelCase> small_cases() {
       small(flash(Call::backward, "butterfly backward", DType::f32, 64, 512, "", "butterfly")),
       half,
       beside(decode(DType::i8, 2, 4, 4096, 64), KernelCase::Compared::by_time, half),
+      selection(Call::scores, DType::f16, 2, 4, 4096, 64),
+      selection(Call::bounds, DType::f16, 2, 4, 4096, 64),
   };
 }
 
@@ -157,6 +174,8 @@ std::vector<KernelCase> kernel_cases(bool quick) {
         beside(decode(DType::i8, 8, group, 16384, 128), Compared::by_time, decode(DType::f16, 8, group, 16384, 128)));
   for (const DType type : {DType::f32, DType::bf16})
     for (const int64_t group : {1, 4}) cases.push_back(decode(type, 8, group, 16384, 128));
+  for (const Call call : {Call::scores, Call::bounds})
+    for (const int64_t group : {1, 4}) cases.push_back(selection(call, DType::f16, 8, group, 16384, 128));
   return cases;
 }
 

@@ -17,6 +17,8 @@ using Call = KernelCase::Call;
 /// plain formula would round, once for the output.
 double tolerance_of(Call call, DType dtype) {
   const double accumulated = call == Call::backward ? 1e-4 : 2e-5;
+  // Scores are written in float32.
+  if (call == Call::scores || call == Call::bounds) return accumulated;
   if (dtype == DType::f16) return accumulated + 2 * std::ldexp(1, -11);
   if (dtype == DType::bf16) return accumulated + 2 * std::ldexp(1, -8);
   return accumulated;
@@ -55,6 +57,14 @@ struct SampledMask {
   }
 };
 
+/// The heads of a view that belong to one KV head.
+AnyView of_head(AnyView view, int64_t head, int64_t heads) {
+  view.data =
+      static_cast<std::byte*>(view.data) + head * heads * view.stride[1] * static_cast<int64_t>(size_of(view.dtype));
+  view.size[1] = heads;
+  return view;
+}
+
 /// A double copy; with `rows`, of those rows alone.
 Buffer in_double(const AnyView& from, const std::vector<int64_t>* rows = nullptr) {
   auto size = from.size;
@@ -86,7 +96,8 @@ double relative_error(const Buffer& got, const Buffer& want) {
 }  // namespace
 
 CheckResult KernelProblem::check(double work) {
-  return case_.call == Call::decode ? check_decode() : check_flash(work);
+  if (!case_.bound_by_reading()) return check_flash(work);
+  return case_.call == Call::decode ? check_decode() : check_selection();
 }
 
 CheckResult KernelProblem::check_flash(double work) {
@@ -148,25 +159,46 @@ CheckResult KernelProblem::check_decode() {
     kernels::decode(p);
     // One key and value head a cache is enough to tell; the reference takes a second for all.
     const int64_t head = cache == 0 ? 0 : c.kv_heads - 1;
-    const auto of_head = [&](AnyView view, int64_t heads) {
-      view.data = static_cast<std::byte*>(view.data) +
-                  head * heads * view.stride[1] * static_cast<int64_t>(size_of(view.dtype));
-      view.size[1] = heads;
-      return view;
-    };
     Buffer q(DType::f32, {c.batch, group, c.queries, c.d}), want(DType::f32, q.view().size);
-    const Buffer of_group = in_double(of_head(p.q, group));
+    const Buffer of_group = in_double(of_head(p.q, head, group));
     for (int64_t i = 0; i < q.count(); ++i)
       static_cast<float*>(q.view().data)[i] = static_cast<float>(static_cast<const double*>(of_group.view().data)[i]);
-    const Buffer have = in_double(of_head(p.out, group));
+    const Buffer have = in_double(of_head(p.out, head, group));
     p.q = q.view(), p.out = want.view();
     p.num_kv_heads = 1;
-    p.k.data = of_head(p.k.data, 1), p.v.data = of_head(p.v.data, 1);
+    p.k.data = of_head(p.k.data, head, 1), p.v.data = of_head(p.v.data, head, 1);
     if (p.k.scale) {
-      p.k.scale = p.v.scale = of_head(caches_[cache].scale.view(), 1).as<const float>();
+      p.k.scale = p.v.scale = of_head(caches_[cache].scale.view(), head, 1).as<const float>();
     }
     kernels::reference::decode(p);
     result.error = std::max(result.error, relative_error(have, in_double(want.view())));
+  }
+  return result;
+}
+
+CheckResult KernelProblem::check_selection() {
+  const KernelCase& c = case_;
+  CheckResult result{0, tolerance_of(c.call, q_.view().dtype)};
+  const int64_t group = c.q_heads / c.kv_heads;
+  for (size_t cache = 0; cache < caches_.size(); cache += std::max<size_t>(1, caches_.size() - 1)) {
+    // As in check_decode, one head a cache.
+    const int64_t head = cache == 0 ? 0 : c.kv_heads - 1;
+    const Buffer want(DType::f32, {c.batch, 1, c.queries, scores_.view().size[3]});
+    if (c.call == Call::scores) {
+      auto p = scores(cache);
+      kernels::slot_scores(p);
+      p.q = of_head(p.q, head, group), p.k.data = of_head(p.k.data, head, 1), p.num_kv_heads = 1;
+      p.scores = want.view().as<float>();
+      kernels::reference::slot_scores(p);
+    } else {
+      auto p = bounds(cache);
+      kernels::page_bounds(p);
+      p.q = of_head(p.q, head, group), p.extremes = of_head(p.extremes, head, 1);
+      p.bounds = want.view().as<float>();
+      kernels::reference::page_bounds(p);
+    }
+    result.error =
+        std::max(result.error, relative_error(in_double(of_head(scores_.view(), head, 1)), in_double(want.view())));
   }
   return result;
 }

@@ -10,6 +10,7 @@
 
 namespace heed::bench {
 
+using kernels::AnyView;
 using kernels::DType;
 using Call = KernelCase::Call;
 
@@ -43,6 +44,19 @@ void Buffer::randomize(uint64_t seed) {
   }
 }
 
+namespace {
+
+/// Rows of random numbers become a page's maxima, not below 0, and minima, not above: the sign is an element's top bit.
+void make_extremes(const AnyView& view) {
+  const auto width = static_cast<int64_t>(size_of(view.dtype)), row = view.size[3], half = row / 2;
+  const int64_t elements = view.size[0] * view.stride[0];
+  auto* top = static_cast<unsigned char*>(view.data) + width - 1;
+  for (int64_t i = 0; i < elements; ++i, top += width)
+    *top = static_cast<unsigned char>((*top & 0x7F) | (i % row < half ? 0 : 0x80));
+}
+
+}  // namespace
+
 KernelProblem::KernelProblem(const KernelCase& c, int64_t rotated_bytes)
     : case_(c), mask_(kernels::parse_mask(c.mask)) {
   // A call with an int8 cache has 16-bit queries.
@@ -51,14 +65,19 @@ KernelProblem::KernelProblem(const KernelCase& c, int64_t rotated_bytes)
   out_ = Buffer(type, q_.view().size);
   q_.randomize(1);
   const std::array<int64_t, 4> keys{c.batch, c.kv_heads, c.keys, c.d};
-  if (c.call == Call::decode) {
+  if (c.bound_by_reading()) {
+    const bool bounds = c.call == Call::bounds;
+    const int64_t slots = bounds ? (c.keys + c.block - 1) / c.block : c.keys;
+    if (c.call != Call::decode) scores_ = Buffer(DType::f32, {c.batch, c.kv_heads, c.queries, slots});
     lengths_.assign(c.batch, c.keys);
     const auto count = static_cast<size_t>(std::max(1.0, std::ceil(static_cast<double>(rotated_bytes) / c.kv_bytes())));
     for (size_t i = 0; i < count; ++i) {
       auto& cache = caches_.emplace_back();
-      cache.k = Buffer(c.dtype, keys);
-      cache.v = Buffer(c.dtype, keys);
+      cache.k = Buffer(c.dtype, bounds ? std::array<int64_t, 4>{c.batch, c.kv_heads, slots, 2 * c.d} : keys);
       cache.k.randomize(10 + i);
+      if (bounds) make_extremes(cache.k.view());
+      if (c.call != Call::decode) continue;
+      cache.v = Buffer(c.dtype, keys);
       cache.v.randomize(1000 + i);
       if (c.dtype != DType::i8) continue;
       // A scale a slot brings the integers to deviation 1.
@@ -109,15 +128,38 @@ kernels::DecodeParams KernelProblem::decode(size_t cache) const {
   return p;
 }
 
+kernels::SlotScoresParams KernelProblem::scores(size_t cache) const {
+  kernels::SlotScoresParams p;
+  p.q = q_.view(), p.k.data = caches_[cache].k.view();
+  p.num_kv_heads = case_.kv_heads, p.lengths = lengths_.data();
+  p.heads = kernels::HeadReduction::max;
+  p.scores = scores_.view().as<float>();
+  return p;
+}
+
+kernels::PageBoundsParams KernelProblem::bounds(size_t cache) const {
+  kernels::PageBoundsParams p;
+  p.q = q_.view(), p.extremes = caches_[cache].k.view();
+  p.page_slots = case_.block, p.lengths = lengths_.data();
+  p.heads = kernels::HeadReduction::max;
+  p.bounds = scores_.view().as<float>();
+  return p;
+}
+
 void KernelProblem::run() {
+  const size_t cache = turn_;
+  if (case_.bound_by_reading()) turn_ = (turn_ + 1) % caches_.size();
   switch (case_.call) {
     case Call::forward:
       return kernels::flash_forward(flash());
     case Call::backward:
       return kernels::flash_backward(flash(), grads());
     case Call::decode:
-      kernels::decode(decode(turn_));
-      turn_ = (turn_ + 1) % caches_.size();
+      return kernels::decode(decode(cache));
+    case Call::scores:
+      return kernels::slot_scores(scores(cache));
+    case Call::bounds:
+      return kernels::page_bounds(bounds(cache));
   }
 }
 

@@ -7,6 +7,7 @@
 
 #include "heed/bench/kernel_case.h"
 #include "heed/kernels/decode.h"
+#include "heed/kernels/page_scores.h"
 
 namespace heed::bench {
 
@@ -38,10 +39,10 @@ struct CheckResult {
 
 class KernelProblem {
  public:
-  /// Caches of decode cases are as many as are needed for `rotated_bytes` of keys and values.
+  /// Caches of what reads them are as many as are needed for `rotated_bytes` of keys and values.
   explicit KernelProblem(const KernelCase& c, int64_t rotated_bytes = int64_t{256} << 20);
 
-  /// One call, as it is timed. Calls of decode take the caches in turn.
+  /// One call, as it is timed. Calls that read caches take them in turn.
   void run();
   /// Runs the call and compares: every output where that is affordable, else sampled query rows (for gradients of keys
   /// and values: with output gradients on those rows alone).
@@ -52,19 +53,22 @@ class KernelProblem {
   kernels::FlashParams flash() const;
   kernels::FlashGrads grads() const;
   kernels::DecodeParams decode(size_t cache) const;
+  kernels::SlotScoresParams scores(size_t cache) const;
+  kernels::PageBoundsParams bounds(size_t cache) const;
   size_t caches() const { return caches_.size(); }
 
  private:
   struct Cache {
-    Buffer k, v, scale;
+    Buffer k, v, scale;  ///< of bounds, k is the extremes of its pages
   };
   CheckResult check_flash(double work);
   CheckResult check_decode();
+  CheckResult check_selection();
 
   KernelCase case_;
   kernels::Mask mask_;
   std::unique_ptr<OwnedBlockList> blocks_;
-  Buffer q_, k_, v_, out_, lse_, d_out_, d_q_, d_k_, d_v_;
+  Buffer q_, k_, v_, out_, lse_, d_out_, d_q_, d_k_, d_v_, scores_;
   std::vector<Cache> caches_;
   std::vector<int64_t> lengths_;
   size_t turn_ = 0;

@@ -87,6 +87,7 @@ double square_bytes(const KernelCase& c) {
 
 std::string reason_to_skip(const KernelCase& c) {
   if (!c.pattern.empty()) return "libtorch has no block-sparse attention";
+  if (c.call == Call::scores || c.call == Call::bounds) return "libtorch has no call that scores a cache";
   if (c.dtype == DType::i8) return "libtorch has no attention over int8 caches";
   const auto free = double(available_bytes());
   if (free > 0 && square_bytes(c) > kMemoryShare * free)

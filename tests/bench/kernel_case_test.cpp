@@ -72,6 +72,11 @@ TEST(KernelCase, ReadsKeysAndValuesOnce) {
   EXPECT_EQ(c.kv_bytes(), 2.0 * 8 * 16384 * 128 * 2);
   c.dtype = DType::i8;
   EXPECT_EQ(c.kv_bytes(), 2.0 * 8 * 16384 * 128);
+  c.call = Call::scores;
+  EXPECT_EQ(c.kv_bytes(), 8.0 * 16384 * 128);
+  c.call = Call::bounds;
+  c.block = 16;
+  EXPECT_EQ(c.kv_bytes(), 8.0 * 16384 * 128 / 8);
 }
 
 TEST(KernelCase, EveryCaseIsNamedOnceAndKnowsItsPartner) {
@@ -86,7 +91,7 @@ TEST(KernelCase, EveryCaseIsNamedOnceAndKnowsItsPartner) {
     }
     for (const auto& c : cases)
       EXPECT_TRUE(c.compared == KernelCase::Compared::no || ids.count(c.partner)) << c.id() << " has no " << c.partner;
-    EXPECT_EQ(kernels, (std::set<std::string>{"flash", "block_sparse", "decode"}));
+    EXPECT_EQ(kernels, (std::set<std::string>{"flash", "block_sparse", "decode", "slot_scores", "page_bounds"}));
   }
 }
 
@@ -127,6 +132,21 @@ TEST(KernelCheck, PassesEveryTypeOfCache) {
     KernelProblem problem(c, int64_t{4} << 20);
     EXPECT_GE(double(problem.caches()) * c.kv_bytes(), double(int64_t{4} << 20));
     EXPECT_TRUE(problem.check().passed()) << name_of(dtype);
+  }
+}
+
+TEST(KernelCheck, PassesScoresAndBounds) {
+  for (const Call call : {Call::scores, Call::bounds}) {
+    for (const DType dtype : {DType::f32, DType::f16}) {
+      auto c = some_case(call, "");
+      c.queries = 1;
+      c.block = 16;
+      c.dtype = dtype;
+      KernelProblem problem(c, int64_t{1} << 20);
+      const auto result = problem.check();
+      EXPECT_TRUE(result.passed()) << name_of(dtype) << ": " << result.error;
+      EXPECT_GT(result.error, 0);
+    }
   }
 }
 
