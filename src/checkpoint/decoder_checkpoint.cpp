@@ -149,9 +149,7 @@ formats::DecoderModelConfig model_config(const DecoderConfig& d) {
 }
 
 DecoderLm load_decoder(const std::filesystem::path& directory, torch::ScalarType dtype) {
-  require(std::filesystem::is_directory(directory), "{}: a directory with {} and {} is accepted", directory.string(),
-          kConfigFile, kWeightsFile);
-  const auto file = formats::read_decoder_config(directory / kConfigFile);
+  const auto file = formats::read_decoder_config(config_path(directory));
   const auto config = decoder_config(file);
   const auto source = open_safetensors(directory);
   expect_parameters(least_parameters(config), *source);

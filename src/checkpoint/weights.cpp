@@ -108,6 +108,8 @@ void fill(torch::nn::Module& model, const Layout& layout, const TensorSource& so
   for (auto& entry : model.named_parameters()) {
     auto [name, module] = resolve(layout, entry.key());
     if (bare && name.starts_with(layout.base)) name = name.substr(layout.base.size());
+    for (const auto& [end, older] : layout.older)
+      if (name.ends_with(end) && !source.shape(name)) name.replace(name.size() - end.size(), end.size(), older);
     const auto* shape = source.shape(name);
     require(shape, "{}: tensor {} is missing: the model that the configuration describes has it", source.place(), name);
     const auto expected = stored_shape(module, entry.value().sizes().vec());
@@ -133,6 +135,12 @@ void expect_parameters(double parameters, const TensorSource& source) {
   }
   require(parameters <= held, "{}: the configuration describes {:.0f} parameters or more, the tensors hold {:.0f}",
           source.place(), parameters, held);
+}
+
+std::filesystem::path config_path(const std::filesystem::path& directory) {
+  require(std::filesystem::is_directory(directory),
+          "{}: a directory with config.json and model.safetensors is accepted", directory.string());
+  return directory / "config.json";
 }
 
 std::unique_ptr<TensorSource> open_safetensors(const std::filesystem::path& directory) {

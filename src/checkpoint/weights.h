@@ -40,6 +40,8 @@ struct Layout {
   std::vector<ModuleName> model;       ///< outside
   std::string base;                    ///< prefix that files of the bare model do not have
   std::vector<std::string> ignored{};  ///< ends of the names of tensors that hold nothing to be loaded
+  /// Ends of names, and how older files end them.
+  std::vector<std::pair<std::string, std::string>> older{};
 };
 
 /// Modules whose rows lie one after the other under one name.
@@ -56,6 +58,8 @@ void fill(torch::nn::Module& model, const Layout& layout, const TensorSource& so
 /// allocated.
 void expect_parameters(double parameters, const TensorSource& source);
 
+/// config.json of `directory`; throws heed::Error where that is no directory.
+std::filesystem::path config_path(const std::filesystem::path& directory);
 /// The safetensors of a directory; throws heed::Error for one that cannot be read.
 std::unique_ptr<TensorSource> open_safetensors(const std::filesystem::path& directory);
 

@@ -67,6 +67,8 @@ void read_sizes(ConfigFields& fields, ModelConfig& config);
 void read_heads(ConfigFields& fields, ModelConfig& config);
 /// As many key and value heads as query heads, which share hidden_size among them: older architectures.
 void read_even_heads(ConfigFields& fields, ModelConfig& config);
+/// The sizes of such a model under their usual names.
+void read_even_sizes(ConfigFields& fields, ModelConfig& config);
 /// torch_dtype, initializer_range.
 void read_storage(ConfigFields& fields, ModelConfig& config);
 /// bos_token_id, eos_token_id, tie_word_embeddings.

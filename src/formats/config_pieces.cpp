@@ -79,6 +79,14 @@ void read_even_heads(ConfigFields& fields, ModelConfig& config) {
   config.head_dim = config.hidden_size / config.num_attention_heads;
 }
 
+void read_even_sizes(ConfigFields& fields, ModelConfig& config) {
+  fields.needed("hidden_size", config.hidden_size);
+  fields.needed("num_hidden_layers", config.num_hidden_layers);
+  fields.needed("num_attention_heads", config.num_attention_heads);
+  fields.needed("intermediate_size", config.intermediate_size);
+  read_even_heads(fields, config);
+}
+
 void read_storage(ConfigFields& fields, ModelConfig& config) {
   fields.real("initializer_range", config.initializer_range);
   fields.text("dtype", config.torch_dtype);

@@ -1,6 +1,7 @@
 #include "heed/formats/model_config.h"
 
 #include "formats/architectures/decoders.h"
+#include "formats/architectures/encoders.h"
 #include "heed/formats/atomic_file.h"
 
 namespace heed::formats {
@@ -11,20 +12,31 @@ using OrderedJson = nlohmann::ordered_json;
 
 constexpr size_t kMaxConfigBytes = size_t{16} << 20;
 
-struct DecoderArchitecture {
+template <class Config>
+struct Architecture {
   std::string_view name, model_type;
-  void (*read)(ConfigFields&, DecoderModelConfig&);
+  void (*read)(ConfigFields&, Config&);
 };
 
-constexpr std::array<DecoderArchitecture, 9> kDecoders = {{{kPlainDecoder, "llama", read_llama},
-                                                           {"MistralForCausalLM", "mistral", read_mistral},
-                                                           {"Qwen2ForCausalLM", "qwen2", read_qwen2},
-                                                           {"Qwen3ForCausalLM", "qwen3", read_qwen3},
-                                                           {"Gemma2ForCausalLM", "gemma2", read_gemma2},
-                                                           {"Phi3ForCausalLM", "phi3", read_phi3},
-                                                           {"GPT2LMHeadModel", "gpt2", read_gpt2},
-                                                           {"GPTNeoXForCausalLM", "gpt_neox", read_gpt_neox},
-                                                           {kHeedDecoder, "heed", read_heed}}};
+constexpr std::array<Architecture<EncoderModelConfig>, 5> kEncoders = {{{"BertModel", "bert", read_bert},
+                                                                        {"BertForMaskedLM", "", read_bert},
+                                                                        {"BertForPreTraining", "", read_bert},
+                                                                        {"RobertaModel", "roberta", read_roberta},
+                                                                        {"RobertaForMaskedLM", "", read_roberta}}};
+
+constexpr std::array<Architecture<VisionModelConfig>, 2> kVision = {
+    {{"ViTModel", "vit", read_vit}, {"ViTForImageClassification", "", read_vit}}};
+
+constexpr std::array<Architecture<DecoderModelConfig>, 9> kDecoders = {
+    {{kPlainDecoder, "llama", read_llama},
+     {"MistralForCausalLM", "mistral", read_mistral},
+     {"Qwen2ForCausalLM", "qwen2", read_qwen2},
+     {"Qwen3ForCausalLM", "qwen3", read_qwen3},
+     {"Gemma2ForCausalLM", "gemma2", read_gemma2},
+     {"Phi3ForCausalLM", "phi3", read_phi3},
+     {"GPT2LMHeadModel", "gpt2", read_gpt2},
+     {"GPTNeoXForCausalLM", "gpt_neox", read_gpt_neox},
+     {kHeedDecoder, "heed", read_heed}}};
 
 template <class Table>
 auto find_architecture(ConfigFields& fields, const Table& table) {
@@ -38,8 +50,20 @@ auto find_architecture(ConfigFields& fields, const Table& table) {
   }
   fields.text("model_type", type);
   for (const auto& row : table)
-    if (row.name == name || (name.empty() && row.model_type == type)) return row;
+    if (row.name == name || (name.empty() && !type.empty() && row.model_type == type)) return row;
   fail("{}: architectures is {}, accepted: {}", fields.source(), quote(name), fmt::join(names, ", "));
+}
+
+template <class Config, class Table>
+Config parse(const Json& json, std::string_view source, const Table& table) {
+  ConfigFields fields(json, source);
+  const auto architecture = find_architecture(fields, table);
+  Config config;
+  config.architecture = architecture.name;
+  architecture.read(fields, config);
+  finish(fields, config);
+  check(config, source);
+  return config;
 }
 
 OrderedJson rope_json(const RopeScaling& scaling) {
@@ -76,14 +100,23 @@ bool DecoderModelConfig::is_plain() const {
 }
 
 DecoderModelConfig parse_decoder_config(const Json& json, std::string_view source) {
-  ConfigFields fields(json, source);
-  const auto architecture = find_architecture(fields, kDecoders);
-  DecoderModelConfig config;
-  config.architecture = architecture.name;
-  architecture.read(fields, config);
-  finish(fields, config);
-  check(config, source);
-  return config;
+  return parse<DecoderModelConfig>(json, source, kDecoders);
+}
+
+EncoderModelConfig parse_encoder_config(const Json& json, std::string_view source) {
+  return parse<EncoderModelConfig>(json, source, kEncoders);
+}
+
+VisionModelConfig parse_vision_config(const Json& json, std::string_view source) {
+  return parse<VisionModelConfig>(json, source, kVision);
+}
+
+EncoderModelConfig read_encoder_config(const std::filesystem::path& path) {
+  return parse_encoder_config(read_json_file(path, kMaxConfigBytes), path.string());
+}
+
+VisionModelConfig read_vision_config(const std::filesystem::path& path) {
+  return parse_vision_config(read_json_file(path, kMaxConfigBytes), path.string());
 }
 
 DecoderModelConfig read_decoder_config(const std::filesystem::path& path) {

@@ -92,6 +92,30 @@ void check_common(const ModelConfig& config, std::string_view source) {
   }
 }
 
+void check(const EncoderModelConfig& config, std::string_view source) {
+  check_common(config, source);
+  check_whole(source, "vocab_size", config.vocab_size, 1, kMaxSize);
+  check_whole(source, "max_position_embeddings", config.max_position_embeddings, 1, kMaxSize);
+  check_whole(source, "type_vocab_size", config.type_vocab_size, 1, kMaxSize);
+  if (config.position_padding_id)
+    check_whole(source, "pad_token_id", *config.position_padding_id, 0,
+                std::min(config.vocab_size, config.max_position_embeddings - 1) - 1);
+}
+
+void check(const VisionModelConfig& config, std::string_view source) {
+  check_common(config, source);
+  check_whole(source, "num_channels", config.num_channels, 1, kMaxSize);
+  check_whole(source, "number of labels", config.num_labels, 0, kMaxSize);
+  for (const auto& [size, patch] :
+       {std::pair(config.image_height, config.patch_height), std::pair(config.image_width, config.patch_width)}) {
+    check_whole(source, "image_size", size, 1, kMaxSize);
+    check_whole(source, "patch_size", patch, 1, size);
+    require(size % patch == 0, "{}: image_size is {}, accepted: a multiple of patch_size, {}", source, size, patch);
+  }
+  check_whole(source, "number of patches",
+              (config.image_height / config.patch_height) * (config.image_width / config.patch_width), 1, kMaxSize);
+}
+
 void check(const DecoderModelConfig& config, std::string_view source) {
   check_common(config, source);
   check_whole(source, "vocab_size", config.vocab_size, 1, kMaxSize);

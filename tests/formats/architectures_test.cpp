@@ -170,5 +170,45 @@ TEST(Architectures, HeedsOwnKeysAreChecked) {
   refused("logit_softcap", "high", "a number");
 }
 
+TEST(Architectures, EncodersAreRead) {
+  const auto bert = parse_encoder_config(sizes("BertForMaskedLM"), "x");
+  EXPECT_EQ(bert.block, (BlockConfig{NormKind::layer, NormPlacement::post, "mlp", Activation::gelu, true}));
+  EXPECT_TRUE(bert.mlm_head && !bert.position_padding_id && bert.tie_word_embeddings);
+  EXPECT_EQ(bert.norm_eps, 1e-12);
+  EXPECT_EQ(parse_encoder_config(sizes("RobertaModel"), "x").position_padding_id, 1);
+  auto json = sizes("ViTForImageClassification");
+  EXPECT_EQ(parse_vision_config(json, "x").num_labels, 2);
+  json.update({{"image_size", {32, 48}}, {"patch_size", 8}, {"id2label", {{"0", "a"}, {"1", "b"}, {"2", "c"}}}});
+  const auto vit = parse_vision_config(json, "x");
+  EXPECT_EQ(vit.image_width, 48);
+  EXPECT_EQ(vit.patch_height, 8);
+  EXPECT_EQ(vit.num_labels, 3);
+}
+
+TEST(Architectures, EncodersRefuseWhatTheyDoNotFollow) {
+  const auto refused = [](const char* architecture, const char* key, const Json& value, std::string_view expected) {
+    auto json = sizes(architecture);
+    json[key] = value;
+    const bool vision = std::string_view(architecture).starts_with("ViT");
+    const auto message = error_of([&] {
+      if (vision)
+        parse_vision_config(json, "x");
+      else
+        parse_encoder_config(json, "x");
+    });
+    EXPECT_NE(message.find(expected), message.npos) << message << "\nexpected: " << expected;
+  };
+  refused("BertModel", "position_embedding_type", "relative_key", "position_embedding_type is");
+  refused("BertModel", "is_decoder", true, "accepted: false");
+  refused("BertModel", "type_vocab_size", 0, "type_vocab_size is 0");
+  refused("BertModel", "hidden_act", "quick_gelu", "accepted: silu");
+  refused("RobertaModel", "pad_token_id", 511, "pad_token_id is 511");
+  refused("ViTModel", "image_size", {1, 2, 3}, "height and width");
+  refused("ViTModel", "image_size", 100, "a multiple of patch_size, 16");
+  refused("ViTModel", "patch_size", 0, "patch_size is 0");
+  refused("ViTModel", "pooler_output_size", 7, "pooler_output_size is '7'");
+  refused("ViTForImageClassification", "id2label", 4, "one name a class");
+}
+
 }  // namespace
 }  // namespace heed::formats

@@ -74,13 +74,41 @@ struct DecoderModelConfig : ModelConfig {
   bool is_plain() const;
 };
 
+/// A bidirectional encoder of text.
+struct EncoderModelConfig : ModelConfig {
+  int64_t vocab_size = 0;
+  int64_t max_position_embeddings = 512;  ///< rows of the table of positions
+  int64_t type_vocab_size = 2;
+  /// Positions count the tokens that are not this one, from its id + 1 (RoBERTa); absent: they count all, from 0.
+  std::optional<int64_t> position_padding_id;
+  bool tie_word_embeddings = true;
+  bool pooler = false;                           ///< the architecture has a pooled output
+  bool mlm_head = false;                         ///< it predicts masked tokens
+  Activation mlm_activation = Activation::gelu;  ///< inside that head
+};
+
+/// A vision transformer over patches of an image.
+struct VisionModelConfig : ModelConfig {
+  int64_t image_height = 224, image_width = 224;  ///< pixels
+  int64_t patch_height = 16, patch_width = 16;    ///< they divide the image
+  int64_t num_channels = 3;
+  bool pooler = false;     ///< the architecture has a pooled output
+  int64_t num_labels = 0;  ///< classes of its classifier; 0: none
+};
+
 /// Throws heed::Error, beginning with `source`, unless every value of `config` is in its range and they fit together.
+void check(const EncoderModelConfig& config, std::string_view source = "model configuration");
+void check(const VisionModelConfig& config, std::string_view source = "model configuration");
 void check(const DecoderModelConfig& config, std::string_view source = "model configuration");
 
 /// Reads a configuration. `source` begins the message of a heed::Error: a value out of its range, an architecture that
-/// is no decoder or unknown, a key that would change the answers and that heed does not follow.
+/// is of another kind or unknown, a key that would change the answers and that heed does not follow.
 DecoderModelConfig parse_decoder_config(const nlohmann::json& json, std::string_view source);
 DecoderModelConfig read_decoder_config(const std::filesystem::path& path);
+EncoderModelConfig parse_encoder_config(const nlohmann::json& json, std::string_view source);
+EncoderModelConfig read_encoder_config(const std::filesystem::path& path);
+VisionModelConfig parse_vision_config(const nlohmann::json& json, std::string_view source);
+VisionModelConfig read_vision_config(const std::filesystem::path& path);
 
 /// The JSON that `parse_decoder_config` reads back to the same; a plain model's is what transformers reads as Llama.
 nlohmann::ordered_json decoder_config_json(const DecoderModelConfig& config);

@@ -4,11 +4,7 @@ namespace heed::formats {
 
 void read_gpt_neox(ConfigFields& fields, DecoderModelConfig& config) {
   config.norm_eps = 1e-5;
-  fields.needed("hidden_size", config.hidden_size);
-  fields.needed("num_hidden_layers", config.num_hidden_layers);
-  fields.needed("num_attention_heads", config.num_attention_heads);
-  fields.needed("intermediate_size", config.intermediate_size);
-  read_even_heads(fields, config);
+  read_even_sizes(fields, config);
   read_vocabulary(fields, config);
   fields.whole("max_position_embeddings", config.max_position_embeddings);
   fields.real("layer_norm_eps", config.norm_eps);

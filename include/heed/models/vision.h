@@ -1,0 +1,52 @@
+// A vision transformer (arXiv 2010.11929): patches of an image as tokens, mixers of tokens and channels by name.
+#pragma once
+
+#include <torch/torch.h>
+
+#include <vector>
+
+#include "heed/mixers/taps.h"
+#include "heed/models/transformer.h"
+
+namespace heed {
+
+struct VisionConfig : TransformerConfig {
+  int64_t image_height = 224, image_width = 224;  ///< pixels
+  int64_t patch_height = 16, patch_width = 16;    ///< they divide the image
+  int64_t channels = 3;
+  /// A learned token before the patches, whose last state stands for the image; without it their mean does, and token
+  /// mixers are told the grid of patches.
+  bool class_token = true;
+  bool pooler = false;
+  int64_t labels = 0;  ///< classes; 0: no classifier
+
+  int64_t patches() const { return (image_height / patch_height) * (image_width / patch_width); }
+};
+
+class VisionTransformerImpl : public torch::nn::Module {
+ public:
+  explicit VisionTransformerImpl(VisionConfig config);
+
+  /// pixels [B, channels, image_height, image_width] -> hidden states [B, tokens, dim] after the last norm; tokens are
+  /// the patches row by row, after the class token. Throws heed::Error for another shape.
+  torch::Tensor forward(const torch::Tensor& pixels, uint64_t seed = 0, Taps* taps = nullptr);
+  /// tanh of a linear map of the image's state, [B, dim]; throws without a pooler.
+  torch::Tensor pooled(const torch::Tensor& hidden);
+  /// [B, labels]; throws without a classifier.
+  torch::Tensor logits(const torch::Tensor& hidden);
+
+  const VisionConfig& config() const { return config_; }
+  std::vector<TransformerBlock> blocks;
+
+ private:
+  torch::Tensor image_state(const torch::Tensor& hidden) const;
+
+  VisionConfig config_;
+  torch::nn::Conv2d patches_{nullptr};
+  torch::Tensor class_token_, positions_;
+  nn::Norm norm_{nullptr};
+  torch::nn::Linear pooler_{nullptr}, classifier_{nullptr};
+};
+TORCH_MODULE(VisionTransformer);
+
+}  // namespace heed

@@ -1,0 +1,60 @@
+#include "heed/models/vision.h"
+
+#include "heed/error.h"
+
+namespace heed {
+
+using torch::Tensor;
+
+VisionTransformerImpl::VisionTransformerImpl(VisionConfig config) : config_(std::move(config)) {
+  const auto& c = config_;
+  require(c.image_height % c.patch_height == 0 && c.image_width % c.patch_width == 0,
+          "an image of {} x {} does not divide into patches of {} x {}", c.image_height, c.image_width, c.patch_height,
+          c.patch_width);
+  torch::NoGradGuard no_grad;
+  const auto options = torch::nn::Conv2dOptions(c.channels, c.dim, {c.patch_height, c.patch_width});
+  patches_ = register_module(
+      "patch_embedding", torch::nn::Conv2d(torch::nn::Conv2dOptions(options).stride({c.patch_height, c.patch_width})));
+  if (c.class_token) class_token_ = register_parameter("class_token", torch::randn({1, 1, c.dim}) * 0.02);
+  positions_ = register_parameter("positions", torch::randn({1, c.patches() + int64_t(c.class_token), c.dim}) * 0.02);
+  blocks = make_blocks(*this, c, false);
+  norm_ = register_module("norm", nn::Norm(c.block.norm, c.dim, c.norm_eps));
+  const auto linear = [&](const char* name, int64_t out) {
+    auto module = register_module(name, torch::nn::Linear(c.dim, out));
+    module->weight.normal_(0, 0.02);
+    module->bias.zero_();
+    return module;
+  };
+  if (c.pooler) pooler_ = linear("pooler", c.dim);
+  if (c.labels) classifier_ = linear("classifier", c.labels);
+}
+
+Tensor VisionTransformerImpl::forward(const Tensor& pixels, uint64_t seed, Taps* taps) {
+  const auto& c = config_;
+  require(pixels.dim() == 4 && pixels.size(1) == c.channels && pixels.size(2) == c.image_height &&
+              pixels.size(3) == c.image_width,
+          "pixels do not fit: [batch, {}, {}, {}] is accepted", c.channels, c.image_height, c.image_width);
+  auto x = patches_(pixels).flatten(2).transpose(1, 2);
+  if (c.class_token) x = torch::cat({class_token_.expand({x.size(0), 1, c.dim}), x}, 1);
+  MixerInput input;
+  input.x = x + positions_;
+  if (!c.class_token) input.grid = Grid{{c.image_height / c.patch_height, c.image_width / c.patch_width}};
+  input.taps = taps;
+  return norm_(run_blocks(blocks, std::move(input), nullptr, seed));
+}
+
+Tensor VisionTransformerImpl::image_state(const Tensor& hidden) const {
+  return config_.class_token ? hidden.select(1, 0) : hidden.mean(1);
+}
+
+Tensor VisionTransformerImpl::pooled(const Tensor& hidden) {
+  require(bool(pooler_), "this vision transformer has no pooler");
+  return torch::tanh(pooler_(image_state(hidden)));
+}
+
+Tensor VisionTransformerImpl::logits(const Tensor& hidden) {
+  require(bool(classifier_), "this vision transformer has no classifier");
+  return classifier_(image_state(hidden));
+}
+
+}  // namespace heed
