@@ -75,14 +75,18 @@ class ModelSource final : public QkvSource {
     struct Collector final : Taps {
       const std::vector<int64_t>& wanted;
       torch::ScalarType dtype;
+      double scale;
       std::vector<LayerTensors> found;
-      Collector(const std::vector<int64_t>& wanted, torch::ScalarType dtype) : wanted(wanted), dtype(dtype) {}
+      Collector(const std::vector<int64_t>& wanted, torch::ScalarType dtype, double scale)
+          : wanted(wanted), dtype(dtype), scale(scale) {}
       void core_input(const LayerContext& layer, CoreInput& core) override {
         if (std::find(wanted.begin(), wanted.end(), layer.index) == wanted.end()) return;
         const auto copy = [this](const Tensor& x) { return x.to(dtype).clone(torch::MemoryFormat::Contiguous); };
-        found.push_back({layer.index, copy(core.q), copy(core.k), copy(core.v)});
+        // Mechanisms are compared at 1 / sqrt(D): a scale of the model's own goes into the queries.
+        const auto q = scale > 0 ? core.q * (scale * std::sqrt(double(core.q.size(3)))) : core.q;
+        found.push_back({layer.index, copy(q), copy(core.k), copy(core.v)});
       }
-    } collector(layers_, options_.dtype);
+    } collector(layers_, options_.dtype, model_->config().attention.scale);
     model_->hidden(ids, nullptr, 0, &collector);
     require(collector.found.size() == layers_.size(),
             "{}: {} of the {} chosen layers have no core of queries, keys and values", options_.model.string(),

@@ -153,8 +153,7 @@ DecoderLm load_decoder(const std::filesystem::path& directory, torch::ScalarType
   const auto config = decoder_config(file);
   const auto source = open_safetensors(directory);
   expect_parameters(least_parameters(config), *source);
-  DecoderLm model(config);
-  model->to(dtype);
+  DecoderLm model(config, dtype);
   fill(*model, decoder_layout(file.architecture, config), *source);
   return model;
 }

@@ -69,8 +69,7 @@ Encoder load_encoder(const std::filesystem::path& directory, torch::ScalarType d
   expect_parameters(least_parameters(config) +
                         double(config.dim) * double(config.vocab_size + config.position_rows + config.token_types),
                     *source);
-  Encoder model(config);
-  model->to(dtype);
+  Encoder model(config, dtype);
   fill(*model, layout, *source);
   return model;
 }
@@ -84,8 +83,7 @@ VisionTransformer load_vision(const std::filesystem::path& directory, torch::Sca
   const double patch = double(config.patch_height) * double(config.patch_width) * double(config.channels);
   expect_parameters(least_parameters(config) + double(config.dim) * (patch + double(config.patches() + config.labels)),
                     *source);
-  VisionTransformer model(config);
-  model->to(dtype);
+  VisionTransformer model(config, dtype);
   fill(*model, layout, *source);
   return model;
 }

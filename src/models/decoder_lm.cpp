@@ -24,7 +24,7 @@ int64_t DecoderState::bytes() const {
   return total;
 }
 
-DecoderLmImpl::DecoderLmImpl(DecoderConfig config) : config_(std::move(config)) {
+DecoderLmImpl::DecoderLmImpl(DecoderConfig config, torch::ScalarType dtype) : config_(std::move(config)) {
   const auto& c = config_;
   torch::NoGradGuard no_grad;
   const auto table = [&](const char* name, int64_t rows) {
@@ -34,11 +34,13 @@ DecoderLmImpl::DecoderLmImpl(DecoderConfig config) : config_(std::move(config)) 
   };
   embedding_ = table("embed_tokens", c.vocab_size);
   if (c.learned_positions) position_embedding_ = table("embed_positions", c.learned_positions);
-  blocks = make_blocks(*this, c, true);
+  blocks = make_blocks(*this, c, true, dtype);
   norm_ = register_module("norm", nn::Norm(c.block.norm, c.dim, c.norm_eps));
-  if (c.tie_embeddings) return;
-  head_ = register_module("lm_head", torch::nn::Linear(torch::nn::LinearOptions(c.dim, c.vocab_size).bias(false)));
-  head_->weight.normal_(0, 0.02);
+  if (!c.tie_embeddings) {
+    head_ = register_module("lm_head", torch::nn::Linear(torch::nn::LinearOptions(c.dim, c.vocab_size).bias(false)));
+    head_->weight.normal_(0, 0.02);
+  }
+  to(dtype);
 }
 
 Tensor DecoderLmImpl::embed(const Tensor& tokens, int64_t first_position) {

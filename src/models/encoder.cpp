@@ -6,7 +6,7 @@ namespace heed {
 
 using torch::Tensor;
 
-EncoderImpl::EncoderImpl(EncoderConfig config) : config_(std::move(config)) {
+EncoderImpl::EncoderImpl(EncoderConfig config, torch::ScalarType dtype) : config_(std::move(config)) {
   const auto& c = config_;
   torch::NoGradGuard no_grad;
   const auto table = [&](const char* name, int64_t rows) {
@@ -24,15 +24,17 @@ EncoderImpl::EncoderImpl(EncoderConfig config) : config_(std::move(config)) {
   positions_ = table("embed_positions", c.position_rows);
   types_ = table("embed_types", c.token_types);
   norm_ = register_module("embed_norm", nn::Norm(c.block.norm, c.dim, c.norm_eps));
-  blocks = make_blocks(*this, c, false);
+  blocks = make_blocks(*this, c, false, dtype);
   if (c.pooler) pooler_ = linear("pooler", c.dim);
-  if (!c.mlm_head) return;
-  mlm_dense_ = linear("mlm_dense", c.dim);
-  mlm_norm_ = register_module("mlm_norm", nn::Norm(c.block.norm, c.dim, c.norm_eps));
-  if (c.tie_embeddings)
-    mlm_bias_ = register_parameter("mlm_bias", torch::zeros({c.vocab_size}));
-  else
-    mlm_decoder_ = linear("mlm_decoder", c.vocab_size);
+  if (c.mlm_head) {
+    mlm_dense_ = linear("mlm_dense", c.dim);
+    mlm_norm_ = register_module("mlm_norm", nn::Norm(c.block.norm, c.dim, c.norm_eps));
+    if (c.tie_embeddings)
+      mlm_bias_ = register_parameter("mlm_bias", torch::zeros({c.vocab_size}));
+    else
+      mlm_decoder_ = linear("mlm_decoder", c.vocab_size);
+  }
+  to(dtype);
 }
 
 Tensor EncoderImpl::positions(const Tensor& tokens) const {

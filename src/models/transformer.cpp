@@ -71,7 +71,8 @@ Tensor TransformerBlockImpl::forward(const MixerInput& input, MixerState* state)
   fail("unknown placement of norms");
 }
 
-std::vector<TransformerBlock> make_blocks(torch::nn::Module& owner, const TransformerConfig& config, bool causal) {
+std::vector<TransformerBlock> make_blocks(torch::nn::Module& owner, const TransformerConfig& config, bool causal,
+                                          torch::ScalarType dtype) {
   require(!config.layers.empty(), "a model has at least one layer");
   std::vector<TransformerBlock> blocks;
   torch::NoGradGuard no_grad;
@@ -81,6 +82,7 @@ std::vector<TransformerBlock> make_blocks(torch::nn::Module& owner, const Transf
     block->mlp->output_weight().normal_(0, residual);
     for (auto& parameter : block->mixer->named_parameters())
       if (parameter.key() == "o_proj.weight") parameter.value().normal_(0, residual);
+    block->to(dtype);
     blocks.push_back(std::move(block));
   }
   return blocks;

@@ -6,7 +6,8 @@ namespace heed {
 
 using torch::Tensor;
 
-VisionTransformerImpl::VisionTransformerImpl(VisionConfig config) : config_(std::move(config)) {
+VisionTransformerImpl::VisionTransformerImpl(VisionConfig config, torch::ScalarType dtype)
+    : config_(std::move(config)) {
   const auto& c = config_;
   require(c.image_height % c.patch_height == 0 && c.image_width % c.patch_width == 0,
           "an image of {} x {} does not divide into patches of {} x {}", c.image_height, c.image_width, c.patch_height,
@@ -17,7 +18,7 @@ VisionTransformerImpl::VisionTransformerImpl(VisionConfig config) : config_(std:
       "patch_embedding", torch::nn::Conv2d(torch::nn::Conv2dOptions(options).stride({c.patch_height, c.patch_width})));
   if (c.class_token) class_token_ = register_parameter("class_token", torch::randn({1, 1, c.dim}) * 0.02);
   positions_ = register_parameter("positions", torch::randn({1, c.patches() + int64_t(c.class_token), c.dim}) * 0.02);
-  blocks = make_blocks(*this, c, false);
+  blocks = make_blocks(*this, c, false, dtype);
   norm_ = register_module("norm", nn::Norm(c.block.norm, c.dim, c.norm_eps));
   const auto linear = [&](const char* name, int64_t out) {
     auto module = register_module(name, torch::nn::Linear(c.dim, out));
@@ -27,6 +28,7 @@ VisionTransformerImpl::VisionTransformerImpl(VisionConfig config) : config_(std:
   };
   if (c.pooler) pooler_ = linear("pooler", c.dim);
   if (c.labels) classifier_ = linear("classifier", c.labels);
+  to(dtype);
 }
 
 Tensor VisionTransformerImpl::forward(const Tensor& pixels, uint64_t seed, Taps* taps) {

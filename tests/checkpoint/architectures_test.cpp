@@ -116,6 +116,28 @@ TEST_P(Decoders, AbsurdSizesAreRefusedBeforeTheyAreAllocated) {
   EXPECT_NE(message.find("parameters or more"), std::string::npos) << message;
 }
 
+TEST_P(Decoders, LearnedPositionsEnd) {
+  auto model = checkpoint::load_decoder(folder_);
+  const int64_t rows = model->config().learned_positions;
+  const auto longer = torch::cat({tokens_, tokens_}, 1);
+  if (!rows) {
+    EXPECT_TRUE(test::all_finite(model->forward(longer)));
+    return;
+  }
+  EXPECT_NE(error_of([&] { model->forward(longer); }).find("82 tokens: the model has learned positions for 41"),
+            std::string::npos);
+  auto state = model->make_state(2);
+  model->forward(tokens_, &state);
+  EXPECT_NE(error_of([&] { model->forward(tokens_.slice(1, 0, 1), &state); }).find("42 tokens"), std::string::npos);
+}
+
+TEST_P(Decoders, WeightsAreOfTheTypeAskedFor) {
+  auto model = checkpoint::load_decoder(folder_, torch::kBFloat16);
+  for (const auto& entry : model->named_parameters())
+    EXPECT_EQ(entry.value().scalar_type(), torch::kBFloat16) << entry.key();
+  EXPECT_TRUE(test::all_finite(model->forward(tokens_)));
+}
+
 INSTANTIATE_TEST_SUITE_P(Architectures, Decoders, testing::ValuesIn(fixtures()),
                          [](const auto& info) { return info.param; });
 

@@ -55,6 +55,25 @@ TEST(Rope, FactorOneChangesNothing) {
   }
 }
 
+TEST(Rope, LongRopeDividesByTheFactorsOfTheLength) {
+  RopeConfig config;
+  config.scaling = "longrope";
+  config.factor = 4;
+  config.original_length = 16;
+  config.short_factors = {1, 2};
+  config.long_factors = {3, 5};
+  const auto plain = rope_frequencies({}, 4);
+  EXPECT_LT(relative_error(rope_frequencies(config, 4, 16), plain / torch::tensor({1.0, 2.0}, torch::kFloat64)), 1e-15);
+  EXPECT_LT(relative_error(rope_frequencies(config, 4, 17), plain / torch::tensor({3.0, 5.0}, torch::kFloat64)), 1e-15);
+  EXPECT_NEAR(rope_magnitude(config), std::sqrt(1 + std::log(4) / std::log(16)), 1e-15);
+  config.attention_factor = 1.25;
+  EXPECT_EQ(rope_magnitude(config), 1.25);
+  EXPECT_EQ(RopeConfig::from_json(config.to_json(), "x").to_json(), config.to_json());
+  EXPECT_THROW(rope_frequencies(config, 8, 4), Error);
+  config.scaling = "yarn";
+  EXPECT_EQ(rope_magnitude(config), 1.25);
+}
+
 TEST(Rope, YarnAndLlama3KeepTheFirstAndDivideTheLast) {
   for (const char* scaling : {"yarn", "llama3"}) {
     RopeConfig config;

@@ -32,7 +32,8 @@ struct DecoderState {
 
 class DecoderLmImpl : public torch::nn::Module {
  public:
-  explicit DecoderLmImpl(DecoderConfig config);
+  /// With parameters of `dtype`, drawn at random.
+  explicit DecoderLmImpl(DecoderConfig config, torch::ScalarType dtype = torch::kFloat32);
 
   /// tokens int64 [B, N] -> hidden states [B, N, dim] after the last norm. `taps` see and may change what flows.
   /// Throws heed::Error for positions beyond `learned_positions`.

@@ -33,7 +33,8 @@ struct EncoderInput {
 
 class EncoderImpl : public torch::nn::Module {
  public:
-  explicit EncoderImpl(EncoderConfig config);
+  /// With parameters of `dtype`, drawn at random.
+  explicit EncoderImpl(EncoderConfig config, torch::ScalarType dtype = torch::kFloat32);
 
   /// Hidden states [B, N, dim] of the last layer. Throws heed::Error for tensors that do not fit and for more tokens
   /// than there are positions.

@@ -53,8 +53,9 @@ class TransformerBlockImpl : public torch::nn::Module {
 TORCH_MODULE(TransformerBlock);
 
 /// The blocks of `config`, registered in `owner` as layers_0, layers_1, ... Weights that add to the residual stream
-/// start smaller by sqrt(2 L), as in GPT-2.
-std::vector<TransformerBlock> make_blocks(torch::nn::Module& owner, const TransformerConfig& config, bool causal);
+/// start smaller by sqrt(2 L), as in GPT-2. Each block is made in float32 and brought to `dtype` before the next one.
+std::vector<TransformerBlock> make_blocks(torch::nn::Module& owner, const TransformerConfig& config, bool causal,
+                                          torch::ScalarType dtype);
 
 /// One input through all blocks; `states`, one a block or null.
 torch::Tensor run_blocks(std::vector<TransformerBlock>& blocks, MixerInput input,

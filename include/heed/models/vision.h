@@ -25,7 +25,8 @@ struct VisionConfig : TransformerConfig {
 
 class VisionTransformerImpl : public torch::nn::Module {
  public:
-  explicit VisionTransformerImpl(VisionConfig config);
+  /// With parameters of `dtype`, drawn at random.
+  explicit VisionTransformerImpl(VisionConfig config, torch::ScalarType dtype = torch::kFloat32);
 
   /// pixels [B, channels, image_height, image_width] -> hidden states [B, tokens, dim] after the last norm; tokens are
   /// the patches row by row, after the class token. Throws heed::Error for another shape.
