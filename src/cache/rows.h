@@ -11,5 +11,9 @@ PolicyRow policy_row(std::string name, std::string paper, int year, std::string 
 
 PolicyRow full();
 PolicyRow streaming_llm();
+PolicyRow h2o();
+PolicyRow snap_kv();
+PolicyRow pyramid_kv();
+PolicyRow quest();
 
 }  // namespace heed::cache::rows

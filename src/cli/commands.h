@@ -35,6 +35,7 @@ void add_bench(CLI::App& app);
 void add_compare(CLI::App& app);
 void add_doctor(CLI::App& app);
 void add_eval(CLI::App& app);
+void add_generate(CLI::App& app);
 void add_list(CLI::App& app);
 void add_run(CLI::App& app);
 void add_train(CLI::App& app);

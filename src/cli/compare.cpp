@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include "cli/commands.h"
+#include "cli/dtype.h"
 #include "heed/assets.h"
 #include "heed/bench/compare.h"
 #include "heed/bench/measure.h"
@@ -19,13 +20,6 @@ struct Options {
   bench::CompareOptions compare;
 };
 
-torch::ScalarType dtype_of(const std::string& name) {
-  if (name == "float32") return torch::kFloat32;
-  if (name == "bfloat16") return torch::kBFloat16;
-  if (name == "float16") return torch::kFloat16;
-  fail("--dtype {}: float32, bfloat16 or float16 is accepted", name);
-}
-
 /// NAME.key=value by NAME.
 std::map<std::string, nlohmann::json> settings_by_name(const std::vector<std::string>& pairs) {
   std::map<std::string, std::vector<std::string>> grouped;
@@ -42,8 +36,8 @@ std::map<std::string, nlohmann::json> settings_by_name(const std::vector<std::st
 
 std::unique_ptr<bench::QkvSource> source_of(const Options& o) {
   if (!o.qkv.empty()) return bench::file_source(o.qkv);
-  return bench::model_source(
-      {o.model.empty() ? find_asset("tiny-lm") : std::filesystem::path(o.model), o.text, o.layers, dtype_of(o.dtype)});
+  return bench::model_source({o.model.empty() ? find_asset("tiny-lm") : std::filesystem::path(o.model), o.text,
+                              o.layers, parse_dtype(o.dtype)});
 }
 
 void run(Options& o) {

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "heed/cache/policy.h"
 #include "heed/error.h"
 #include "heed/names.h"
 #include "heed/registry.h"
@@ -21,6 +22,7 @@ std::vector<const RegistryRow*> all_rows() {
   for (const auto& row : operator_rows()) rows.push_back(&row);
   for (const auto& row : mixer_rows()) rows.push_back(&row);
   for (const auto& row : tasks::task_rows()) rows.push_back(&row);
+  for (const auto& row : cache::policy_rows()) rows.push_back(&row);
   return rows;
 }
 

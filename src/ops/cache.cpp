@@ -148,4 +148,34 @@ Tensor pool(const Tensor& scores, int64_t width, kernels::PoolParams::Kind kind,
   return pooled;
 }
 
+void summarize_keys(const CacheTensors& cache, const Tensor& summarized, int64_t page_slots, Tensor& extremes) {
+  kernels::KeySummaryParams p;
+  p.k = cache_view(cache.k, cache);
+  p.num_kv_heads = cache.kv_heads();
+  set_lengths(p, cache);
+  p.summarized = summarized.data_ptr<int64_t>();
+  p.page_slots = page_slots;
+  p.extremes = view_of(extremes);
+  kernels::summarize_keys(p);
+}
+
+Tensor page_bounds(const Tensor& q, const Tensor& extremes, const Tensor& lengths, int64_t page_slots, double scale,
+                   kernels::HeadReduction heads) {
+  const int64_t rows = heads == kernels::HeadReduction::none ? q.size(1) : extremes.size(1);
+  auto bounds = torch::empty({q.size(0), rows, q.size(2), extremes.size(2)}, torch::kFloat32);
+  kernels::PageBoundsParams p;
+  const auto dense = q.stride(3) == 1 ? q : q.contiguous();
+  p.q = view_of(dense);
+  p.extremes = view_of(extremes);
+  p.lengths = lengths.data_ptr<int64_t>();
+  p.lengths_stride_b = lengths.stride(0);
+  p.lengths_stride_h = lengths.stride(1);
+  p.page_slots = page_slots;
+  p.scale = scale;
+  p.heads = heads;
+  p.bounds = float_view(bounds);
+  kernels::page_bounds(p);
+  return bounds;
+}
+
 }  // namespace heed::ops

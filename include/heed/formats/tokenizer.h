@@ -31,7 +31,7 @@ class Tokenizer {
   static Tokenizer open(const std::filesystem::path& directory);
   /// The contents of a tokenizer.json. `source` begins the message of a heed::Error.
   static Tokenizer parse(const nlohmann::json& json, std::string_view source);
-  /// Token i, 0 to 255, is byte i (byte_tokenizer.h); those with a role are special.
+  /// Token i, 0 to 255, is byte i (byte_tokenizer.h); those with a role are special, and text begins with `bos`.
   static Tokenizer bytes(SpecialTokens roles = {});
 
   /// `add_special` adds what the file puts around a sequence, such as <s> or [CLS] and [SEP]. Special tokens written

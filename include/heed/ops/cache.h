@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "heed/kernels/decode.h"
+#include "heed/kernels/page_scores.h"
 #include "heed/kernels/select.h"
 
 namespace heed::ops {
@@ -69,5 +70,14 @@ torch::Tensor top_k(const torch::Tensor& scores, int64_t k, int64_t first = 0, i
 /// Pooling of stride 1 along the rows of scores [B, H, R, S]; width odd.
 torch::Tensor pool(const torch::Tensor& scores, int64_t width, kernels::PoolParams::Kind kind,
                    const torch::Tensor& lengths = {});
+
+/// Channel-wise maxima, then minima, of the keys of each page: extremes [B, Hkv, P, 2 D] in the dtype of the keys, P at
+/// least the pages there are. Pages below the slots `summarized` (int64 [B, Hkv]) are left as they are.
+void summarize_keys(const CacheTensors& cache, const torch::Tensor& summarized, int64_t page_slots,
+                    torch::Tensor& extremes);
+
+/// Upper bounds of the scores of q [B, Hq, N, D] in each page, float [B, H, N, P]; -inf beyond the pages of `lengths`.
+torch::Tensor page_bounds(const torch::Tensor& q, const torch::Tensor& extremes, const torch::Tensor& lengths,
+                          int64_t page_slots, double scale, kernels::HeadReduction heads);
 
 }  // namespace heed::ops

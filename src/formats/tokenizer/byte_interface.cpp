@@ -11,9 +11,13 @@ namespace {
 // A byte with a role stands for no text, so it is special.
 class Bytes final : public Tokenizer::Interface {
  public:
-  explicit Bytes(const SpecialTokens& r) : special_{r.bos, r.eos, r.unk, r.sep, r.pad, r.cls, r.mask} {}
+  explicit Bytes(const SpecialTokens& r) : bos_(r.bos), special_{r.bos, r.eos, r.unk, r.sep, r.pad, r.cls, r.mask} {}
 
-  std::vector<int64_t> encode(std::string_view text, bool) const override { return ByteTokenizer::encode(text); }
+  std::vector<int64_t> encode(std::string_view text, bool add_special) const override {
+    auto ids = ByteTokenizer::encode(text);
+    if (add_special && bos_) ids.insert(ids.begin(), *bos_);
+    return ids;
+  }
 
   std::string decode(std::span<const int64_t> ids, bool skip_special) const override {
     std::vector<int64_t> shown;
@@ -40,6 +44,7 @@ class Bytes final : public Tokenizer::Interface {
   int64_t vocab_size() const override { return ByteTokenizer::kVocabulary; }
 
  private:
+  std::optional<int64_t> bos_;
   std::array<std::optional<int64_t>, 7> special_;
 };
 

@@ -1,0 +1,116 @@
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+
+#include "cli/commands.h"
+#include "cli/dtype.h"
+#include "heed/assets.h"
+#include "heed/cache/generate.h"
+#include "heed/checkpoint/language_model.h"
+#include "heed/error.h"
+
+namespace heed::cli {
+namespace {
+
+struct GenerateCommand {
+  Common common;
+  std::string model, prompt, file, policy = "full", dtype = "float32";
+  std::vector<std::string> set;
+  cache::GenerateOptions options;
+  int64_t chunk = 512;
+  bool ignore_eos = false, echo = false;
+};
+
+std::string prompt_of(const GenerateCommand& o) {
+  require(o.prompt.empty() != o.file.empty(), "--prompt TEXT or --file FILE (- for stdin): one of the two is accepted");
+  if (!o.prompt.empty()) return o.prompt;
+  std::ifstream file;
+  if (o.file != "-") file.open(o.file, std::ios::binary);
+  require(o.file == "-" || file.good(), "{}: can't be read", o.file);
+  std::istream& in = o.file == "-" ? std::cin : file;
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+void run(GenerateCommand& o) {
+  apply(o.common);
+  const auto text = prompt_of(o);
+  const auto directory = o.model.empty() ? find_asset("tiny-lm").string() : o.model;
+  const auto lm = checkpoint::load_language_model(directory, parse_dtype(o.dtype));
+  const auto settings = parse_settings(o.set);
+  const auto policy = cache::make_policy(o.policy, settings, cache::shape_of(lm.model->config()));
+  if (!o.ignore_eos) o.options.eos = lm.eos;
+  o.options.sampling.seed = o.common.seed;
+
+  cache::Session session(lm.model, policy, 1, o.chunk);
+  const auto prompt = lm.tokenizer.encode(text);
+  const bool streams = !o.common.json_given || o.common.json != "-";
+  if (o.echo && streams) fmt::print("{}", text);
+  const auto result = cache::generate(session, lm.tokenizer, prompt, o.options, [&](const std::string& piece) {
+    if (!streams) return;
+    fmt::print("{}", piece);
+    std::fflush(stdout);
+  });
+  if (streams) fmt::print("\n");
+
+  const auto reads = session.reads();
+  const auto per_step = [&](int64_t count) { return reads.steps ? double(count) / double(reads.steps) : 0.0; };
+  const nlohmann::ordered_json json{{"model", directory},
+                                    {"policy", o.policy},
+                                    {"settings", settings},
+                                    {"text", result.text},
+                                    {"finish", to_string(result.finish)},
+                                    {"prompt_tokens", result.prompt_tokens},
+                                    {"new_tokens", result.ids.size()},
+                                    {"prefill_s", result.prefill_seconds},
+                                    {"prefill_tokens_per_s", double(result.prompt_tokens) / result.prefill_seconds},
+                                    {"tokens_per_s", result.tokens_per_second()},
+                                    {"cache_bytes", result.cache_bytes},
+                                    {"peak_cache_bytes", result.peak_cache_bytes},
+                                    {"policy_bytes", session.policy_bytes()},
+                                    {"pairs_per_step_and_layer", per_step(reads.attended)},
+                                    {"scored_per_step_and_layer", per_step(reads.scored)}};
+  if (write_json(o.common, json.dump(1))) return;
+  fmt::print(stderr,
+             "{} prompt tokens in {:.2f} s, {} new at {:.1f} tokens/s; cache {:.2f} MB (peak {:.2f}), {:.0f} keys and "
+             "values read a step and layer\n",
+             result.prompt_tokens, result.prefill_seconds, result.ids.size(), result.tokens_per_second(),
+             double(result.cache_bytes) * 1e-6, double(result.peak_cache_bytes) * 1e-6, per_step(reads.attended));
+}
+
+}  // namespace
+
+void add_generate(CLI::App& app) {
+  auto o = std::make_shared<GenerateCommand>();
+  auto* command = app.add_subcommand(
+      "generate",
+      "text from a checkpoint, under a cache policy\n"
+      "example: heed generate --prompt 'The file system' --policy streaming_llm --set window=256 --max-tokens 200");
+  command->add_option("--model", o->model, "folder of the checkpoint (default: the shipped one)");
+  command->add_option("--prompt", o->prompt, "text to go on with");
+  command->add_option("--file", o->file, "file that holds it; - for stdin");
+  command->add_option("--max-tokens", o->options.max_tokens, "new tokens at most (default 128)")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--temperature", o->options.sampling.temperature, "0: greedy (default)");
+  command->add_option("--top-k", o->options.sampling.top_k, "only the k likeliest tokens (default 0: all)");
+  command->add_option("--top-p", o->options.sampling.top_p, "the fewest tokens that hold this probability (default 1)");
+  command->add_option("--min-p", o->options.sampling.min_p,
+                      "tokens with this share of the likeliest one's probability");
+  command->add_option("--stop", o->options.stop, "text that ends the answer; several are accepted");
+  command->add_flag("--ignore-eos", o->ignore_eos, "go on past the model's end of text");
+  command->add_flag("--echo", o->echo, "print the prompt first");
+  command->add_option("--policy", o->policy, "cache policy of `heed list --kind policy` (default full)");
+  command->add_option("--set", o->set, "settings of the policy, key=value");
+  command->add_option("--chunk", o->chunk, "tokens of the prompt that pass the model at a time (default 512)")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--dtype", o->dtype, "float32 (default), bfloat16 or float16");
+  add_seed(*command, o->common);
+  add_threads(*command, o->common);
+  add_json(*command, o->common);
+  command->callback([o] { run(*o); });
+}
+
+}  // namespace heed::cli
