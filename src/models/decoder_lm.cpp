@@ -54,7 +54,7 @@ Tensor DecoderLmImpl::embed(const Tensor& tokens, int64_t first_position) {
 }
 
 Tensor DecoderLmImpl::hidden(const Tensor& tokens, DecoderState* state, uint64_t seed, Taps* taps) {
-  require(tokens.dim() == 2 && tokens.scalar_type() == torch::kInt64, "tokens: int64 [batch, tokens] is accepted");
+  check_ids(tokens, config_.vocab_size, "tokens");
   MixerInput input;
   input.x = embed(tokens, state ? state->seen() : 0);
   input.taps = taps;

@@ -45,16 +45,15 @@ Tensor EncoderImpl::positions(const Tensor& tokens) const {
 }
 
 Tensor EncoderImpl::forward(const EncoderInput& in) {
-  require(in.tokens.dim() == 2 && in.tokens.scalar_type() == torch::kInt64,
-          "tokens: int64 [batch, tokens] is accepted");
-  require(!in.token_types ||
-              (in.token_types->sizes() == in.tokens.sizes() && in.token_types->scalar_type() == torch::kInt64),
-          "token_types: int64 [{}, {}] is accepted, as the tokens are", in.tokens.size(0), in.tokens.size(1));
+  check_ids(in.tokens, config_.vocab_size, "tokens");
+  const auto types = in.token_types.value_or(torch::zeros_like(in.tokens));
+  check_ids(types, config_.token_types, "token_types");
+  require(types.sizes() == in.tokens.sizes(), "token_types: [{}, {}] is accepted, as the tokens are", in.tokens.size(0),
+          in.tokens.size(1));
   const int64_t longest = config_.position_rows - (config_.position_padding_id ? *config_.position_padding_id + 1 : 0);
   require(in.tokens.size(1) <= longest, "{} tokens: the encoder has positions for {}", in.tokens.size(1), longest);
   MixerInput input;
-  input.x = norm_(tokens_(in.tokens) + positions_(positions(in.tokens)) +
-                  types_(in.token_types.value_or(torch::zeros_like(in.tokens))));
+  input.x = norm_(tokens_(in.tokens) + positions_(positions(in.tokens)) + types_(types));
   input.key_padding = in.key_padding;
   input.taps = in.taps;
   return run_blocks(blocks, std::move(input), nullptr, in.seed);

@@ -88,6 +88,15 @@ std::vector<TransformerBlock> make_blocks(torch::nn::Module& owner, const Transf
   return blocks;
 }
 
+void check_ids(const Tensor& ids, int64_t count, const char* what) {
+  require(ids.dim() == 2 && ids.scalar_type() == torch::kInt64, "{}: int64 [batch, tokens] is accepted", what);
+  if (ids.numel() == 0) return;
+  const auto [low, high] = torch::aminmax(ids);
+  const int64_t smallest = low.item<int64_t>(), largest = high.item<int64_t>();
+  require(smallest >= 0 && largest < count, "{}: {} is given, 0 to {} is accepted", what,
+          smallest < 0 ? smallest : largest, count - 1);
+}
+
 Tensor run_blocks(std::vector<TransformerBlock>& blocks, MixerInput input,
                   const std::vector<std::unique_ptr<MixerState>>* states, uint64_t seed) {
   input.layer.count = int64_t(blocks.size());

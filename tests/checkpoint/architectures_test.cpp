@@ -131,6 +131,13 @@ TEST_P(Decoders, LearnedPositionsEnd) {
   EXPECT_NE(error_of([&] { model->forward(tokens_.slice(1, 0, 1), &state); }).find("42 tokens"), std::string::npos);
 }
 
+TEST_P(Decoders, IdsBeyondTheVocabularyAreNamed) {
+  auto model = checkpoint::load_decoder(folder_);
+  EXPECT_NE(error_of([&] { model->forward(tokens_ + 37); }).find("0 to 36 is accepted"), std::string::npos);
+  EXPECT_NE(error_of([&] { model->forward(tokens_ - 37); }).find("tokens: -"), std::string::npos);
+  EXPECT_THROW(model->forward(tokens_.to(torch::kInt32)), Error);
+}
+
 TEST_P(Decoders, WeightsAreOfTheTypeAskedFor) {
   auto model = checkpoint::load_decoder(folder_, torch::kBFloat16);
   for (const auto& entry : model->named_parameters())

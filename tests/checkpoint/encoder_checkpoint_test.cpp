@@ -78,6 +78,18 @@ TEST_P(Encoders, TooManyTokensAreRefused) {
   EXPECT_NE(message.find("29 tokens: the encoder has positions for 2"), std::string::npos) << message;
 }
 
+TEST_P(Encoders, IdsAndTypesThatDoNotFitAreNamed) {
+  auto model = checkpoint::load_encoder(kFixtures / GetParam());
+  const auto tokens = torch::full({1, 4}, 5, torch::kInt64);
+  EXPECT_NE(error_of([&] { model->forward({.tokens = tokens + 37}); }).find("tokens: 42 is given"), std::string::npos);
+  EXPECT_NE(error_of([&] { model->forward({.tokens = tokens, .token_types = tokens}); }).find("token_types: 5"),
+            std::string::npos);
+  EXPECT_NE(error_of([&] {
+              model->forward({.tokens = tokens, .token_types = torch::zeros({1, 3}, torch::kInt64)});
+            }).find("[1, 4] is accepted"),
+            std::string::npos);
+}
+
 INSTANTIATE_TEST_SUITE_P(Architectures, Encoders,
                          testing::Values("bert", "bert_mlm", "bert_pretraining_f16", "roberta", "roberta_mlm"),
                          [](const auto& info) { return info.param; });

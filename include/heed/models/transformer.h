@@ -57,6 +57,9 @@ TORCH_MODULE(TransformerBlock);
 std::vector<TransformerBlock> make_blocks(torch::nn::Module& owner, const TransformerConfig& config, bool causal,
                                           torch::ScalarType dtype);
 
+/// Throws heed::Error unless `ids` are int64 [batch, tokens], each in [0, count); `what` names them.
+void check_ids(const torch::Tensor& ids, int64_t count, const char* what);
+
 /// One input through all blocks; `states`, one a block or null.
 torch::Tensor run_blocks(std::vector<TransformerBlock>& blocks, MixerInput input,
                          const std::vector<std::unique_ptr<MixerState>>* states = nullptr, uint64_t seed = 0);
