@@ -138,7 +138,8 @@ TEST(ByteTokenizerFace, IsAskedForByConfigJson) {
   const TemporaryDirectory folder;
   spill(folder / "config.json", R"({"heed": {"tokenizer": "bytes"}, "bos_token_id": 0, "eos_token_id": [0, 1]})");
   const auto bytes = Tokenizer::open(folder.path());
-  EXPECT_EQ(bytes.encode("a\xff"), (std::vector<int64_t>{97, 255}));
+  EXPECT_EQ(bytes.encode("a\xff"), (std::vector<int64_t>{0, 97, 255}));
+  EXPECT_EQ(bytes.encode("a\xff", false), (std::vector<int64_t>{97, 255}));
   EXPECT_EQ(bytes.roles().bos, 0);
   EXPECT_EQ(bytes.roles().eos, 0);
   EXPECT_EQ(bytes.vocab_size(), ByteTokenizer::kVocabulary);
