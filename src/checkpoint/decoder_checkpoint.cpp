@@ -6,6 +6,7 @@
 #include "heed/checkpoint/tensor_file.h"
 #include "heed/error.h"
 #include "heed/formats/byte_tokenizer.h"
+#include "heed/formats/gguf_config.h"
 
 namespace heed::checkpoint {
 namespace {
@@ -85,6 +86,14 @@ double least_parameters(const DecoderConfig& c) {
   return count;
 }
 
+DecoderLm model_from(const formats::DecoderModelConfig& file, const TensorSource& source, torch::ScalarType dtype) {
+  const auto config = decoder_config(file);
+  expect_parameters(least_parameters(config), source);
+  DecoderLm model(config, dtype);
+  fill(*model, decoder_layout(file.architecture, config), source);
+  return model;
+}
+
 }  // namespace
 
 DecoderConfig decoder_config(const formats::DecoderModelConfig& c) {
@@ -148,14 +157,13 @@ formats::DecoderModelConfig model_config(const DecoderConfig& d) {
   return c;
 }
 
-DecoderLm load_decoder(const std::filesystem::path& directory, torch::ScalarType dtype) {
-  const auto file = formats::read_decoder_config(config_path(directory));
-  const auto config = decoder_config(file);
-  const auto source = open_safetensors(directory);
-  expect_parameters(least_parameters(config), *source);
-  DecoderLm model(config, dtype);
-  fill(*model, decoder_layout(file.architecture, config), *source);
-  return model;
+DecoderLm load_decoder(const std::filesystem::path& path, torch::ScalarType dtype) {
+  if (std::filesystem::is_regular_file(path)) {
+    const auto file = formats::GgufFile::open(path);
+    return model_from(formats::gguf_decoder_config(file), *gguf_source(file), dtype);
+  }
+  const auto config = formats::read_decoder_config(config_path(path));
+  return model_from(config, *open_safetensors(path), dtype);
 }
 
 void save_decoder(const std::filesystem::path& directory, DecoderLm& model, torch::ScalarType dtype) {

@@ -4,6 +4,8 @@
 
 #include "heed/checkpoint/decoder_checkpoint.h"
 #include "heed/error.h"
+#include "heed/formats/gguf_config.h"
+#include "heed/formats/gguf_tokenizer.h"
 #include "heed/formats/json_file.h"
 
 namespace heed::checkpoint {
@@ -26,13 +28,15 @@ std::vector<int64_t> ending_tokens(const std::filesystem::path& directory) {
 
 }  // namespace
 
-LanguageModel load_language_model(const std::filesystem::path& directory, torch::ScalarType dtype) {
-  auto model = load_decoder(directory, dtype);
-  auto tokenizer = formats::Tokenizer::open(directory);
+LanguageModel load_language_model(const std::filesystem::path& path, torch::ScalarType dtype) {
+  auto model = load_decoder(path, dtype);
+  const bool one_file = std::filesystem::is_regular_file(path);
+  auto tokenizer = one_file ? formats::gguf_tokenizer(formats::GgufFile::open(path)) : formats::Tokenizer::open(path);
   require(tokenizer.vocab_size() <= model->config().vocab_size,
-          "{}: the tokenizer has ids up to {}, the model's vocabulary {} entries", directory.string(),
+          "{}: the tokenizer has ids up to {}, the model's vocabulary {} entries", path.string(),
           tokenizer.vocab_size() - 1, model->config().vocab_size);
-  return {std::move(model), std::move(tokenizer), ending_tokens(directory)};
+  auto eos = one_file ? formats::gguf_decoder_config(formats::GgufFile::open(path)).eos_token_ids : ending_tokens(path);
+  return {std::move(model), std::move(tokenizer), std::move(eos)};
 }
 
 }  // namespace heed::checkpoint

@@ -139,7 +139,7 @@ void expect_parameters(double parameters, const TensorSource& source) {
 
 std::filesystem::path config_path(const std::filesystem::path& directory) {
   require(std::filesystem::is_directory(directory),
-          "{}: a directory with config.json and model.safetensors is accepted", directory.string());
+          "{}: a directory with config.json and model.safetensors, or a GGUF file, is accepted", directory.string());
   return directory / "config.json";
 }
 

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "heed/formats/gguf.h"
+
 namespace heed::checkpoint {
 
 /// Named tensors wherever they lie.
@@ -60,6 +62,8 @@ void expect_parameters(double parameters, const TensorSource& source);
 
 /// config.json of `directory`; throws heed::Error where that is no directory.
 std::filesystem::path config_path(const std::filesystem::path& directory);
+/// The tensors of a GGUF file, dequantised; `file` must outlive it.
+std::unique_ptr<TensorSource> gguf_source(const formats::GgufFile& file);
 /// The safetensors of a directory; throws heed::Error for one that cannot be read.
 std::unique_ptr<TensorSource> open_safetensors(const std::filesystem::path& directory);
 

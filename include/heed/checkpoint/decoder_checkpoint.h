@@ -13,10 +13,10 @@ DecoderConfig decoder_config(const formats::DecoderModelConfig& config);
 /// What is written beside a decoder's weights: LlamaForCausalLM where it is one, HeedForCausalLM otherwise.
 formats::DecoderModelConfig model_config(const DecoderConfig& config);
 
-/// A decoder with the weights of `directory` (config.json, and model.safetensors or shards with an index), in float32
-/// unless `dtype` says otherwise. Throws heed::Error for a missing file, an architecture that is unknown or no decoder,
-/// a tensor that is missing, left over or of another shape.
-DecoderLm load_decoder(const std::filesystem::path& directory, torch::ScalarType dtype = torch::kFloat32);
+/// A decoder with the weights of `path`, a directory (config.json, and model.safetensors or shards with an index) or a
+/// GGUF file, in float32 unless `dtype` says otherwise. Throws heed::Error for a missing file, an architecture that is
+/// unknown or no decoder, a tensor that is missing, left over or of another shape.
+DecoderLm load_decoder(const std::filesystem::path& path, torch::ScalarType dtype = torch::kFloat32);
 
 /// Writes config.json and model.safetensors, each beside and renamed, under Llama's names. Weights are rounded to
 /// `dtype`.
