@@ -6,8 +6,8 @@
 #include "heed/checkpoint/decoder_checkpoint.h"
 #include "heed/checkpoint/tensor_file.h"
 #include "heed/error.h"
-#include "heed/formats/byte_tokenizer.h"
 #include "heed/formats/model_config.h"
+#include "heed/formats/tokenizer.h"
 #include "heed/mixers/taps.h"
 
 namespace heed::bench {
@@ -30,33 +30,12 @@ std::string name_of(torch::ScalarType type) {
   }
 }
 
-std::filesystem::path default_text() {
-  const std::filesystem::path usual[] = {"/usr/share/common-licenses/GPL-3",
-                                         "/usr/share/licenses/common/GPL3/license.txt"};
-  for (const auto& path : usual)
-    if (std::filesystem::exists(path)) return path;
-  fail("{} is not there: name a text with --text", usual[0].string());
-}
-
-std::string read_text(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  require(file && std::filesystem::is_regular_file(path), "{}: can't be read as a text", path.string());
-  text << file.rdbuf();
-  require(!text.str().empty(), "{}: is empty", path.string());
-  return text.str();
-}
-
 class ModelSource final : public QkvSource {
  public:
   explicit ModelSource(const ModelSourceOptions& o)
       : options_(o), model_(checkpoint::load_decoder(o.model)), layers_(o.layers) {
-    const auto tokenizer = formats::read_decoder_config(o.model / "config.json").tokenizer;
-    require(tokenizer == formats::ByteTokenizer::kName,
-            "{}: its text is not made of bytes: give tensors of it with --qkv, or a model with the tokenizer bytes",
-            o.model.string());
     if (options_.text.empty()) options_.text = default_text();
-    tokens_ = formats::ByteTokenizer::encode(read_text(options_.text));
+    tokens_ = formats::Tokenizer::open(o.model).encode(read_text(options_.text), false);
     const auto count = static_cast<int64_t>(model_->config().layers.size());
     if (layers_.empty()) layers_ = {0, count / 2, count - 1};
     std::sort(layers_.begin(), layers_.end());
@@ -171,6 +150,23 @@ class FileSource final : public QkvSource {
 };
 
 }  // namespace
+
+std::filesystem::path default_text() {
+  const std::filesystem::path usual[] = {"/usr/share/common-licenses/GPL-3",
+                                         "/usr/share/licenses/common/GPL3/license.txt"};
+  for (const auto& path : usual)
+    if (std::filesystem::exists(path)) return path;
+  fail("{} is not there: name a text with --text", usual[0].string());
+}
+
+std::string read_text(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream text;
+  require(file && std::filesystem::is_regular_file(path), "{}: can't be read as a text", path.string());
+  text << file.rdbuf();
+  require(!text.str().empty(), "{}: is empty", path.string());
+  return text.str();
+}
 
 std::unique_ptr<QkvSource> model_source(const ModelSourceOptions& options) {
   return std::make_unique<ModelSource>(options);

@@ -28,6 +28,10 @@ ObservationSettings ObservationSettings::read(ConfigReader& reader) {
   return s;
 }
 
+nlohmann::json observation_at_budget(int64_t budget) {
+  return {{"window", std::clamp<int64_t>(budget / 2, 1, 32)}, {"capacity", std::max<int64_t>(budget, 2)}};
+}
+
 void ObservedPrompt::after_chunk(const Chunk& chunk) {
   if (!in_prompt()) return;
   const auto all = queries_.defined() ? torch::cat({queries_, chunk.q}, 2) : chunk.q;

@@ -20,6 +20,9 @@ struct ObservationSettings {
   static ObservationSettings read(ConfigReader& reader);
 };
 
+/// A window of 32 queries, or half of a small budget.
+nlohmann::json observation_at_budget(int64_t budget);
+
 /// After the prompt each KV head keeps the window and, of the tokens before it, those with the largest pooled column
 /// sums over the window's queries (mean over the group). What is decoded later is kept.
 class ObservedPrompt : public LayerCache {

@@ -1,6 +1,8 @@
 // One row a policy. Adding one: its file, its test, its row here.
 #include "cache/rows.h"
 #include "heed/error.h"
+#include "heed/formats/atomic_file.h"
+#include "heed/formats/json_file.h"
 #include "heed/names.h"
 
 namespace heed::cache {
@@ -52,6 +54,24 @@ Policy make_policy(std::string_view name, const nlohmann::json& settings, const 
     return made;
   }
   fail("unknown policy {}: {}", name, suggest(name, known));
+}
+
+PolicyChoice PolicyChoice::parse(const std::string& name_or_file) {
+  if (!name_or_file.ends_with(".json")) return {name_or_file};
+  const auto json = formats::read_json_file(name_or_file, size_t{64} << 20);
+  require(json.is_object() && json.contains("policy") && json["policy"].is_string(),
+          "{}: an object with \"policy\" and \"settings\" is accepted", name_or_file);
+  PolicyChoice choice{json["policy"].get<std::string>()};
+  if (json.contains("settings")) choice.settings = json["settings"];
+  for (const auto& [key, value] : json.items())
+    require(key == "policy" || key == "settings", "{}: unknown key {}: policy and settings are accepted", name_or_file,
+            formats::quote(key));
+  return choice;
+}
+
+void PolicyChoice::save(const std::filesystem::path& path) const {
+  const nlohmann::ordered_json json{{"policy", name}, {"settings", settings}};
+  formats::write_file(path, json.dump(1) + "\n");
 }
 
 ModelShape shape_of(const DecoderConfig& config) {

@@ -4,6 +4,7 @@
 #include "cli/dtype.h"
 #include "heed/assets.h"
 #include "heed/bench/compare.h"
+#include "heed/bench/compare_policies.h"
 #include "heed/bench/measure.h"
 #include "heed/error.h"
 #include "heed/formats/atomic_file.h"
@@ -18,6 +19,9 @@ struct Options {
   std::vector<int64_t> layers;
   std::vector<std::string> set;
   bench::CompareOptions compare;
+  bool policies = false;
+  bench::PolicyCompareOptions policy;
+  std::string save_policy;
 };
 
 /// NAME.key=value by NAME.
@@ -40,8 +44,32 @@ std::unique_ptr<bench::QkvSource> source_of(const Options& o) {
                               o.layers, parse_dtype(o.dtype)});
 }
 
+void run_policies(Options& o) {
+  require(o.qkv.empty(), "--policies needs a model and a text, not --qkv");
+  const auto model = o.model.empty() ? find_asset("tiny-lm").string() : o.model;
+  const auto text = o.text.empty() ? bench::default_text() : std::filesystem::path(o.text);
+  const auto lm = checkpoint::load_language_model(model, parse_dtype(o.dtype));
+  o.policy.policies = o.compare.only;
+  bench::PolicyComparison result;
+  {
+    std::unique_ptr<Progress> bar;
+    result = bench::compare_policies(lm, bench::read_text(text), o.policy,
+                                     [&bar](int64_t done, int64_t total, const std::string& next) {
+                                       if (!bar) bar = std::make_unique<Progress>("policies", total);
+                                       bar->update(done, next);
+                                     });
+  }
+  result.source["model"] = model;
+  result.source["text"] = text.string();
+  if (!o.html.empty()) formats::write_file(o.html, bench::policy_html(result));
+  if (!o.save_policy.empty() && result.chosen) result.rows[*result.chosen].choice.save(o.save_policy);
+  if (!write_json(o.common, bench::to_json(result).dump(1))) fmt::print("{}", bench::policy_table(result));
+  if (!result.chosen) throw bench::Refused(bench::decision(result));
+}
+
 void run(Options& o) {
   apply(o.common);
+  if (o.policies) return run_policies(o);
   o.compare.settings = settings_by_name(o.set);
   const auto source = source_of(o);
   bench::Comparison result;
@@ -87,6 +115,23 @@ void add_compare(CLI::App& app) {
       ->check(CLI::Range(1, 1000));
   command->add_option("--dtype", o->dtype,
                       "type of q, k and v taken from a model: float32, bfloat16, float16 (default float32)");
+  auto* policies = command->add_flag(
+      "--policies", o->policies,
+      "compare cache policies instead: prefill, tokens/s, bytes, what is read, distance from the full cache, a task");
+  const auto of_policies = [&](const char* name, auto& value, const char* meaning) {
+    return command->add_option(name, value, meaning)->needs(policies)->group("with --policies");
+  };
+  of_policies("--budgets", o->policy.budgets, "shares of the prompt (default 0.0625,0.125,0.25,0.5)")->delimiter(',');
+  of_policies("--prompt", o->policy.prompt, "tokens of the prompt (default 1024)")->check(CLI::Range(2, 1 << 24));
+  of_policies("--steps", o->policy.steps, "tokens fed one at a time after it (default 256)")
+      ->check(CLI::Range(2, 1 << 24));
+  of_policies("--task", o->policy.task, "a text task (default niah_single; '' for none)");
+  of_policies("--samples", o->policy.task_samples, "samples of the task (default 20)")->check(CLI::Range(1, 1 << 24));
+  of_policies("--max-kl", o->policy.limits.max_kl, "allow at most this mean KL, in nats");
+  of_policies("--max-bytes", o->policy.limits.max_bytes, "allow at most so many bytes of cache");
+  of_policies("--min-tokens-per-second", o->policy.limits.min_tokens_per_second, "allow no slower decoding");
+  of_policies("--save-policy", o->save_policy,
+              "write the cheapest allowed policy here, for --policy of other commands");
   command->add_option("--html", o->html, "write a page with plots to this file");
   add_threads(*command, o->common);
   add_json(*command, o->common);

@@ -1,22 +1,25 @@
 #include <fmt/format.h>
 
-#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
-#include "heed/checkpoint/decoder_checkpoint.h"
+#include "cli/policy.h"
+#include "heed/assets.h"
+#include "heed/bench/depth_map.h"
+#include "heed/cache/evaluate.h"
 #include "heed/error.h"
-#include "heed/tasks/metrics.h"
-#include "heed/train/lm_data.h"
+#include "heed/formats/atomic_file.h"
+#include "heed/progress.h"
 
 namespace heed::cli {
 namespace {
 
 struct EvalOptions {
   Common common;
-  std::string model, task, split = "test";
-  std::vector<std::string> text, set;
-  int64_t context = 0, windows = 1 << 30, samples = 200;
+  std::string model, task = "niah_single", split = "test", policy, html;
+  std::vector<std::string> text, set, policy_set;
+  std::vector<int64_t> lengths;
+  int64_t context = 0, windows = 1 << 30, samples = 200, depths = 11;
 };
 
 tasks::Split parse_split(const std::string& name) {
@@ -31,71 +34,140 @@ void print(const EvalOptions& o, const nlohmann::ordered_json& result) {
     fmt::print("{:<16} {}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
 }
 
-void run_text(EvalOptions& o) {
+checkpoint::LanguageModel load(EvalOptions& o) {
   apply(o.common);
+  if (o.model.empty()) o.model = find_asset("tiny-lm").string();
+  return checkpoint::load_language_model(o.model);
+}
+
+/// `default_name` where none was asked for.
+cache::PolicyChoice choice_of(const EvalOptions& o) {
+  require(!o.policy.empty() || o.policy_set.empty(), "--policy-set goes with --policy");
+  return policy_choice(o.policy.empty() ? "full" : o.policy, o.policy_set);
+}
+
+void run_text(EvalOptions& o) {
+  const auto lm = load(o);
   const auto split = parse_split(o.split);
+  const auto choice = choice_of(o);
+  const auto policy = choice.make(cache::shape_of(lm.model->config()));
   const auto corpus = tasks::Corpus::read({o.text.begin(), o.text.end()});
-  auto model = checkpoint::load_decoder(o.model);
-  if (!o.context) o.context = model->config().max_length;
-  const auto windows = std::min(o.windows, corpus.evaluation_windows(split, o.context));
-  print(o, {{"model", o.model},
-            {"split", o.split},
-            {"context", o.context},
-            {"windows", windows},
-            {"bits_per_byte", train::bits_per_byte(model, corpus, split, o.context, windows)}});
+  if (!o.context) o.context = lm.model->config().max_length;
+  std::unique_ptr<Progress> bar;
+  const auto score = cache::score_text(lm, o.policy.empty() ? nullptr : &policy, corpus, split, o.context, o.windows,
+                                       [&](int64_t done, int64_t total) {
+                                         if (!bar) bar = std::make_unique<Progress>("text", total);
+                                         bar->update(done);
+                                       });
+  bar.reset();
+  nlohmann::ordered_json result{{"model", o.model}, {"split", o.split}, {"context", o.context}};
+  if (!o.policy.empty()) result["policy"] = choice.name, result["settings"] = choice.settings;
+  result.update({{"windows", score.windows},
+                 {"tokens", score.tokens},
+                 {"perplexity", score.perplexity},
+                 {"bits_per_byte", score.bits_per_byte}});
+  print(o, result);
 }
 
 void run_task(EvalOptions& o) {
-  apply(o.common);
-  auto model = checkpoint::load_decoder(o.model);
+  const auto lm = load(o);
   auto parameters = parse_settings(o.set);
   for (const auto& row : tasks::task_rows())
     for (const auto& parameter : row.parameters)
       if (row.name == o.task && parameter.name == "max_tokens" && !parameters.contains("max_tokens"))
-        parameters["max_tokens"] = o.context ? o.context : model->config().max_length;
+        parameters["max_tokens"] = o.context ? o.context : lm.model->config().max_length;
   const auto task = tasks::make_text_task(o.task, parameters);
-  const double score = train::greedy_score(model, *task, parse_split(o.split), o.samples);
-  const auto [low, high] = tasks::wilson(std::llround(score * double(o.samples)), o.samples);
+  const auto choice = choice_of(o);
+  const auto policy = choice.make(cache::shape_of(lm.model->config()));
+  std::unique_ptr<Progress> bar;
+  const auto score =
+      cache::score_task(lm, policy, *task, parse_split(o.split), o.samples, [&](int64_t done, int64_t total) {
+        if (!bar) bar = std::make_unique<Progress>(o.task, total);
+        bar->update(done);
+      });
+  bar.reset();
   print(o, {{"model", o.model},
             {"task", o.task},
             {"parameters", parameters},
+            {"policy", choice.name},
+            {"settings", choice.settings},
             {"samples", o.samples},
-            {"score", score},
-            {"low", low},
-            {"high", high},
+            {"score", score.score},
+            {"low", score.interval.low},
+            {"high", score.interval.high},
             {"chance", task->chance()}});
+}
+
+void run_depths(EvalOptions& o) {
+  const auto lm = load(o);
+  const auto choice = choice_of(o);
+  if (o.lengths.empty())
+    for (int64_t n = lm.model->config().max_length / 8; n <= lm.model->config().max_length; n *= 2)
+      o.lengths.push_back(n);
+  std::unique_ptr<Progress> bar;
+  auto map = bench::depth_map(lm, choice, o.task, parse_settings(o.set), o.lengths, o.depths, o.samples,
+                              [&](int64_t done, int64_t total) {
+                                if (!bar) bar = std::make_unique<Progress>("depths", total);
+                                bar->update(done);
+                              });
+  bar.reset();
+  map.model = o.model;
+  if (!o.html.empty()) formats::write_file(o.html, bench::depth_html(map));
+  if (!write_json(o.common, bench::to_json(map).dump(1))) fmt::print("{}", bench::depth_table(map));
 }
 
 }  // namespace
 
 void add_eval(CLI::App& app) {
-  auto* command = app.add_subcommand("eval", "measure a checkpoint: bits per byte of a text, scores of tasks");
+  auto* command = app.add_subcommand("eval", "measure a checkpoint: likelihood of a text, scores of tasks");
   command->require_subcommand(1);
   auto o = std::make_shared<EvalOptions>();
   auto shared = [&](CLI::App* sub) {
-    sub->add_option("--model", o->model, "folder of the checkpoint")->required();
-    sub->add_option("--split", o->split, "train, valid or test (default test)");
-    sub->add_option("--context", o->context, "tokens a window (default: the model's)")->check(CLI::Range(8, 1 << 24));
+    sub->add_option("--model", o->model, "folder of the checkpoint (default: the shipped one)");
+    add_policy(*sub, o->policy, o->policy_set, "--policy-set");
     add_threads(*sub, o->common);
     add_json(*sub, o->common);
   };
+  auto of_split = [&](CLI::App* sub) {
+    sub->add_option("--split", o->split, "train, valid or test (default test)");
+    sub->add_option("--context", o->context, "tokens a window (default: the model's)")->check(CLI::Range(8, 1 << 24));
+  };
   auto* text = command->add_subcommand(
       "text",
-      "bits per byte over windows of a text\nexample: heed eval text --model assets/tiny-lm --text /usr/share/doc");
+      "perplexity and bits per byte over windows of a text; with a policy the second half of each window is fed token "
+      "by token\nexample: heed eval text --text /usr/share/doc --context 1024 --windows 20");
+  text->alias("ppl");
   text->add_option("--text", o->text, "files and folders of text")->required();
   text->add_option("--windows", o->windows, "at most this many windows, spread evenly (default: all)")
       ->check(CLI::PositiveNumber);
+  of_split(text);
   shared(text);
   text->callback([o] { run_text(*o); });
 
   auto* task = command->add_subcommand(
       "task",
-      "greedy answers to a task's samples\nexample: heed eval task niah_single --model assets/tiny-lm --context 1024");
+      "greedy answers to a task's samples\nexample: heed eval task niah_single --context 1024 --policy snap_kv");
   task->add_option("name", o->task, "a task of `heed list --kind task`")->required();
   task->add_option("--set", o->set, "parameters of the task, key=value");
   task->add_option("--samples", o->samples, "samples (default 200)")->check(CLI::Range(1, 1 << 24));
+  of_split(task);
   shared(task);
   task->callback([o] { run_task(*o); });
+
+  auto* niah =
+      command->add_subcommand("niah",
+                              "a needle at every depth of haystacks of several lengths, as a map\n"
+                              "example: heed eval niah --lengths 256,512,1024 --samples 10 --html depths.html");
+  niah->add_option("--task", o->task, "a task with max_tokens and depth (default niah_single)");
+  niah->add_option("--set", o->set, "parameters of the task, key=value");
+  niah->add_option("--lengths", o->lengths, "tokens of a prompt (default: the model's length and 1/2, 1/4, 1/8 of it)")
+      ->delimiter(',')
+      ->check(CLI::Range(64, 1 << 24));
+  niah->add_option("--depths", o->depths, "depths from 0 to 100 % (default 11)")->check(CLI::Range(2, 101));
+  niah->add_option("--samples", o->samples, "samples a cell (default 200)")->check(CLI::Range(1, 1 << 24));
+  niah->add_option("--html", o->html, "write a page with the map to this file");
+  shared(niah);
+  niah->callback([o] { run_depths(*o); });
 }
 
 }  // namespace heed::cli

@@ -8,6 +8,7 @@
 
 #include "cli/commands.h"
 #include "cli/dtype.h"
+#include "cli/policy.h"
 #include "heed/assets.h"
 #include "heed/cache/generate.h"
 #include "heed/checkpoint/language_model.h"
@@ -40,8 +41,8 @@ void run(GenerateCommand& o) {
   const auto text = prompt_of(o);
   const auto directory = o.model.empty() ? find_asset("tiny-lm").string() : o.model;
   const auto lm = checkpoint::load_language_model(directory, parse_dtype(o.dtype));
-  const auto settings = parse_settings(o.set);
-  const auto policy = cache::make_policy(o.policy, settings, cache::shape_of(lm.model->config()));
+  const auto choice = policy_choice(o.policy, o.set);
+  const auto policy = choice.make(cache::shape_of(lm.model->config()));
   if (!o.ignore_eos) o.options.eos = lm.eos;
   o.options.sampling.seed = o.common.seed;
 
@@ -59,8 +60,8 @@ void run(GenerateCommand& o) {
   const auto reads = session.reads();
   const auto per_step = [&](int64_t count) { return reads.steps ? double(count) / double(reads.steps) : 0.0; };
   const nlohmann::ordered_json json{{"model", directory},
-                                    {"policy", o.policy},
-                                    {"settings", settings},
+                                    {"policy", choice.name},
+                                    {"settings", choice.settings},
                                     {"text", result.text},
                                     {"finish", to_string(result.finish)},
                                     {"prompt_tokens", result.prompt_tokens},
@@ -102,8 +103,7 @@ void add_generate(CLI::App& app) {
   command->add_option("--stop", o->options.stop, "text that ends the answer; several are accepted");
   command->add_flag("--ignore-eos", o->ignore_eos, "go on past the model's end of text");
   command->add_flag("--echo", o->echo, "print the prompt first");
-  command->add_option("--policy", o->policy, "cache policy of `heed list --kind policy` (default full)");
-  command->add_option("--set", o->set, "settings of the policy, key=value");
+  add_policy(*command, o->policy, o->set);
   command->add_option("--chunk", o->chunk, "tokens of the prompt that pass the model at a time (default 512)")
       ->check(CLI::PositiveNumber);
   command->add_option("--dtype", o->dtype, "float32 (default), bfloat16 or float16");

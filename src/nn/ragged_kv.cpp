@@ -117,6 +117,7 @@ void RaggedKv::keep(const std::vector<std::vector<int64_t>>& slots) {
   }
   const int64_t held = std::accumulate(capacities_.begin(), capacities_.end(), int64_t{0});
   if (held - needed <= needed / 8) return;
+  reserved_ = 0;  // room was asked for tokens that are gone
   std::vector<int64_t> capacities;
   for (const int64_t length : lengths_) capacities.push_back(to_pages(length));
   lay_out(capacities);

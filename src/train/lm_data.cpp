@@ -40,27 +40,4 @@ double bits_per_byte(DecoderLm& model, const tasks::Corpus& corpus, Split split,
   return nats / double(used) / std::log(2.0);
 }
 
-double greedy_score(DecoderLm& model, const tasks::TextTask& task, Split split, int64_t samples) {
-  torch::NoGradGuard no_grad;
-  model->eval();
-  double score = 0;
-  Progress progress(task.name(), samples);
-  for (int64_t i = 0; i < samples; ++i) {
-    const auto sample = task.sample(split, uint64_t(i));
-    auto ids = formats::ByteTokenizer::encode(sample.prompt);
-    ids.insert(ids.begin(), formats::ByteTokenizer::kSeparator);
-    auto state = model->make_state(1);
-    auto next = torch::tensor(ids, torch::kInt64).unsqueeze(0);
-    std::string output;
-    for (int64_t n = 0; n < task.answer_bytes(); ++n) {
-      const auto hidden = model->hidden(next, &state);
-      next = model->logits(hidden.slice(1, hidden.size(1) - 1)).argmax(-1);
-      output += char(next.item<int64_t>());
-    }
-    score += task.score(sample, output);
-    progress.update(i + 1);
-  }
-  return score / double(samples);
-}
-
 }  // namespace heed::train

@@ -1,10 +1,12 @@
 // Cache policies by name: what a row of the registry makes for every layer of a model.
 #pragma once
 
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "heed/cache/layer_cache.h"
@@ -35,10 +37,25 @@ struct PolicyRow {
   nlohmann::json covering = nlohmann::json::object();  ///< settings that cover texts of 2000 tokens: equal to `full`
   nlohmann::json tight = nlohmann::json::object();     ///< settings that drop or skip much of a text of 200 tokens
   bool chunk_invariant = false;  ///< prompts in chunks of any size give the same cache and outputs
+  /// Settings with which a head holds or, where nothing is dropped, reads about `budget` tokens; sinks, windows and
+  /// what is observed are inside it. Empty where a policy has no such number.
+  std::function<nlohmann::json(int64_t budget)> at_budget;
 };
 std::span<const PolicyRow> policies();
 
 std::span<const RegistryRow> policy_rows();
+
+/// A policy as it is written down: {"policy": NAME, "settings": {...}}.
+struct PolicyChoice {
+  std::string name = "full";
+  nlohmann::json settings = nlohmann::json::object();
+
+  /// A name of the registry, or a file that `save` wrote (anything that ends in .json). Throws heed::Error for a file
+  /// that is no such object.
+  static PolicyChoice parse(const std::string& name_or_file);
+  void save(const std::filesystem::path& path) const;
+  Policy make(const ModelShape& shape) const { return make_policy(name, settings, shape); }
+};
 
 /// A decoder's state under a policy. Layers of plain dense attention follow it; layers with a window keep a full cache
 /// under their own mask, and other mixers their own state.

@@ -1,4 +1,4 @@
-// What a byte language model is trained on and measured by: batches, bits per byte, greedy answers.
+// What a byte language model is trained on and measured by: batches and bits per byte.
 #pragma once
 
 #include "heed/tasks/corpus.h"
@@ -15,8 +15,5 @@ LmBatch mixture_batch(const tasks::Mixture& mixture, int64_t step, int64_t size,
 /// spread evenly.
 double bits_per_byte(DecoderLm& model, const tasks::Corpus& corpus, tasks::Split split, int64_t context,
                      int64_t most_windows);
-
-/// Score of greedy answers to `samples` samples of a task's split: mean of the task's metric.
-double greedy_score(DecoderLm& model, const tasks::TextTask& task, tasks::Split split, int64_t samples);
 
 }  // namespace heed::train

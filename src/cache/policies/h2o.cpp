@@ -149,6 +149,9 @@ PolicyRow h2o() {
   row.covering = {{"heavy", 1000}, {"recent", 1000}};
   row.tight = {{"heavy", 20}, {"recent", 17}};
   row.chunk_invariant = true;
+  row.at_budget = [](int64_t budget) {
+    return nlohmann::json{{"heavy", budget - budget / 2}, {"recent", std::max<int64_t>(1, budget / 2)}};
+  };
   return row;
 }
 

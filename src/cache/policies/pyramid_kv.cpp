@@ -32,6 +32,7 @@ PolicyRow pyramid_kv() {
                         });
   row.tight = {{"window", 8}, {"capacity", 40}, {"beta", 4}};
   row.chunk_invariant = true;
+  row.at_budget = observation_at_budget;
   return row;
 }
 

@@ -83,6 +83,7 @@ PolicyRow quest() {
                         });
   row.tight = {{"budget", 48}, {"dense_layers", 0}};
   row.chunk_invariant = true;
+  row.at_budget = [](int64_t budget) { return nlohmann::json{{"budget", budget}, {"dense_layers", 0}}; };
   return row;
 }
 

@@ -15,6 +15,7 @@ PolicyRow snap_kv() {
                         });
   row.tight = {{"window", 8}, {"capacity", 40}};
   row.chunk_invariant = true;
+  row.at_budget = observation_at_budget;
   return row;
 }
 

@@ -20,6 +20,9 @@ PolicyRow streaming_llm() {
   row.covering = {{"window", 2000}};
   row.tight = {{"sinks", 3}, {"window", 29}};
   row.chunk_invariant = true;
+  row.at_budget = [](int64_t budget) {
+    return nlohmann::json{{"sinks", std::min<int64_t>(4, budget - 1)}, {"window", std::max<int64_t>(1, budget - 4)}};
+  };
   return row;
 }
 

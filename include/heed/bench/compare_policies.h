@@ -1,0 +1,61 @@
+// Cache policies side by side on a model and a text: what each holds, reads and loses, and which is the cheapest that a
+// person's limits allow.
+#pragma once
+
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "heed/cache/evaluate.h"
+
+namespace heed::bench {
+
+struct PolicyLimits {
+  std::optional<double> max_kl;                 ///< nats, mean over positions
+  std::optional<int64_t> max_bytes;             ///< of the cache, peak after the prompt
+  std::optional<double> min_tokens_per_second;  ///< of decoding
+};
+
+struct PolicyCompareOptions {
+  std::vector<std::string> policies;                      ///< names or policy files; empty: every one of the registry
+  std::vector<double> budgets{0.0625, 0.125, 0.25, 0.5};  ///< shares of the prompt
+  int64_t prompt = 1024, steps = 256;                     ///< tokens
+  std::string task = "niah_single";                       ///< of the text tasks; empty: none
+  int64_t task_samples = 20;
+  PolicyLimits limits;
+};
+
+struct PolicyResult {
+  cache::PolicyChoice choice;
+  double budget = 1;  ///< share of the prompt; 1 for the full cache and for policies of a file
+  double prefill_s = 0, decode_ms = 0, tokens_per_second = 0;  ///< medians; a step of the whole model
+  int64_t cache_bytes = 0;                                     ///< largest after the prompt, everything that is held
+  int64_t prompt_bytes = 0;                                    ///< largest during the prompt
+  double read = 0, scored = 0;  ///< key and value pairs, and key-sized vectors, a step, layer and KV head
+  cache::Fidelity fidelity;
+  std::optional<cache::TaskScore> task;
+  bool allowed = true;  ///< within the limits
+};
+
+struct PolicyComparison {
+  nlohmann::ordered_json machine, source;
+  PolicyCompareOptions options;
+  std::vector<PolicyResult> rows;  ///< the full cache first
+  std::optional<size_t> chosen;    ///< fewest bytes within the limits; of equals the fewest pairs read
+};
+
+/// `text` is tokenised and its first prompt + steps tokens are used, repeated if it is shorter; the steps are teacher
+/// forced. Throws heed::Error for unknown policies and budgets outside (0, 1).
+PolicyComparison compare_policies(
+    const checkpoint::LanguageModel& lm, const std::string& text, const PolicyCompareOptions& options,
+    const std::function<void(int64_t done, int64_t total, const std::string& next)>& progress = {});
+
+nlohmann::ordered_json to_json(const PolicyComparison& comparison);
+std::string policy_table(const PolicyComparison& comparison);
+/// One line: the choice and why, or that nothing fits.
+std::string decision(const PolicyComparison& comparison);
+std::string policy_html(const PolicyComparison& comparison);
+
+}  // namespace heed::bench

@@ -1,0 +1,93 @@
+#include "heed/cache/evaluate.h"
+
+#include <gtest/gtest.h>
+
+#include "heed/assets.h"
+#include "heed/bench/compare_policies.h"
+#include "heed/error.h"
+#include "support/temporary_directory.h"
+
+namespace heed::cache {
+namespace {
+
+TEST(Fidelity, OfEqualsIsNothing) {
+  torch::manual_seed(3);
+  const auto logits = torch::randn({40, 17});
+  const auto same = fidelity(logits, logits + 2.5, torch::zeros({40}, torch::kInt64));
+  EXPECT_LE(same.kl, 1e-9);
+  EXPECT_EQ(same.top1, 1);
+  EXPECT_NEAR(same.nll_delta, 0, 1e-6);
+}
+
+TEST(Fidelity, IsTheFormula) {
+  const auto p = torch::tensor({{0.5, 0.25, 0.25}, {0.1, 0.2, 0.7}}, torch::kFloat64);
+  const auto q = torch::tensor({{0.25, 0.5, 0.25}, {0.1, 0.2, 0.7}}, torch::kFloat64);
+  const auto got = fidelity(p.log(), q.log(), torch::tensor({0, 2}));
+  const double kl = 0.5 * std::log(2.0) - 0.25 * std::log(2.0);
+  EXPECT_NEAR(got.kl, kl / 2, 1e-12);
+  EXPECT_NEAR(got.kl_max, kl, 1e-12);
+  EXPECT_EQ(got.top1, 0.5);
+  EXPECT_NEAR(got.nll_delta, std::log(2.0) / 2, 1e-12);
+}
+
+class Shipped : public ::testing::Test {
+ protected:
+  checkpoint::LanguageModel lm = checkpoint::load_language_model(find_asset("tiny-lm"));
+};
+
+TEST_F(Shipped, StepsScoreATextAsTheWholeForwardDoes) {
+  const TemporaryDirectory folder;
+  std::ofstream text(folder / "text");
+  for (int i = 0; i < 120; ++i) text << "Line " << i << " of a file that is neither long nor short.\n";
+  text.close();
+  const auto corpus = tasks::Corpus::read({folder / "text"});
+  const auto full = make_policy("full", {}, shape_of(lm.model->config()));
+  const auto stepped = score_text(lm, &full, corpus, tasks::Split::train, 128, 3);
+  EXPECT_EQ(stepped.tokens, 3 * 64);
+  EXPECT_NEAR(stepped.bits_per_byte, stepped.nats / std::log(2.0), 1e-9);  // a byte a token
+  const auto whole = score_text(lm, nullptr, corpus, tasks::Split::train, 128, 3);
+  EXPECT_EQ(whole.tokens, 3 * 128);
+  EXPECT_LT(std::abs(whole.nats - stepped.nats), 1);  // other halves of the same text
+}
+
+TEST_F(Shipped, TheComparisonFindsWhatFits) {
+  bench::PolicyCompareOptions options;
+  options.policies = {"streaming_llm", "snap_kv"};
+  options.budgets = {0.25};
+  options.prompt = 192;
+  options.steps = 24;
+  options.task = "";
+  std::string text;
+  for (int i = 0; i < 40; ++i) text += "The quick brown fox number " + std::to_string(i) + " jumps. ";
+  auto c = bench::compare_policies(lm, text, options);
+  ASSERT_EQ(c.rows.size(), 3u);
+  EXPECT_LE(c.rows[0].fidelity.kl, 1e-9);
+  EXPECT_EQ(c.rows[0].read, 192 + (23 + 1) / 2.0);
+  EXPECT_NE(c.chosen, std::optional<size_t>(0));
+  for (size_t i = 1; i < 3; ++i) {
+    EXPECT_LT(c.rows[i].cache_bytes, c.rows[0].cache_bytes / 2) << c.rows[i].choice.name;
+    EXPECT_GT(c.rows[i].fidelity.kl, 0) << c.rows[i].choice.name;
+  }
+  options.limits.max_kl = 0;
+  c = bench::compare_policies(lm, text, options);
+  EXPECT_EQ(c.chosen, std::optional<size_t>(0));
+  options.limits.max_bytes = 10;
+  c = bench::compare_policies(lm, text, options);
+  EXPECT_FALSE(c.chosen);
+  EXPECT_NE(bench::decision(c).find("no policy fits"), std::string::npos);
+  EXPECT_NE(bench::policy_html(c).find("</svg>"), std::string::npos);
+}
+
+TEST(PolicyChoice, IsWrittenAndReadBack) {
+  const TemporaryDirectory folder;
+  const PolicyChoice choice{"quest", {{"budget", 64}}};
+  choice.save(folder / "policy.json");
+  const auto read = PolicyChoice::parse((folder / "policy.json").string());
+  EXPECT_EQ(read.name, "quest");
+  EXPECT_EQ(read.settings, choice.settings);
+  std::ofstream(folder / "other.json") << R"({"policy": "quest", "setings": {}})";
+  EXPECT_THROW(PolicyChoice::parse((folder / "other.json").string()), Error);
+}
+
+}  // namespace
+}  // namespace heed::cache
