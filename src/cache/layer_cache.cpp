@@ -112,10 +112,10 @@ ops::CacheTensors LayerCache::gathered(const Tensor& slots) const {
   cache.k = kv_.key_slab().view({-1, 1, 1, kv_.key_slab().size(1)});
   cache.v = kv_.value_slab().view({-1, 1, 1, kv_.value_slab().size(1)});
   cache.page_size = 1;
-  auto table = slots.clamp_min(0).contiguous();
-  for (int64_t r = 0; r < kv_.rows(); ++r)
-    table[r / kv_.heads()][r % kv_.heads()].add_(static_cast<int32_t>(kv_.offset(r)));
-  cache.table = table;
+  auto offsets = torch::empty({kv_.batch(), kv_.heads()}, torch::kInt32);
+  for (int64_t r = 0; r < kv_.rows(); ++r) offsets.data_ptr<int32_t>()[r] = static_cast<int32_t>(kv_.offset(r));
+  offsets = offsets.repeat_interleave(slots.size(1) / kv_.heads(), 1).unsqueeze(2);
+  cache.table = (slots.clamp_min(0) + offsets).contiguous();
   cache.lengths = slots.ge(0).sum(2);
   return cache;
 }
@@ -137,6 +137,35 @@ ops::CacheTensors LayerCache::paged(const Tensor& pages) const {
   }
   cache.table = table;
   return cache;
+}
+
+ops::CacheTensors LayerCache::blocks(const Tensor& chosen, int64_t size) const {
+  const bool whole = size % nn::RaggedKv::kPage == 0;
+  const int64_t unit = whole ? nn::RaggedKv::kPage : 1, units = size / unit;
+  const auto expanded = (chosen.unsqueeze(3) * units + torch::arange(units, torch::kInt32)).flatten(2);
+  // The newest block may be begun only; it is the last of the list where it is chosen.
+  const auto in_use = (kv_.lengths().unsqueeze(2) + unit - 1).div(unit, "floor");
+  const auto list = expanded.masked_fill(expanded >= in_use, -1);
+  return whole ? paged(list) : gathered(list);
+}
+
+std::optional<ops::KeyRotation> LayerCache::rotation_on_read(const Chunk& chunk, int64_t slots) const {
+  const auto& positions = chunk.call.encoding->config();
+  if (positions.kind != "rope") return std::nullopt;
+  ops::KeyRotation rotation;
+  rotation.inverse_frequencies =
+      nn::rope_frequencies(positions.rope, chunk.k.size(3), slots).to(torch::kFloat32).contiguous();
+  rotation.interleaved = positions.rope.interleaved;
+  return rotation;
+}
+
+Tensor LayerCache::rotate_query(const Chunk& chunk, const Tensor& q, const Tensor& positions) const {
+  const auto rotated = rotate(chunk, q, positions);
+  const auto& config = chunk.call.encoding->config();
+  const double magnitude = config.kind == "rope" ? nn::rope_magnitude(config.rope) : 1;
+  if (magnitude == 1) return rotated;
+  const int64_t dim = config.rope.rotary_dim ? config.rope.rotary_dim : q.size(3);
+  return torch::cat({rotated.narrow(3, 0, dim) * magnitude, rotated.slice(3, dim)}, 3);
 }
 
 ops::DecodeResult merge(const ops::DecodeResult& a, const ops::DecodeResult& b) {

@@ -15,5 +15,6 @@ PolicyRow h2o();
 PolicyRow snap_kv();
 PolicyRow pyramid_kv();
 PolicyRow quest();
+PolicyRow token_select();
 
 }  // namespace heed::cache::rows

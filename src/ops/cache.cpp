@@ -93,7 +93,7 @@ DecodeResult decode(const Tensor& q, const CacheTensors& cache, const DecodeOpti
 
 Tensor slot_scores(const Tensor& q, const CacheTensors& cache, const SlotScoreOptions& o) {
   using kernels::HeadReduction;
-  const int64_t heads = o.heads == HeadReduction::none ? q.size(1) : cache.kv_heads();
+  const int64_t heads = o.heads == HeadReduction::none ? q.size(1) : o.all_heads ? 1 : cache.kv_heads();
   auto scores = torch::empty({q.size(0), heads, q.size(2), most_slots(cache)}, torch::kFloat32);
   kernels::SlotScoresParams p;
   const auto rows = q.stride(3) == 1 ? q : q.contiguous();

@@ -74,12 +74,20 @@ class LayerCache : public AttentionCache {
 
   /// All slots in use.
   ops::CacheTensors everything() const;
-  /// Chosen slots: int32 [B, Hkv, S], ascending, -1 behind the last.
+  /// Chosen slots: int32 [B, H, S], ascending, -1 behind the last. H is Hkv or a multiple: consecutive lists choose
+  /// from the slots of one KV head, and decode takes each for a KV head.
   ops::CacheTensors gathered(const torch::Tensor& slots) const;
   /// Chosen pages of RaggedKv::kPage slots: int32 [B, Hkv, P], ascending, -1 behind the last.
   ops::CacheTensors paged(const torch::Tensor& pages) const;
+  /// Chosen blocks of `size` slots: int32 [B, Hkv, P], ascending, -1 behind the last. Whole pages are read where `size`
+  /// is a multiple of them.
+  ops::CacheTensors blocks(const torch::Tensor& chosen, int64_t size) const;
 
   torch::Tensor rotate(const Chunk& chunk, const torch::Tensor& x, const torch::Tensor& positions) const;
+  /// For keys kept unrotated: how decode rotates `slots` slots that stand at 0, 1, ...; nothing without rotation.
+  std::optional<ops::KeyRotation> rotation_on_read(const Chunk& chunk, int64_t slots) const;
+  /// A query rotated to ask such keys: it carries the magnitude of both sides.
+  torch::Tensor rotate_query(const Chunk& chunk, const torch::Tensor& q, const torch::Tensor& positions) const;
   int64_t group(const Chunk& chunk) const { return chunk.q.size(1) / chunk.k.size(1); }
   bool in_prompt() const { return in_prompt_; }
 

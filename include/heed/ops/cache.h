@@ -56,6 +56,7 @@ struct SlotScoreOptions {
   int64_t begin = 0, exclude_last = 0;  ///< slots at both ends that are no candidates
   bool softmax = false;
   kernels::HeadReduction heads = kernels::HeadReduction::none;
+  bool all_heads = false;  ///< the reduction runs over all query heads, not over those of a group
 };
 
 /// Scores of q [B, Hq, N, D] against the slots: float [B, H, N, slots], H being Hq, Hkv or 1 by the reduction.

@@ -45,17 +45,11 @@ class Quest : public LayerCache {
     options.scale = o.scale;
     options.softcap = o.softcap;
     options.mask = {};
-    return decode(chunk.q, s_.page == nn::RaggedKv::kPage ? paged(chosen) : gathered(slots_of(chosen)), options).out;
+    return decode(chunk.q, blocks(chosen, s_.page), options).out;
   }
 
  private:
   int64_t pages_of(int64_t slots) const { return (slots + s_.page - 1) / s_.page; }
-
-  Tensor slots_of(const Tensor& pages) const {
-    const auto slots = (pages.unsqueeze(3) * s_.page + torch::arange(s_.page, torch::kInt32)).flatten(2);
-    // The newest page may be begun only.
-    return slots.masked_fill(slots >= kv_.longest(), -1);
-  }
 
   Settings s_;
   bool dense_;
