@@ -64,11 +64,11 @@ class OracleInduction {
   double least_probability() const { return least_; }
   const cache::LayerCache& ind() const { return *ind_; }
 
-  /// What the run goes on with: 51, 52, ..., of which `correct` are found, and token 0 from there on.
-  static std::vector<int64_t> found(int64_t correct, int64_t count = 5) {
-    std::vector<int64_t> tokens(count, 0);
-    for (int64_t i = 0; i < std::min(correct, count); ++i) tokens[i] = 51 + i;
-    return tokens;
+  /// How many tokens of an answer go on with the run: 51, 52, ...
+  static int64_t correct(const std::vector<int64_t>& answer) {
+    int64_t count = 0;
+    while (count < int64_t(answer.size()) && answer[count] == 51 + count) ++count;
+    return count;
   }
 
  private:
