@@ -30,7 +30,8 @@ PolicyRow policy_row(std::string name, std::string paper, int year, std::string 
 std::span<const PolicyRow> policies() {
   static const std::vector<PolicyRow> rows{
       rows::full(),       rows::streaming_llm(), rows::h2o(),          rows::snap_kv(),
-      rows::pyramid_kv(), rows::quest(),         rows::token_select(),
+      rows::pyramid_kv(), rows::quest(),         rows::token_select(), rows::recycled_attention(),
+      rows::long_heads(), rows::act_qkv(),
   };
   return rows;
 }
@@ -96,6 +97,9 @@ DecoderState make_state(const DecoderLm& model, const Policy& policy, int64_t ba
     else
       state.layers.push_back(model->blocks[i]->mixer->make_state(batch));
   }
+  std::vector<LayerCache*> caches;
+  each_cache(state, [&](LayerCache& cache) { caches.push_back(&cache); });
+  for (auto* cache : caches) cache->meet(caches);
   return state;
 }
 

@@ -16,5 +16,8 @@ PolicyRow snap_kv();
 PolicyRow pyramid_kv();
 PolicyRow quest();
 PolicyRow token_select();
+PolicyRow recycled_attention();
+PolicyRow long_heads();
+PolicyRow act_qkv();
 
 }  // namespace heed::cache::rows

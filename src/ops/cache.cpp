@@ -52,7 +52,29 @@ void set_lengths(Params& params, const CacheTensors& cache) {
   params.lengths_stride_h = cache.lengths.stride(1);
 }
 
+kernels::KeySummaryParams summary_params(const CacheTensors& cache, const Tensor& summarized, int64_t page_slots) {
+  kernels::KeySummaryParams p;
+  p.k = cache_view(cache.k, cache);
+  p.num_kv_heads = cache.kv_heads();
+  set_lengths(p, cache);
+  p.summarized = summarized.data_ptr<int64_t>();
+  p.page_slots = page_slots;
+  return p;
+}
+
 }  // namespace
+
+CacheTensors CacheTensors::sequence(int64_t b) const {
+  CacheTensors part = *this;
+  part.lengths = lengths.narrow(0, b, 1);
+  if (table) {
+    part.table = table->narrow(0, b, 1);
+  } else {
+    part.k = k.narrow(0, b, 1);
+    part.v = v.defined() ? v.narrow(0, b, 1) : v;
+  }
+  return part;
+}
 
 DecodeResult decode(const Tensor& q, const CacheTensors& cache, const DecodeOptions& o) {
   DecodeResult result;
@@ -149,13 +171,14 @@ Tensor pool(const Tensor& scores, int64_t width, kernels::PoolParams::Kind kind,
 }
 
 void summarize_keys(const CacheTensors& cache, const Tensor& summarized, int64_t page_slots, Tensor& extremes) {
-  kernels::KeySummaryParams p;
-  p.k = cache_view(cache.k, cache);
-  p.num_kv_heads = cache.kv_heads();
-  set_lengths(p, cache);
-  p.summarized = summarized.data_ptr<int64_t>();
-  p.page_slots = page_slots;
+  auto p = summary_params(cache, summarized, page_slots);
   p.extremes = view_of(extremes);
+  kernels::summarize_keys(p);
+}
+
+void average_keys(const CacheTensors& cache, const Tensor& summarized, int64_t page_slots, Tensor& means) {
+  auto p = summary_params(cache, summarized, page_slots);
+  p.means = view_of(means);
   kernels::summarize_keys(p);
 }
 

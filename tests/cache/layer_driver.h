@@ -5,6 +5,8 @@
 #include <cmath>
 #include <numeric>
 
+#include <gtest/gtest.h>
+
 #include "heed/cache/policy.h"
 
 namespace heed::testing {
@@ -100,6 +102,20 @@ inline Attended attend_all(const LayerText& text, int64_t b, int64_t h, int64_t 
   std::vector<int64_t> keys(i + 1);
   std::iota(keys.begin(), keys.end(), 0);
   return attend_reference(text, b, h, i, Read::absolute(keys, i));
+}
+
+/// What query (b, h, i) got from a part of its keys, where they stand, is off by at most twice the mass left out times
+/// the longest value; and the divergence of the part from the whole is exactly that mass's -log.
+inline void expect_within_retained_mass(const LayerText& text, int64_t b, int64_t h, int64_t i,
+                                        const std::vector<int64_t>& keys, const torch::Tensor& got) {
+  const auto all = attend_all(text, b, h, i);
+  const auto weights = all.logits.softmax(0).index_select(0, torch::tensor(keys, torch::kInt64));
+  const double mass = weights.sum().item<double>();
+  const double longest = text.v[b][h / text.group()].slice(0, 0, i + 1).norm(2, 1).max().item<double>();
+  constexpr double kRounding = 1e-5;
+  EXPECT_LE((got - all.out).norm().item<double>(), 2 * (1 - mass) * longest + kRounding) << b << " " << h << " " << i;
+  const auto part = attend_reference(text, b, h, i, Read::absolute(keys, i)).logits.softmax(0);
+  EXPECT_NEAR((part * (part / weights).log()).sum().item<double>(), -std::log(mass), 1e-9);
 }
 
 /// The k largest of a row, ties to the lower index, ascending.

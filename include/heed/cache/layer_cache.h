@@ -25,6 +25,8 @@ struct Reads {
 class LayerCache : public AttentionCache {
  public:
   torch::Tensor attend(const CacheCall& call) final;
+  /// All caches of a state in the order of the layers, before the first token: for what layers share.
+  virtual void meet(const std::vector<LayerCache*>&) {}
   /// The prompt is complete: one-shot policies compress now.
   void finish_prompt();
   /// Room for this many tokens, so that a long prompt is never moved.

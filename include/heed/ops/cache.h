@@ -20,6 +20,7 @@ struct CacheTensors {
   torch::Tensor lengths;  ///< int64 [B, Hkv]: slots in use
 
   int64_t kv_heads() const { return lengths.size(1); }
+  CacheTensors sequence(int64_t b) const;  ///< of this sequence alone, a view
 };
 
 /// Rotation of keys when they are read; kernels::ReadRotation.
@@ -76,6 +77,9 @@ torch::Tensor pool(const torch::Tensor& scores, int64_t width, kernels::PoolPara
 /// least the pages there are. Pages below the slots `summarized` (int64 [B, Hkv]) are left as they are.
 void summarize_keys(const CacheTensors& cache, const torch::Tensor& summarized, int64_t page_slots,
                     torch::Tensor& extremes);
+
+/// Channel-wise means, likewise: float [B, Hkv, P, D].
+void average_keys(const CacheTensors& cache, const torch::Tensor& summarized, int64_t page_slots, torch::Tensor& means);
 
 /// Upper bounds of the scores of q [B, Hq, N, D] in each page, float [B, H, N, P]; -inf beyond the pages of `lengths`.
 torch::Tensor page_bounds(const torch::Tensor& q, const torch::Tensor& extremes, const torch::Tensor& lengths,
