@@ -64,19 +64,25 @@ Tensor LayerCache::attend_step(const Chunk& chunk) {
 }
 
 Tensor LayerCache::attend_slots(const Chunk& chunk, const Mask& mask, Tensor* lse) const {
+  if (!kv_.uniform())
+    return attend_heads(
+        chunk, [&](int64_t) { return mask; }, lse);
   AttentionOptions options = chunk.call.options;
   options.mask = mask;
-  if (kv_.uniform()) {
-    const auto result = attention_with_lse(chunk.q, kv_.keys(), kv_.values(), options);
-    if (lse) *lse = result.lse;
-    return result.out;
-  }
+  const auto result = attention_with_lse(chunk.q, kv_.keys(), kv_.values(), options);
+  if (lse) *lse = result.lse;
+  return result.out;
+}
+
+Tensor LayerCache::attend_heads(const Chunk& chunk, const std::function<Mask(int64_t head)>& mask, Tensor* lse) const {
+  AttentionOptions options = chunk.call.options;
   const int64_t queries = group(chunk);
   auto out = torch::empty({chunk.q.size(0), chunk.q.size(1), chunk.size(), chunk.v.size(3)}, chunk.q.options());
   if (lse) *lse = torch::empty({chunk.q.size(0), chunk.q.size(1), chunk.size()}, torch::kFloat32);
   for (int64_t r = 0; r < kv_.rows(); ++r) {
-    const int64_t b = r / kv_.heads(), h = r % kv_.heads() * queries;
-    const auto part = [&](const Tensor& x) { return x.narrow(0, b, 1).narrow(1, h, queries); };
+    const int64_t b = r / kv_.heads(), h = r % kv_.heads();
+    const auto part = [&](const Tensor& x) { return x.narrow(0, b, 1).narrow(1, h * queries, queries); };
+    options.mask = mask(h);
     const auto result = attention_with_lse(part(chunk.q), kv_.keys(r).unsqueeze(0).unsqueeze(0),
                                            kv_.values(r).unsqueeze(0).unsqueeze(0), options);
     part(out).copy_(result.out);

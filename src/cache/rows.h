@@ -19,5 +19,7 @@ PolicyRow token_select();
 PolicyRow recycled_attention();
 PolicyRow long_heads();
 PolicyRow act_qkv();
+PolicyRow duo_attention();
+PolicyRow razor_attention();
 
 }  // namespace heed::cache::rows

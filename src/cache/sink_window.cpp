@@ -1,37 +1,77 @@
 #include "cache/sink_window.h"
 
+#include <algorithm>
 #include <numeric>
 
 namespace heed::cache {
 
 using torch::Tensor;
 
+SinkWindow::SinkWindow(const Settings& settings) : s_(settings) {
+  if (std::find(s_.full.begin(), s_.full.end(), true) == s_.full.end()) s_.full.clear();
+  if (s_.full.empty()) return;
+  const auto found = std::find(s_.full.begin(), s_.full.end(), false);
+  streaming_head_ = found == s_.full.end() ? -1 : found - s_.full.begin();
+}
+
+int64_t SinkWindow::reserved_slots(int64_t tokens) const {
+  if (!any_streams()) return tokens;
+  // Room is made for all rows alike: where some stream, those that don't grow as they go.
+  return s_.full.empty() ? std::min(tokens, capacity(tokens)) : 0;
+}
+
+/// Of streaming rows only these slots.
+void SinkWindow::keep(const std::vector<int64_t>& slots) {
+  std::vector<std::vector<int64_t>> lists;
+  for (int64_t r = 0; r < kv_.rows(); ++r) {
+    lists.push_back(slots);
+    if (streams(r)) continue;
+    lists.back().resize(kv_.length(r));
+    std::iota(lists.back().begin(), lists.back().end(), 0);
+  }
+  kv_.keep(lists);
+}
+
 /// Recent tokens in the order of the text again.
 void SinkWindow::unroll() {
-  if (oldest_ == 0) return;
-  std::vector<int64_t> order(capacity());
+  if (recent_.empty()) return;
+  std::vector<int64_t> order(s_.sinks);
   std::iota(order.begin(), order.end(), 0);
-  std::rotate(order.begin() + s_.sinks, order.begin() + s_.sinks + oldest_, order.end());
-  kv_.keep(std::vector<std::vector<int64_t>>(kv_.rows(), order));
-  oldest_ = 0;
+  order.insert(order.end(), recent_.begin(), recent_.end());
+  keep(order);
+  recent_.clear();
 }
 
 void SinkWindow::store(const Chunk& chunk) {
-  if (in_prompt() || chunk.size() > 1 || kv_.longest() < capacity()) {
+  if (!any_streams() || in_prompt() || chunk.size() > 1) {
     unroll();
     return LayerCache::store(chunk);
   }
-  for (int64_t r = 0; r < kv_.rows(); ++r) {
-    const int64_t b = r / kv_.heads(), h = r % kv_.heads();
-    kv_.replace(r, s_.sinks + oldest_, chunk.k[b][h][0], chunk.v[b][h][0], chunk.first);
+  const int64_t held = this->held();
+  if (held < capacity(chunk.first + 1)) {
+    if (!recent_.empty()) recent_.push_back(held);
+    return LayerCache::store(chunk);
   }
-  oldest_ = (oldest_ + 1) % s_.window;
+  if (recent_.empty()) {
+    recent_.resize(held - s_.sinks);
+    std::iota(recent_.begin(), recent_.end(), s_.sinks);
+  }
+  const int64_t slot = recent_.front();
+  recent_.pop_front();
+  recent_.push_back(slot);
+  leaving({slot});
+  for (int64_t r = 0; r < kv_.rows(); ++r)
+    if (streams(r)) {
+      const int64_t b = r / kv_.heads(), h = r % kv_.heads();
+      kv_.replace(r, slot, chunk.k[b][h][0], chunk.v[b][h][0], chunk.first);
+    }
+  if (!s_.full.empty()) kv_.append(chunk.k, chunk.v, chunk.first, s_.full);
 }
 
 // Attention over the sinks for queries that may see more than fits, joined to `out` over recent tokens. Queries stand
 // at their place, at most at the last rank of the cache.
 Tensor SinkWindow::over_sinks(const Chunk& chunk, const Tensor& out, const Tensor& lse) const {
-  const auto ranks = (torch::arange(chunk.size()) + chunk.first).clamp_max(capacity() - 1);
+  const auto ranks = (torch::arange(chunk.size()) + chunk.first).clamp_max(capacity(seen()) - 1);
   const auto q = s_.in_cache ? rotate(chunk, chunk.call.q, ranks) : chunk.q;
   AttentionOptions options = chunk.call.options;
   options.mask = {};
@@ -45,10 +85,13 @@ Tensor SinkWindow::over_sinks(const Chunk& chunk, const Tensor& out, const Tenso
 }
 
 Tensor SinkWindow::attend_chunk(const Chunk& chunk) {
+  if (!any_streams()) return LayerCache::attend_chunk(chunk);
   Tensor lse;
-  const bool all_seen = chunk.first + chunk.size() <= capacity();
+  const bool all_seen = chunk.first + chunk.size() <= capacity(seen());
   if (all_seen || s_.sinks == 0 || !s_.in_cache) {
-    return attend_slots(chunk, Mask(Causal{}) & (Mask(Window{s_.window}) | Mask(SinkTokens{s_.sinks})));
+    const auto mask = Mask(Causal{}) & (Mask(Window{s_.window}) | Mask(SinkTokens{s_.sinks}));
+    if (s_.full.empty()) return attend_slots(chunk, mask);
+    return attend_heads(chunk, [&](int64_t head) { return s_.full[head] ? Mask(Causal{}) : mask; });
   }
   const auto recent = attend_slots(chunk, Mask(Causal{}) & Mask(Window{s_.window}), &lse);
   return over_sinks(chunk, recent, lse);
@@ -59,7 +102,8 @@ Tensor SinkWindow::attend_step(const Chunk& chunk) {
   options.scale = chunk.call.options.scale;
   options.softcap = chunk.call.options.softcap;
   options.mask = {};
-  if (chunk.first < capacity() || s_.sinks == 0 || !s_.in_cache) return decode(chunk.q, everything(), options).out;
+  if (chunk.first < capacity(seen()) || s_.sinks == 0 || !s_.in_cache)
+    return decode(chunk.q, everything(), options).out;
   const auto part = [&](int64_t begin, int64_t end) {
     ops::CacheTensors cache;
     cache.k = kv_.keys().slice(2, begin, end);
@@ -67,18 +111,21 @@ Tensor SinkWindow::attend_step(const Chunk& chunk) {
     cache.lengths = torch::full({kv_.batch(), kv_.heads()}, end - begin, torch::kInt64);
     return cache;
   };
-  const auto rank = torch::full({1}, capacity() - 1, torch::kInt64);
+  const auto rank = torch::full({1}, capacity(seen()) - 1, torch::kInt64);
   const auto sinks = decode(rotate(chunk, chunk.call.q, rank), part(0, s_.sinks), options);
-  return merge(sinks, decode(chunk.q, part(s_.sinks, capacity()), options)).out;
+  return merge(sinks, decode(chunk.q, part(s_.sinks, capacity(seen())), options)).out;
 }
 
-void SinkWindow::after_chunk(const Chunk&) {
-  const int64_t length = kv_.longest();
-  if (length <= capacity()) return;
-  std::vector<int64_t> kept(capacity());
+void SinkWindow::shrink() {
+  if (!any_streams()) return;
+  const int64_t held = this->held(), kept_recent = window(seen());
+  if (held <= s_.sinks + kept_recent) return;
+  std::vector<int64_t> dropped(held - s_.sinks - kept_recent), kept(s_.sinks + kept_recent);
+  std::iota(dropped.begin(), dropped.end(), s_.sinks);
+  leaving(dropped);
   std::iota(kept.begin(), kept.begin() + s_.sinks, 0);
-  std::iota(kept.begin() + s_.sinks, kept.end(), length - s_.window);
-  kv_.keep(std::vector<std::vector<int64_t>>(kv_.rows(), kept));
+  std::iota(kept.begin() + s_.sinks, kept.end(), held - kept_recent);
+  keep(kept);
 }
 
 }  // namespace heed::cache

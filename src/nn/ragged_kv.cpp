@@ -45,7 +45,7 @@ void RaggedKv::remember_positions(int64_t row) {
   std::iota(positions.begin(), positions.end(), 0);
 }
 
-void RaggedKv::append(const Tensor& k, const Tensor& v, int64_t first) {
+void RaggedKv::append(const Tensor& k, const Tensor& v, int64_t first, const std::vector<bool>& into) {
   torch::NoGradGuard no_grad;
   if (!k_.defined()) {
     batch_ = k.size(0), heads_ = k.size(1);
@@ -57,18 +57,21 @@ void RaggedKv::append(const Tensor& k, const Tensor& v, int64_t first) {
   require(k.size(0) == batch_ && k.size(1) == heads_ && k.size(3) == k_.size(1) && v.size(3) == v_.size(1),
           "this cache holds {} sequences of {} KV heads of size {} and {}, not {} of {} of {} and {}", batch_, heads_,
           k_.size(1), v_.size(1), k.size(0), k.size(1), k.size(3), v.size(3));
+  require(into.empty() || int64_t(into.size()) == heads_, "{} entries for {} heads", into.size(), heads_);
+  const auto gets = [&](int64_t r) { return into.empty() || into[r % heads_]; };
   const int64_t n = k.size(2);
   bool moves = false;
   auto capacities = capacities_;
   for (int64_t r = 0; r < rows(); ++r) {
     const int64_t needed = lengths_[r] + n;
-    if (needed <= capacities[r]) continue;
+    if (needed <= capacities[r] || !gets(r)) continue;
     const int64_t spare = capacities[r] == 0 ? 0 : std::min(needed / 4, kMostSpare);
     capacities[r] = to_pages(std::max(needed + spare, reserved_));
     moves = true;
   }
   if (moves) lay_out(capacities);
   for (int64_t r = 0; r < rows(); ++r) {
+    if (!gets(r)) continue;
     const int64_t at = offsets_[r] + lengths_[r], b = r / heads_, h = r % heads_;
     k_.narrow(0, at, n).copy_(k[b][h]);
     v_.narrow(0, at, n).copy_(v[b][h]);

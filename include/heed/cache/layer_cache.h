@@ -1,6 +1,7 @@
 // One layer's cache under a policy: the base keeps, attends and counts; a policy says what is dropped and what is read.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "heed/mixers/attention_cache.h"
@@ -70,6 +71,9 @@ class LayerCache : public AttentionCache {
   /// The chunk against all slots of each row, of which the newest are its own tokens. The mask is asked with slots as
   /// keys, bottom-right aligned. With `lse`, also float [B, Hq, n].
   torch::Tensor attend_slots(const Chunk& chunk, const Mask& mask, torch::Tensor* lse = nullptr) const;
+  /// The same with a mask of its own for every KV head.
+  torch::Tensor attend_heads(const Chunk& chunk, const std::function<Mask(int64_t head)>& mask,
+                             torch::Tensor* lse = nullptr) const;
   /// decode, counted.
   ops::DecodeResult decode(const torch::Tensor& q, const ops::CacheTensors& cache, ops::DecodeOptions options = {});
   void count_scored(int64_t vectors) { reads_.scored += vectors; }

@@ -15,8 +15,9 @@ class RaggedKv {
   static constexpr int64_t kPage = 16;
 
   /// Appends k [B, H, n, D] and v [B, H, n, Dv] of tokens [first, first + n) to every row. The first call decides
-  /// shapes and dtype; throws heed::Error for others later.
-  void append(const torch::Tensor& k, const torch::Tensor& v, int64_t first);
+  /// shapes and dtype; throws heed::Error for others later. With `into`, of one entry a head, only these heads get
+  /// them.
+  void append(const torch::Tensor& k, const torch::Tensor& v, int64_t first, const std::vector<bool>& into = {});
   /// Puts k [D], v [Dv] of the token at `position` into a slot in use.
   void replace(int64_t row, int64_t slot, const torch::Tensor& k, const torch::Tensor& v, int64_t position);
   /// Of row r only slots[r] remain, in this order. What is no longer needed is given back.

@@ -1,0 +1,60 @@
+#include "cache/head_sets.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "heed/error.h"
+#include "heed/formats/json_file.h"
+
+namespace heed::cache {
+
+HeadSet no_heads(const ModelShape& shape) {
+  return HeadSet(size_t(shape.layers), std::vector<bool>(size_t(shape.kv_heads)));
+}
+
+HeadSet operator~(HeadSet heads) {
+  for (auto& layer : heads) layer.flip();
+  return heads;
+}
+
+HeadSet named_heads(const ConfigReader& reader, const std::string& key, const nlohmann::json& value,
+                    const ModelShape& shape) {
+  auto heads = no_heads(shape);
+  if (value == "none") return heads;
+  if (value == "all") return ~std::move(heads);
+  const auto inside = [](const nlohmann::json& index, int64_t count) {
+    return index.is_number_integer() && index >= 0 && index < count;
+  };
+  const auto refuse = [&](const nlohmann::json& what) {
+    fail("{}: {} = {}: all, none or a list of pairs [layer below {}, KV head below {}] is accepted", reader.owner(),
+         key, formats::quote(what.dump()), shape.layers, shape.kv_heads);
+  };
+  if (!value.is_array()) refuse(value);
+  for (const auto& pair : value) {
+    if (!pair.is_array() || pair.size() != 2 || !inside(pair[0], shape.layers) || !inside(pair[1], shape.kv_heads))
+      refuse(pair);
+    heads[pair[0].get<size_t>()][pair[1].get<size_t>()] = true;
+  }
+  return heads;
+}
+
+checkpoint::HeadTable read_head_table(const std::string& path, const ModelShape& shape) {
+  auto table = checkpoint::HeadTable::load(path);
+  table.check_fits(shape.layers, shape.heads, shape.kv_heads);
+  require(!table.holds_rules(), "{}: rules of heads; a table of numbers is accepted", path);
+  return table;
+}
+
+HeadSet largest_heads(const checkpoint::HeadTable& table, int64_t count, const ModelShape& shape) {
+  std::vector<int64_t> order(size_t(table.layers() * table.heads()));
+  std::iota(order.begin(), order.end(), 0);
+  const auto number = [&](int64_t i) { return table.number(i / table.heads(), i % table.heads()); };
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return number(a) > number(b); });
+  order.resize(std::min<size_t>(order.size(), size_t(count)));
+  const int64_t group = table.heads() / shape.kv_heads;
+  auto heads = no_heads(shape);
+  for (const int64_t i : order) heads[i / table.heads()][i % table.heads() / group] = true;
+  return heads;
+}
+
+}  // namespace heed::cache

@@ -1,0 +1,26 @@
+// Which KV heads of a model a head-wise policy treats in one way: from its settings or from a file.
+#pragma once
+
+#include <vector>
+
+#include "heed/cache/policy.h"
+#include "heed/checkpoint/head_table.h"
+
+namespace heed::cache {
+
+using HeadSet = std::vector<std::vector<bool>>;  ///< [layer][KV head]
+
+HeadSet no_heads(const ModelShape& shape);
+HeadSet operator~(HeadSet heads);
+
+/// A setting "all", "none" or a list of [layer, KV head] pairs. `value` must not be null.
+HeadSet named_heads(const ConfigReader& reader, const std::string& key, const nlohmann::json& value,
+                    const ModelShape& shape);
+
+/// The table of numbers in a file, which fits the model.
+checkpoint::HeadTable read_head_table(const std::string& path, const ModelShape& shape);
+
+/// KV heads that have a head among the `count` largest numbers of a table; ties to the lower layer, then head.
+HeadSet largest_heads(const checkpoint::HeadTable& table, int64_t count, const ModelShape& shape);
+
+}  // namespace heed::cache
