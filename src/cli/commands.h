@@ -37,6 +37,7 @@ void add_doctor(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_list(CLI::App& app);
+void add_probe(CLI::App& app);
 void add_run(CLI::App& app);
 void add_train(CLI::App& app);
 
