@@ -63,7 +63,13 @@ Tensor pass(const checkpoint::LanguageModel& lm, const cache::Policy& policy, co
   result.tokens_per_second = 1e3 / result.decode_ms;
   const auto reads = session.reads();
   const double rows = double(reads.steps) * double(lm.model->config().kv_heads);
-  if (reads.steps) result.read = double(reads.attended) / rows, result.scored = double(reads.scored) / rows;
+  if (reads.steps) {
+    result.read = double(reads.attended) / rows;
+    result.scored = double(reads.scored) / rows;
+    const double steps = double(times.size());
+    result.attention_ms = 1e3 * reads.attention_seconds / steps;
+    result.policy_ms = 1e3 * reads.policy_seconds / steps;
+  }
   return torch::stack(logits);
 }
 

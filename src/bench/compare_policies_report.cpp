@@ -70,6 +70,8 @@ nlohmann::ordered_json to_json(const PolicyComparison& c) {
                                {"prefill_s", r.prefill_s},
                                {"decode_ms", r.decode_ms},
                                {"tokens_per_s", r.tokens_per_second},
+                               {"attention_ms", r.attention_ms},
+                               {"policy_ms", r.policy_ms},
                                {"cache_bytes", r.cache_bytes},
                                {"prompt_bytes", r.prompt_bytes},
                                {"pairs_read", r.read},
@@ -113,13 +115,15 @@ std::string decision(const PolicyComparison& c) {
 
 std::string policy_table(const PolicyComparison& c) {
   std::string text = machine_line(c.machine) + "\n" + source_text(c) + "\n";
-  text += fmt::format("  {:<18} {:>7} {:>9} {:>9} {:>10} {:>9} {:>8} {:>9} {:>6}  {}\n", "policy", "budget", "prefill",
-                      "tokens/s", "cache", "read", "scored", "KL", "top-1", c.options.task);
+  text += fmt::format("  {:<18} {:>7} {:>9} {:>9} {:>9} {:>9} {:>10} {:>9} {:>8} {:>9} {:>6}  {}\n", "policy", "budget",
+                      "prefill", "tokens/s", "attention", "policy", "cache", "read", "scored", "KL", "top-1",
+                      c.options.task);
   for (const auto& r : c.rows)
-    text += fmt::format("{} {:<18} {:>7.3g} {:>9} {:>9.1f} {:>10} {:>9.0f} {:>8.0f} {:>9.2g} {:>6.3f}  {}\n",
-                        c.chosen && &r == &c.rows[*c.chosen] ? "*" : " ", r.choice.name, r.budget,
-                        time_text(r.prefill_s), r.tokens_per_second, bytes_text(r.cache_bytes), r.read, r.scored,
-                        r.fidelity.kl, r.fidelity.top1, task_text(r));
+    text +=
+        fmt::format("{} {:<18} {:>7.3g} {:>9} {:>9.1f} {:>9} {:>9} {:>10} {:>9.0f} {:>8.0f} {:>9.2g} {:>6.3f}  {}\n",
+                    c.chosen && &r == &c.rows[*c.chosen] ? "*" : " ", r.choice.name, r.budget, time_text(r.prefill_s),
+                    r.tokens_per_second, time_text(1e-3 * r.attention_ms), time_text(1e-3 * r.policy_ms),
+                    bytes_text(r.cache_bytes), r.read, r.scored, r.fidelity.kl, r.fidelity.top1, task_text(r));
   return text + decision(c) + "\n";
 }
 
@@ -127,15 +131,18 @@ std::string policy_html(const PolicyComparison& c) {
   std::string rows;
   for (const auto& r : c.rows)
     rows += fmt::format(
-        "<tr{}><td>{}</td><td>{:.3g}</td><td>{}</td><td>{:.1f}</td><td>{}</td><td>{:.0f}</td><td>{:.0f}</"
+        "<tr{}><td>{}</td><td>{:.3g}</td><td>{}</td><td>{:.1f}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.0f}</"
+        "td><td>{:.0f}</"
         "td><td>{:.2g}</td>"
         "<td>{:.3f}</td><td>{}</td><td class=\"word\"><code>{}</code></td></tr>\n",
         c.chosen && &r == &c.rows[*c.chosen] ? " class=\"exact\"" : "", escape_xml(r.choice.name), r.budget,
-        time_text(r.prefill_s), r.tokens_per_second, bytes_text(r.cache_bytes), r.read, r.scored, r.fidelity.kl,
-        r.fidelity.top1, task_text(r), escape_xml(settings_text(r.choice.settings)));
+        time_text(r.prefill_s), r.tokens_per_second, time_text(1e-3 * r.attention_ms), time_text(1e-3 * r.policy_ms),
+        bytes_text(r.cache_bytes), r.read, r.scored, r.fidelity.kl, r.fidelity.top1, task_text(r),
+        escape_xml(settings_text(r.choice.settings)));
   const auto body = fmt::format(
       "<p class=\"finding\">{}</p>\n<figure>{}</figure>\n<h2>Figures</h2>\n<div class=\"scroll\"><table>\n<tr>"
-      "<th>policy</th><th>budget</th><th>prefill</th><th>tokens/s</th><th>cache</th><th>read</th><th>scored</"
+      "<th>policy</th><th>budget</th><th>prefill</th><th>tokens/s</th><th>attention</th><th>policy</th><th>cache</"
+      "th><th>read</th><th>scored</"
       "th><th>KL</th>"
       "<th>top-1</th><th>{}</th><th>settings</th></tr>\n{}</table></div>\n"
       "<h2>How it was measured</h2>\n<p>The prompt goes through the model in chunks, then the text's own next tokens "
@@ -144,7 +151,8 @@ std::string policy_html(const PolicyComparison& c) {
       "nats, "
       "<b>top-1</b> the share of positions with the same likeliest token. <b>Cache</b> is the most that is held after "
       "the "
-      "prompt, scores and summaries included. <b>Read</b> counts the pairs of key and value that a step attends to, "
+      "prompt, scores and summaries included. <b>Attention</b> and <b>policy</b> split the time of a step's layers: "
+      "reading the cache, and storing, selecting and dropping. <b>Read</b> counts the pairs of key and value that a step attends to, "
       "<b>scored</b> the key-sized vectors touched only to select, both per layer and KV head. Task answers are "
       "greedy, "
       "with 95 % Wilson intervals.</p>\n",

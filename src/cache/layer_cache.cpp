@@ -1,15 +1,27 @@
 #include "heed/cache/layer_cache.h"
 
+#include <chrono>
+
 #include "heed/error.h"
 
 namespace heed::cache {
 
 using torch::Tensor;
 
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+}  // namespace
+
 Reads& Reads::operator+=(const Reads& other) {
   steps += other.steps;
   attended += other.attended;
   scored += other.scored;
+  attention_seconds += other.attention_seconds;
+  policy_seconds += other.policy_seconds;
   return *this;
 }
 
@@ -30,6 +42,8 @@ Tensor LayerCache::rotate(const Chunk& chunk, const Tensor& x, const Tensor& pos
 
 Tensor LayerCache::attend(const CacheCall& call) {
   torch::NoGradGuard no_grad;
+  const auto start = Clock::now();
+  const double attention_before = reads_.attention_seconds;
   Chunk chunk{call, call.q, call.k, call.v, seen_};
   if (!keeps_unrotated()) {
     chunk.q = rotate(chunk, call.q, call.positions);
@@ -41,6 +55,11 @@ Tensor LayerCache::attend(const CacheCall& call) {
   if (step) ++reads_.steps;
   const Tensor out = step ? attend_step(chunk) : attend_chunk(chunk);
   step ? after_step(chunk) : after_chunk(chunk);
+  const double attention = reads_.attention_seconds - attention_before;
+  if (step)
+    reads_.policy_seconds += seconds_since(start) - attention;
+  else
+    reads_.attention_seconds = attention_before;  // only steps count
   return out;
 }
 
@@ -92,7 +111,9 @@ Tensor LayerCache::attend_heads(const Chunk& chunk, const std::function<Mask(int
 }
 
 ops::DecodeResult LayerCache::decode(const Tensor& q, const ops::CacheTensors& cache, ops::DecodeOptions options) {
+  const auto start = Clock::now();
   auto result = ops::decode(q, cache, options);
+  reads_.attention_seconds += seconds_since(start);
   reads_.attended += result.slots_read;
   return result;
 }

@@ -6,6 +6,7 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "bench/memory_meter.h"
 #include "cli/commands.h"
 #include "cli/dtype.h"
 #include "cli/policy.h"
@@ -46,6 +47,9 @@ void run(GenerateCommand& o) {
   if (!o.ignore_eos) o.options.eos = lm.eos;
   o.options.sampling.seed = o.common.seed;
 
+  int64_t weights = 0;
+  for (const auto& parameter : lm.model->parameters()) weights += int64_t(parameter.nbytes());
+  const bench::MemoryMeter meter;
   cache::Session session(lm.model, policy, 1, o.chunk);
   const auto prompt = lm.tokenizer.encode(text);
   const bool streams = !o.common.json_given || o.common.json != "-";
@@ -72,6 +76,8 @@ void run(GenerateCommand& o) {
                                     {"cache_bytes", result.cache_bytes},
                                     {"peak_cache_bytes", result.peak_cache_bytes},
                                     {"policy_bytes", session.policy_bytes()},
+                                    {"weight_bytes", weights},
+                                    {"peak_tensor_bytes", weights + meter.peak()},
                                     {"pairs_per_step_and_layer", per_step(reads.attended)},
                                     {"scored_per_step_and_layer", per_step(reads.scored)}};
   if (write_json(o.common, json.dump(1))) return;

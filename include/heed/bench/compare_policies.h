@@ -33,7 +33,8 @@ struct PolicyResult {
   double prefill_s = 0, decode_ms = 0, tokens_per_second = 0;  ///< medians; a step of the whole model
   int64_t cache_bytes = 0;                                     ///< largest after the prompt, everything that is held
   int64_t prompt_bytes = 0;                                    ///< largest during the prompt
-  double read = 0, scored = 0;  ///< key and value pairs, and key-sized vectors, a step, layer and KV head
+  double read = 0, scored = 0;             ///< key and value pairs, and key-sized vectors, a step, layer and KV head
+  double attention_ms = 0, policy_ms = 0;  ///< of a step, all layers: in attention, and in storing, selecting, dropping
   cache::Fidelity fidelity;
   std::optional<cache::TaskScore> task;
   bool allowed = true;  ///< within the limits

@@ -12,9 +12,11 @@ namespace heed::cache {
 
 /// What decode steps read, summed over sequences, KV heads and steps.
 struct Reads {
-  int64_t steps = 0;     ///< decode steps of a layer
-  int64_t attended = 0;  ///< (key, value) pairs
-  int64_t scored = 0;    ///< key-sized vectors that were touched only to select
+  int64_t steps = 0;             ///< decode steps of a layer
+  int64_t attended = 0;          ///< (key, value) pairs
+  int64_t scored = 0;            ///< key-sized vectors that were touched only to select
+  double attention_seconds = 0;  ///< spent in attention
+  double policy_seconds = 0;     ///< everything else of a step: storing, selecting, dropping
 
   Reads& operator+=(const Reads& other);
 };
