@@ -22,6 +22,8 @@ Reads& Reads::operator+=(const Reads& other) {
   scored += other.scored;
   attention_seconds += other.attention_seconds;
   policy_seconds += other.policy_seconds;
+  prompt_pairs += other.prompt_pairs;
+  prompt_visible += other.prompt_visible;
   return *this;
 }
 

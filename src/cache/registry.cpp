@@ -32,6 +32,7 @@ std::span<const PolicyRow> policies() {
       rows::full(),       rows::streaming_llm(), rows::h2o(),           rows::snap_kv(),
       rows::pyramid_kv(), rows::quest(),         rows::token_select(),  rows::recycled_attention(),
       rows::long_heads(), rows::act_qkv(),       rows::duo_attention(), rows::razor_attention(),
+      rows::minference(), rows::flex_prefill(),
   };
   return rows;
 }

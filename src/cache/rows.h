@@ -21,5 +21,7 @@ PolicyRow long_heads();
 PolicyRow act_qkv();
 PolicyRow duo_attention();
 PolicyRow razor_attention();
+PolicyRow minference();
+PolicyRow flex_prefill();
 
 }  // namespace heed::cache::rows

@@ -63,23 +63,25 @@ void run(GenerateCommand& o) {
 
   const auto reads = session.reads();
   const auto per_step = [&](int64_t count) { return reads.steps ? double(count) / double(reads.steps) : 0.0; };
-  const nlohmann::ordered_json json{{"model", directory},
-                                    {"policy", choice.name},
-                                    {"settings", choice.settings},
-                                    {"text", result.text},
-                                    {"finish", to_string(result.finish)},
-                                    {"prompt_tokens", result.prompt_tokens},
-                                    {"new_tokens", result.ids.size()},
-                                    {"prefill_s", result.prefill_seconds},
-                                    {"prefill_tokens_per_s", double(result.prompt_tokens) / result.prefill_seconds},
-                                    {"tokens_per_s", result.tokens_per_second()},
-                                    {"cache_bytes", result.cache_bytes},
-                                    {"peak_cache_bytes", result.peak_cache_bytes},
-                                    {"policy_bytes", session.policy_bytes()},
-                                    {"weight_bytes", weights},
-                                    {"peak_tensor_bytes", weights + meter.peak()},
-                                    {"pairs_per_step_and_layer", per_step(reads.attended)},
-                                    {"scored_per_step_and_layer", per_step(reads.scored)}};
+  nlohmann::ordered_json json{{"model", directory},
+                              {"policy", choice.name},
+                              {"settings", choice.settings},
+                              {"text", result.text},
+                              {"finish", to_string(result.finish)},
+                              {"prompt_tokens", result.prompt_tokens},
+                              {"new_tokens", result.ids.size()},
+                              {"prefill_s", result.prefill_seconds},
+                              {"prefill_tokens_per_s", double(result.prompt_tokens) / result.prefill_seconds},
+                              {"tokens_per_s", result.tokens_per_second()},
+                              {"cache_bytes", result.cache_bytes},
+                              {"peak_cache_bytes", result.peak_cache_bytes},
+                              {"policy_bytes", session.policy_bytes()},
+                              {"weight_bytes", weights},
+                              {"peak_tensor_bytes", weights + meter.peak()},
+                              {"pairs_per_step_and_layer", per_step(reads.attended)},
+                              {"scored_per_step_and_layer", per_step(reads.scored)}};
+  // Only policies that skip pairs of the prompt count them.
+  if (reads.prompt_visible) json["prompt_density"] = double(reads.prompt_pairs) / double(reads.prompt_visible);
   if (write_json(o.common, json.dump(1))) return;
   fmt::print(stderr,
              "{} prompt tokens in {:.2f} s, {} new at {:.1f} tokens/s; cache {:.2f} MB (peak {:.2f}), {:.0f} keys and "

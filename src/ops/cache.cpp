@@ -154,6 +154,21 @@ Tensor top_k(const Tensor& scores, int64_t k, int64_t first, int64_t last, const
   return indices;
 }
 
+Tensor top_p(const Tensor& weights, double mass, int64_t first, int64_t last, int64_t least) {
+  auto indices = torch::empty(weights.sizes(), torch::kInt32);
+  kernels::TopPParams p;
+  p.scores.values = const_float_view(weights);
+  p.mass = mass;
+  p.first = first;
+  p.last = last;
+  p.least = least;
+  p.lists.indices = {indices.data_ptr<int32_t>(),
+                     {indices.size(0), indices.size(1), indices.size(2), indices.size(3)},
+                     {indices.stride(0), indices.stride(1), indices.stride(2), 1}};
+  kernels::top_p(p);
+  return indices;
+}
+
 Tensor pool(const Tensor& scores, int64_t width, kernels::PoolParams::Kind kind, const Tensor& lengths) {
   auto pooled = torch::empty_like(scores, torch::MemoryFormat::Contiguous);
   kernels::PoolParams p;

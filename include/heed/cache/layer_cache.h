@@ -17,6 +17,9 @@ struct Reads {
   int64_t scored = 0;            ///< key-sized vectors that were touched only to select
   double attention_seconds = 0;  ///< spent in attention
   double policy_seconds = 0;     ///< everything else of a step: storing, selecting, dropping
+  /// (query, key) pairs of the prompt over sequences and query heads: those that policies which skip some have visited,
+  /// and all that are visible; 0 of 0 for other policies.
+  int64_t prompt_pairs = 0, prompt_visible = 0;
 
   Reads& operator+=(const Reads& other);
 };
@@ -79,6 +82,10 @@ class LayerCache : public AttentionCache {
   /// decode, counted.
   ops::DecodeResult decode(const torch::Tensor& q, const ops::CacheTensors& cache, ops::DecodeOptions options = {});
   void count_scored(int64_t vectors) { reads_.scored += vectors; }
+  void count_prompt(int64_t pairs, int64_t visible) {
+    reads_.prompt_pairs += pairs;
+    reads_.prompt_visible += visible;
+  }
 
   /// All slots in use.
   ops::CacheTensors everything() const;

@@ -69,6 +69,10 @@ torch::Tensor slot_scores(const torch::Tensor& q, const CacheTensors& cache, con
 torch::Tensor top_k(const torch::Tensor& scores, int64_t k, int64_t first = 0, int64_t last = 0,
                     const torch::Tensor& lengths = {});
 
+/// Indices of the fewest largest entries of each row of weights [B, H, R, S] that hold `mass` of its sum, `first` and
+/// `last` entries always among them, at least `least` in all: int32 [B, H, R, S], ascending, -1 behind the last.
+torch::Tensor top_p(const torch::Tensor& weights, double mass, int64_t first = 0, int64_t last = 0, int64_t least = 0);
+
 /// Pooling of stride 1 along the rows of scores [B, H, R, S]; width odd.
 torch::Tensor pool(const torch::Tensor& scores, int64_t width, kernels::PoolParams::Kind kind,
                    const torch::Tensor& lengths = {});
