@@ -6,10 +6,10 @@
 
 #include "heed/error.h"
 #include "heed/names.h"
-#include "heed/tasks/random.h"
 #include "heed/tasks/task.h"
 #include "probe/greedy.h"
 #include "probe/observed_layer.h"
+#include "probe/repeated_tokens.h"
 
 namespace heed::probe {
 namespace {
@@ -96,56 +96,33 @@ struct Copies {
   std::vector<int64_t> events;
 };
 
-/// Ids that stand for printable text.
-std::vector<int64_t> plain_ids(const checkpoint::LanguageModel& lm) {
-  std::vector<int64_t> ids;
-  const int64_t count = std::min(lm.tokenizer.vocab_size(), lm.model->config().vocab_size);
-  for (int64_t id = 0; id < count; ++id) {
-    if (lm.tokenizer.is_special(id)) continue;
-    const auto text = lm.tokenizer.decode({&id, 1});
-    const bool control = std::any_of(text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; });
-    if (!text.empty() && !control && text.find("\xef\xbf\xbd") == std::string::npos) ids.push_back(id);
-  }
-  return ids;
-}
-
-/// Random tokens, `copies` times over, behind the token that begins a text.
 void score_repeated(const checkpoint::LanguageModel& lm, const HeadScoreOptions& o, HeadScores& result, Sums& sums) {
-  const auto plain = plain_ids(lm);
-  const auto bos = lm.tokenizer.roles().bos;
-  const int64_t offset = bos ? 1 : 0, room = (lm.model->config().max_length - offset) / o.copies;
-  const int64_t n = std::min({o.repeated, int64_t(plain.size()), room});
-  require(n >= 2, "{} tokens {} times over: the model has {} plain tokens and a context of {}", o.repeated, o.copies,
-          plain.size(), lm.model->config().max_length);
-  Observer observer;
-  observer.rows = [=](int64_t first, int64_t size) {
-    const int64_t begin = std::max<int64_t>(0, offset + n - first);
-    return begin < size ? torch::arange(begin, size) : Tensor();
-  };
-  observer.weights = [&](int64_t layer, const Tensor& weights, const Tensor& positions) {
-    for (int64_t m = 1; m < o.copies; ++m) {
-      const auto rows = (positions >= offset + m * n).nonzero().flatten();
-      const auto found = (positions.index_select(0, rows) - m * n).view({1, 1, -1, 1});
-      if (rows.numel() == 0) continue;
-      const auto chosen = weights.index_select(2, rows);
-      const auto at = [&](const Tensor& keys) {
-        return chosen.gather(3, keys.expand({chosen.size(0), chosen.size(1), -1, 1})).squeeze(3);
-      };
-      sums.add("echo", layer, at(found));
-      sums.add("induction", layer, at(found + 1));
-    }
-  };
   for (int64_t s = 0; s < o.sequences; ++s) {
-    tasks::Random random(tasks::hash64("repeated tokens") + o.seed, uint64_t(s));
-    std::vector<int64_t> ids;
-    if (bos) ids.push_back(*bos);
-    const auto drawn = random.distinct(n, int64_t(plain.size()));
-    for (int64_t c = 0; c < o.copies; ++c)
-      for (const int64_t i : drawn) ids.push_back(plain[size_t(i)]);
-    observed_session(lm, observer).prefill(as_tokens(ids));
+    const auto text = repeated_tokens(lm, o, s);
+    const int64_t n = text.period;
+    Observer observer;
+    observer.rows = [&](int64_t first, int64_t size) {
+      const int64_t begin = std::max<int64_t>(0, text.first + n - first);
+      return begin < size ? torch::arange(begin, size) : Tensor();
+    };
+    observer.weights = [&](int64_t layer, const Tensor& weights, const Tensor& positions) {
+      for (int64_t m = 1; m < o.copies; ++m) {
+        const auto rows = (positions >= text.first + m * n).nonzero().flatten();
+        if (rows.numel() == 0) continue;
+        const auto found = (positions.index_select(0, rows) - m * n).view({1, 1, -1, 1});
+        const auto chosen = weights.index_select(2, rows);
+        const auto at = [&](const Tensor& keys) {
+          return chosen.gather(3, keys.expand({chosen.size(0), chosen.size(1), -1, 1})).squeeze(3);
+        };
+        sums.add("echo", layer, at(found));
+        sums.add("induction", layer, at(found + 1));
+      }
+    };
+    observed_session(lm, observer).prefill(as_tokens(text.ids));
+    result.repeated = n;
   }
-  for (const char* name : {"echo", "induction"}) sums.of(name) /= double(o.sequences * n * (o.copies - 1));
-  result.repeated = n;
+  for (const char* name : {"echo", "induction"})
+    sums.of(name) /= double(o.sequences * result.repeated * (o.copies - 1));
 }
 
 void score_task(const checkpoint::LanguageModel& lm, const HeadScoreOptions& o, HeadScores& result, Sums& sums,

@@ -75,6 +75,7 @@ TEST(HeadTable, RefusalsNameThePlace) {
   EXPECT_NE(with("values", {{1, 2}, {3, json::object()}}).find("finite number"), std::string::npos);
   EXPECT_NE(with("values", {{1, 2}, {3, nullptr}}).find("values[1][1]"), std::string::npos);
   EXPECT_NE(with("values", json::array()).find("layers"), std::string::npos);
+  EXPECT_NE(with("values", json::array({json::array()})).find("heads"), std::string::npos);
   EXPECT_NE(with("values", 7).find("a list"), std::string::npos);
   EXPECT_NE(with("colour", 7).find("colour"), std::string::npos);
   EXPECT_NE(refusal(json::array()).find("an object"), std::string::npos);

@@ -11,6 +11,7 @@
 #include "heed/probe/head_masking.h"
 #include "heed/tasks/task.h"
 #include "probe/greedy.h"
+#include "probe/repeated_tokens.h"
 
 namespace heed::probe {
 namespace {
@@ -78,6 +79,28 @@ TEST(HeadScores, OfPromptsFollowTheirDefinition) {
     expect("entropy", -torch::xlogy(a, a).sum(2), 1e-4);
     expect("distance", (a * distance.clamp_min(0)).sum(2), 1e-5 * double(n));
   }
+}
+
+TEST(HeadScores, OfRepeatedTokensFollowTheirDefinition) {
+  torch::NoGradGuard no_grad;
+  const auto& lm = shipped();
+  auto options = small_options();
+  options.samples = 1;
+  const auto scores = score_heads(lm, options);
+  const auto text = repeated_tokens(lm, options, 0);
+  const auto ids = torch::tensor(text.ids);
+  const int64_t n = ids.numel(), seen = text.first + text.period;
+  Weights weights;
+  auto model = lm.model;
+  model->hidden(ids.unsqueeze(0), nullptr, 0, &weights);
+  // Pairs of equal tokens, the key first; and the keys behind those.
+  const auto earlier = (ids.unsqueeze(1) == ids.unsqueeze(0)).to(torch::kFloat64).tril(-1);
+  const auto behind = torch::constant_pad_nd(earlier.narrow(1, 0, n - 1), {1, 0});
+  for (size_t l = 0; l < weights.layers.size(); ++l)
+    for (const auto& [name, pairs] : {std::pair("echo", earlier), std::pair("induction", behind)}) {
+      const auto want = (weights.layers[l] * pairs).sum(2).slice(1, seen).mean(1);
+      EXPECT_LE((scores.at(name).values[int64_t(l)] - want).abs().max().item<double>(), 1e-5) << name << " " << l;
+    }
 }
 
 TEST(HeadScores, AreShares) {
