@@ -29,10 +29,21 @@ PolicyRow policy_row(std::string name, std::string paper, int year, std::string 
 
 std::span<const PolicyRow> policies() {
   static const std::vector<PolicyRow> rows{
-      rows::full(),       rows::streaming_llm(), rows::h2o(),           rows::snap_kv(),
-      rows::pyramid_kv(), rows::quest(),         rows::token_select(),  rows::recycled_attention(),
-      rows::long_heads(), rows::act_qkv(),       rows::duo_attention(), rows::razor_attention(),
-      rows::minference(), rows::flex_prefill(),
+      rows::full(),
+      rows::streaming_llm(),
+      rows::h2o(),
+      rows::snap_kv(),
+      rows::pyramid_kv(),
+      rows::quest(),
+      rows::token_select(),
+      rows::recycled_attention(),
+      rows::long_heads(),
+      rows::act_qkv(),
+      rows::retrieval_attention(),
+      rows::duo_attention(),
+      rows::razor_attention(),
+      rows::minference(),
+      rows::flex_prefill(),
   };
   return rows;
 }

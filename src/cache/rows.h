@@ -19,6 +19,7 @@ PolicyRow token_select();
 PolicyRow recycled_attention();
 PolicyRow long_heads();
 PolicyRow act_qkv();
+PolicyRow retrieval_attention();
 PolicyRow duo_attention();
 PolicyRow razor_attention();
 PolicyRow minference();

@@ -80,6 +80,13 @@ TEST_P(Policies, UnknownSettingsAreRefused) {
   EXPECT_THROW(policy({{"no_such_setting", 1}}, model), Error);
 }
 
+TEST_P(Policies, EveryBudgetGivesSettingsThatAreAccepted) {
+  if (!row().at_budget) GTEST_SKIP() << "has no budget";
+  auto model = small_decoder();
+  for (const int64_t budget : {2, 3, 5, 16, 63, 64, 100, 513, 5000})
+    EXPECT_NO_THROW(policy(row().at_budget(budget), model)) << budget << ": " << row().at_budget(budget);
+}
+
 TEST(FullCache, ReadsAndHoldsEverything) {
   auto model = small_decoder();
   const auto tokens = random_tokens(2, 100, 8);

@@ -203,6 +203,14 @@ PolicyRow act_qkv() {
         return [s](const LayerContext&) { return std::make_unique<ActQkv>(s); };
       });
   row.covering = {{"budget", 4096}};
+  row.at_budget = [](int64_t budget) {
+    const int64_t block = std::clamp<int64_t>(budget / 32, 1, 32), window = std::max<int64_t>(1, budget / 4);
+    return nlohmann::json{{"block", block},
+                          {"sinks", block},
+                          {"window", window},
+                          {"budget", std::max(budget, 2 * block + window)},
+                          {"least", 1}};
+  };
   row.tight = {{"block", 8}, {"sinks", 4}, {"window", 17}, {"budget", 61}, {"chunk", 32}, {"least", 2}};
   return row;
 }

@@ -167,6 +167,10 @@ PolicyRow long_heads() {
                                   s.window, s.chunk);
                           return [s](const LayerContext&) { return std::make_unique<LongHeads>(s); };
                         });
+  row.at_budget = [](int64_t budget) {
+    const int64_t chunk = std::clamp<int64_t>(budget / 16, 1, 256);
+    return nlohmann::json{{"chunk", chunk}, {"window", std::max<int64_t>(3, budget / chunk) * chunk}};
+  };
   row.tight = {{"chunk", 8}, {"window", 40}};
   row.chunk_invariant = true;
   return row;

@@ -132,6 +132,7 @@ PolicyRow recycled_attention() {
         return [s](const LayerContext&) { return std::make_unique<Recycled>(s); };
       });
   row.covering = {{"kept", 2000}};
+  row.at_budget = [](int64_t budget) { return nlohmann::json{{"kept", budget}}; };
   row.tight = {{"kept", 20}, {"period", 5}};
   row.chunk_invariant = true;
   return row;

@@ -146,6 +146,11 @@ PolicyRow token_select() {
         require(s.vote_scale > 0, "{}: vote_scale = {}: a number above 0 is accepted", reader.owner(), s.vote_scale);
         return [s](const LayerContext&) { return std::make_unique<TokenSelect>(s); };
       });
+  row.at_budget = [](int64_t budget) {
+    const int64_t sinks = std::min<int64_t>(128, budget / 16), window = std::max<int64_t>(1, budget / 4);
+    return nlohmann::json{
+        {"sinks", sinks}, {"window", window}, {"budget", std::max<int64_t>(1, budget - sinks - window)}};
+  };
   row.tight = {{"sinks", 4}, {"window", 17}, {"budget", 20}, {"chunk", 32}};
   return row;
 }
