@@ -77,11 +77,22 @@ void LayerCache::store(const Chunk& chunk) { kv_.append(chunk.k, chunk.v, chunk.
 Tensor LayerCache::attend_chunk(const Chunk& chunk) { return attend_slots(chunk, chunk.call.options.mask); }
 
 Tensor LayerCache::attend_step(const Chunk& chunk) {
+  return decode(chunk.q, everything(), decode_options(chunk, chunk.call.options.mask)).out;
+}
+
+ops::DecodeOptions LayerCache::decode_options(const Chunk& chunk, const Mask& mask) {
   ops::DecodeOptions options;
   options.scale = chunk.call.options.scale;
   options.softcap = chunk.call.options.softcap;
-  options.mask = chunk.call.options.mask;
-  return decode(chunk.q, everything(), options).out;
+  options.mask = mask;
+  return options;
+}
+
+Tensor LayerCache::attend_in_parts(const Chunk& chunk, int64_t most,
+                                   const std::function<Tensor(int64_t at, int64_t n)>& attend) {
+  std::vector<Tensor> parts;
+  for (int64_t at = 0; at < chunk.size(); at += most) parts.push_back(attend(at, std::min(most, chunk.size() - at)));
+  return torch::cat(parts, 2);
 }
 
 Tensor LayerCache::attend_slots(const Chunk& chunk, const Mask& mask, Tensor* lse) const {

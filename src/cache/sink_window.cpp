@@ -98,10 +98,7 @@ Tensor SinkWindow::attend_chunk(const Chunk& chunk) {
 }
 
 Tensor SinkWindow::attend_step(const Chunk& chunk) {
-  ops::DecodeOptions options;
-  options.scale = chunk.call.options.scale;
-  options.softcap = chunk.call.options.softcap;
-  options.mask = {};
+  auto options = decode_options(chunk);
   if (chunk.first < capacity(seen()) || s_.sinks == 0 || !s_.in_cache)
     return decode(chunk.q, everything(), options).out;
   const auto part = [&](int64_t begin, int64_t end) {

@@ -127,7 +127,7 @@ TEST(ActQkv, LayersShareABudgetExactly) {
 }
 
 TEST(ActQkv, EveryStepOfAModelReadsTheBudgetOfItsLayers) {
-  auto model = testing::small_decoder(4, 2, 1, 3);
+  auto model = testing::small_decoder(4, 2, 3);
   const auto tokens = testing::random_tokens(2, 140, 64);
   auto with = settings();
   with["mass"] = 0.5;

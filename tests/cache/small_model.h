@@ -5,36 +5,23 @@
 
 namespace heed::testing {
 
-/// Layers of `heads` query heads over `kv_heads`, RoPE, random weights of a fixed seed. KV heads may be repeated: with
-/// `repeat` = G each of them appears G times in a row, which leaves what the model computes unchanged.
-inline DecoderLm small_decoder(int64_t heads = 4, int64_t kv_heads = 2, int64_t repeat = 1, int64_t layers = 2) {
-  const auto make = [&](int64_t kv) {
-    DecoderConfig config;
-    config.vocab_size = 40;
-    config.dim = 32;
-    config.heads = heads;
-    config.kv_heads = kv;
-    config.head_dim = 16;
-    config.hidden = 48;
-    config.positions.kind = "rope";
-    config.layers.resize(layers);
-    return DecoderLm(config);
-  };
+/// Layers of `heads` query heads over `kv_heads`, RoPE, random weights of a fixed seed.
+inline DecoderLm small_decoder(int64_t heads = 4, int64_t kv_heads = 2, int64_t layers = 2) {
+  DecoderConfig config;
+  config.vocab_size = 40;
+  config.dim = 32;
+  config.heads = heads;
+  config.kv_heads = kv_heads;
+  config.head_dim = 16;
+  config.hidden = 48;
+  config.positions.kind = "rope";
+  config.layers.resize(layers);
   torch::manual_seed(11);
-  auto model = make(kv_heads);
+  DecoderLm model(config);
   torch::NoGradGuard no_grad;
   for (auto& p : model->named_parameters())
     if (p.value().dim() == 2) p.value().normal_(0, p.key().find("embed") != std::string::npos ? 1.0 : 0.25);
-  if (repeat == 1) return model;
-  auto repeated = make(kv_heads * repeat);
-  auto theirs = repeated->named_parameters();
-  for (auto& p : model->named_parameters()) {
-    auto value = p.value();
-    if (p.key().ends_with("k_proj.weight") || p.key().ends_with("v_proj.weight"))
-      value = value.view({kv_heads, 16, -1}).repeat_interleave(repeat, 0).view({kv_heads * repeat * 16, -1});
-    theirs[p.key()].copy_(value);
-  }
-  return repeated;
+  return model;
 }
 
 inline torch::Tensor random_tokens(int64_t batch, int64_t length, uint64_t seed) {

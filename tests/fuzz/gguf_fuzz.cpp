@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <string>
 
@@ -51,7 +52,8 @@ std::string good_file() {
 
 // A file in memory, for what wants a path.
 std::string path_of(const std::string& text) {
-  static const std::string kPath = "/tmp/heed-gguf-fuzz-" + std::to_string(::getpid());
+  static const std::string kPath =
+      (std::filesystem::temp_directory_path() / ("heed-gguf-fuzz-" + std::to_string(::getpid()))).string();
   std::ofstream(kPath, std::ios::binary) << text;
   return kPath;
 }

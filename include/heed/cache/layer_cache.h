@@ -81,6 +81,11 @@ class LayerCache : public AttentionCache {
                              torch::Tensor* lse = nullptr) const;
   /// decode, counted.
   ops::DecodeResult decode(const torch::Tensor& q, const ops::CacheTensors& cache, ops::DecodeOptions options = {});
+  /// Scale and soft cap of the mixer; the one query of a step sees all that it is given unless `mask` says otherwise.
+  static ops::DecodeOptions decode_options(const Chunk& chunk, const Mask& mask = {});
+  /// A chunk's attention as that of parts of at most `most` tokens: attend(first token, how many), [B, Hq, n, Dv].
+  static torch::Tensor attend_in_parts(const Chunk& chunk, int64_t most,
+                                       const std::function<torch::Tensor(int64_t at, int64_t n)>& attend);
   void count_scored(int64_t vectors) { reads_.scored += vectors; }
   void count_prompt(int64_t pairs, int64_t visible) {
     reads_.prompt_pairs += pairs;

@@ -76,17 +76,11 @@ class ActQkv : public LayerCache {
   }
 
   Tensor attend_chunk(const Chunk& chunk) override {
-    std::vector<Tensor> parts;
-    for (int64_t at = 0; at < chunk.size(); at += s_.chunk)
-      parts.push_back(attend_part(chunk, at, std::min(s_.chunk, chunk.size() - at)));
-    return torch::cat(parts, 2);
+    return attend_in_parts(chunk, s_.chunk, [&](int64_t at, int64_t n) { return attend_part(chunk, at, n); });
   }
 
   Tensor attend_step(const Chunk& chunk) override {
-    ops::DecodeOptions options;
-    options.scale = chunk.call.options.scale;
-    options.softcap = chunk.call.options.softcap;
-    options.mask = {};
+    auto options = decode_options(chunk);
     const auto cache = covers(1, seen()) ? everything() : blocks(recalled(chunk), s_.block);
     options.rotation = rotation_on_read(chunk, cache.lengths.max().item<int64_t>());
     const auto places = cache.lengths.narrow(1, 0, 1) - 1;

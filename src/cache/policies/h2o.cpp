@@ -50,9 +50,7 @@ class H2o : public LayerCache {
   }
 
   Tensor attend_step(const Chunk& chunk) override {
-    ops::DecodeOptions options;
-    options.scale = chunk.call.options.scale;
-    options.softcap = chunk.call.options.softcap;
+    auto options = decode_options(chunk);
     options.column_sum = true;
     const auto result = decode(chunk.q, everything(), options);
     add(result.column_sum);

@@ -135,10 +135,7 @@ class LongHeads : public LayerCache {
   }
 
   ops::DecodeOptions options(const Chunk& chunk, int64_t slots) const {
-    ops::DecodeOptions options;
-    options.scale = chunk.call.options.scale;
-    options.softcap = chunk.call.options.softcap;
-    options.mask = {};
+    auto options = decode_options(chunk);
     options.rotation = rotation_on_read(chunk, slots);
     return options;
   }

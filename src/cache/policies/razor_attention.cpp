@@ -56,10 +56,7 @@ class RazorAttention : public SinkWindow {
   }
 
   Tensor attend_step(const Chunk& chunk) override {
-    ops::DecodeOptions options;
-    options.scale = chunk.call.options.scale;
-    options.softcap = chunk.call.options.softcap;
-    options.mask = {};
+    auto options = decode_options(chunk);
     if (dropped_ > 0) {
       options.synthetic_k = k_;
       options.synthetic_v = v_;

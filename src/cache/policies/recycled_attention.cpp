@@ -68,10 +68,7 @@ class Recycled : public LayerCache {
   };
 
   static ops::DecodeOptions step_options(const Chunk& chunk) {
-    ops::DecodeOptions options;
-    options.scale = chunk.call.options.scale;
-    options.softcap = chunk.call.options.softcap;
-    options.mask = {};
+    auto options = decode_options(chunk);
     options.column_sum = true;
     return options;
   }

@@ -61,10 +61,7 @@ class RetrievalAttention : public LayerCache {
 
   Tensor attend_step(const Chunk& chunk) override {
     if (indexed() <= 0) return LayerCache::attend_step(chunk);
-    ops::DecodeOptions options;
-    options.scale = chunk.call.options.scale;
-    options.softcap = chunk.call.options.softcap;
-    options.mask = {};
+    auto options = decode_options(chunk);
     const auto always =
         torch::cat({torch::arange(s_.sinks, torch::kInt32), torch::arange(end_, seen(), torch::kInt32)});
     const auto hot = decode(chunk.q, gathered(always.expand({kv_.batch(), kv_.heads(), -1})), options);

@@ -37,17 +37,11 @@ class TokenSelect : public LayerCache {
   bool keeps_unrotated() const override { return true; }
 
   Tensor attend_chunk(const Chunk& chunk) override {
-    std::vector<Tensor> parts;
-    for (int64_t at = 0; at < chunk.size(); at += s_.chunk)
-      parts.push_back(attend_part(chunk, at, std::min(s_.chunk, chunk.size() - at)));
-    return torch::cat(parts, 2);
+    return attend_in_parts(chunk, s_.chunk, [&](int64_t at, int64_t n) { return attend_part(chunk, at, n); });
   }
 
   Tensor attend_step(const Chunk& chunk) override {
-    ops::DecodeOptions options;
-    options.scale = chunk.call.options.scale;
-    options.softcap = chunk.call.options.softcap;
-    options.mask = {};
+    auto options = decode_options(chunk);
     const bool all = covers(1, seen());
     if (!all) choose(chunk);
     const auto slots = all ? Tensor() : listed(chosen_, 1, seen());
