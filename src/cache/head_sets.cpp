@@ -1,10 +1,12 @@
 #include "cache/head_sets.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "heed/error.h"
 #include "heed/formats/json_file.h"
+#include "heed/tasks/random.h"
 
 namespace heed::cache {
 
@@ -54,6 +56,19 @@ HeadSet largest_heads(const checkpoint::HeadTable& table, int64_t count, const M
   const int64_t group = table.heads() / shape.kv_heads;
   auto heads = no_heads(shape);
   for (const int64_t i : order) heads[i / table.heads()][i % table.heads() / group] = true;
+  return heads;
+}
+
+HeadSet smallest_heads(const checkpoint::HeadTable& table, double share, uint64_t seed, const ModelShape& shape) {
+  const auto numbers = table.per_kv_head(shape.kv_heads);
+  tasks::Random noise(tasks::hash64("duo_attention"), seed);
+  std::vector<std::pair<double, std::pair<size_t, size_t>>> ranked;
+  for (size_t l = 0; l < numbers.size(); ++l)
+    for (size_t h = 0; h < numbers[l].size(); ++h) ranked.push_back({numbers[l][h] + 1e-6 * noise.uniform(), {l, h}});
+  std::sort(ranked.begin(), ranked.end());
+  ranked.resize(size_t(std::llround(share * double(ranked.size()))));
+  auto heads = no_heads(shape);
+  for (const auto& [number, head] : ranked) heads[head.first][head.second] = true;
   return heads;
 }
 

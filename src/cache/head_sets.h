@@ -23,4 +23,7 @@ checkpoint::HeadTable read_head_table(const std::string& path, const ModelShape&
 /// KV heads that have a head among the `count` largest numbers of a table; ties to the lower layer, then head.
 HeadSet largest_heads(const checkpoint::HeadTable& table, int64_t count, const ModelShape& shape);
 
+/// The `share` of KV heads with the smallest numbers; between equal ones noise of 1e-6 decides.
+HeadSet smallest_heads(const checkpoint::HeadTable& table, double share, uint64_t seed, const ModelShape& shape);
+
 }  // namespace heed::cache

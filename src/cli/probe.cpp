@@ -2,12 +2,11 @@
 
 #include <nlohmann/json.hpp>
 
-#include "cli/commands.h"
+#include "cli/probe.h"
 #include "heed/assets.h"
 #include "heed/bench/head_map.h"
 #include "heed/error.h"
 #include "heed/formats/atomic_file.h"
-#include "heed/progress.h"
 
 namespace heed::cli {
 namespace {
@@ -22,14 +21,6 @@ struct ProbeHeads {
   int64_t context = 0, most = 32;
   bool mask = false;
 };
-
-probe::ProgressFunction progress_bar(std::unique_ptr<Progress>& bar, const std::string& label) {
-  bar.reset();
-  return [&bar, label](int64_t done, int64_t total) {
-    if (!bar) bar = std::make_unique<Progress>(label, total);
-    bar->update(done);
-  };
-}
 
 void run(ProbeHeads& o) {
   apply(o.common);
@@ -89,6 +80,7 @@ void add_probe(CLI::App& app) {
   add_threads(*heads, o->common);
   add_json(*heads, o->common);
   heads->callback([o] { run(*o); });
+  add_probe_duo(*command);
 }
 
 }  // namespace heed::cli

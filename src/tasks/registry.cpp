@@ -5,6 +5,7 @@
 #include "heed/names.h"
 #include "heed/tasks/task.h"
 #include "tasks/niah.h"
+#include "tasks/passkeys.h"
 #include "tasks/recall_tasks.h"
 #include "tasks/sequence_tasks.h"
 
@@ -42,6 +43,7 @@ const std::vector<Entry>& entries() {
   static const std::vector<Entry> table = {
       {row("niah_single", "retrieval", kRuler, 2024, NiahTask::parameters(false)), maker<NiahTask>("niah_single")},
       {row("niah_multikey", "retrieval", kRuler, 2024, NiahTask::parameters(true)), maker<NiahTask>("niah_multikey")},
+      {row("passkeys", "retrieval", "arXiv 2410.10819", 2024, PasskeysTask::parameters()), maker<PasskeysTask>()},
       {row("kv_lookup", "retrieval", "How Long Can Open-Source LLMs Truly Promise on Context Length? (LongEval)", 2023,
            KvLookupTask::parameters()),
        maker<KvLookupTask>()},

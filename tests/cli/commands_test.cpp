@@ -14,8 +14,8 @@ using nlohmann::json;
 TEST(Commands, HelpHasAnExampleForEach) {
   const auto all = test::heed("--help");
   EXPECT_EQ(all.status, 0);
-  for (const char* command :
-       {"compare", "bench kernels", "bench peers", "run", "list", "doctor", "eval text", "eval task", "train lm"}) {
+  for (const char* command : {"compare", "bench kernels", "bench peers", "run", "list", "doctor", "eval text",
+                              "eval task", "train lm", "probe heads", "probe duo"}) {
     const auto help = test::heed(std::string(command) + " --help");
     EXPECT_EQ(help.status, 0) << command;
     EXPECT_NE(help.out.find("example: heed"), std::string::npos) << command;

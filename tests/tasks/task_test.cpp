@@ -32,6 +32,8 @@ const std::vector<Case>& text_cases() {
       {"niah_multikey", json::object()},
       {"niah_multikey", {{"filler", "prose"}, {"ids", "full"}, {"max_tokens", 1024}}},
       {"niah_multikey", {{"key", "uuid"}, {"value", "uuid"}, {"max_tokens", 2048}}},
+      {"passkeys", json::object()},
+      {"passkeys", {{"max_tokens", 700}, {"min_tokens", 500}, {"passkeys", 3}, {"words", 4}, {"filler", "noise"}}},
       {"kv_lookup", json::object()},
       {"kv_lookup", {{"max_tokens", 2000}, {"key_length", 3}}},
       {"assoc_recall", json::object()},
@@ -53,6 +55,11 @@ std::string solve(const std::string& task, const std::string& prompt) {
     std::smatch asked;
     EXPECT_TRUE(std::regex_search(prompt, asked, question)) << prompt;
     const std::string statement = asked[0];
+    const size_t at = prompt.find(statement) + statement.size();
+    return prompt.substr(at, prompt.find(". ", at) - at);
+  }
+  if (task == "passkeys") {
+    const std::string statement = prompt.substr(prompt.rfind('\n') + 1);
     const size_t at = prompt.find(statement) + statement.size();
     return prompt.substr(at, prompt.find(". ", at) - at);
   }
@@ -310,6 +317,8 @@ TEST(Tasks, RefuseBadParameters) {
   refused("niah_single", {{"max_tokens", 10}}, "max_tokens = 10");
   refused("niah_single", {{"filler", "sand"}}, "filler = sand");
   refused("niah_single", {{"depth", 101}}, "depth = 101");
+  EXPECT_NE(error_of([] { make_task("passkeys", {{"max_tokens", 1000}})->tokens(Split::test, 0); }).find("too few"),
+            std::string::npos);
   refused("kv_lookup", {{"max_tokens", 100000}, {"key_length", 2}}, "different keys of length 2");
   refused("assoc_recall", {{"pairs", 100}, {"key_length", 1}}, "different keys of length 1");
   refused("repeat", {{"length", 1000}, {"cue", 1}}, "too short");

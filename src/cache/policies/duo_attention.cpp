@@ -1,29 +1,11 @@
 // DuoAttention (arXiv 2410.10819), as deployed: streaming heads keep sinks and a recent window, the others everything.
-#include <algorithm>
-#include <cmath>
-
 #include "cache/head_sets.h"
 #include "cache/rows.h"
 #include "cache/sink_window.h"
 #include "heed/error.h"
-#include "heed/tasks/random.h"
 
 namespace heed::cache {
 namespace {
-
-/// The `sparsity` share of KV heads with the smallest gates; among equal gates a draw decides.
-HeadSet below_quantile(const checkpoint::HeadTable& table, double sparsity, uint64_t seed, const ModelShape& shape) {
-  auto gates = table.per_kv_head(shape.kv_heads);
-  tasks::Random noise(tasks::hash64("duo_attention"), seed);
-  std::vector<std::pair<double, std::pair<size_t, size_t>>> ranked;
-  for (size_t l = 0; l < gates.size(); ++l)
-    for (size_t h = 0; h < gates[l].size(); ++h) ranked.push_back({gates[l][h] + 1e-6 * noise.uniform(), {l, h}});
-  std::sort(ranked.begin(), ranked.end());
-  ranked.resize(size_t(std::llround(sparsity * double(ranked.size()))));
-  auto streaming = no_heads(shape);
-  for (const auto& [gate, head] : ranked) streaming[head.first][head.second] = true;
-  return streaming;
-}
 
 Policy make(ConfigReader& reader, const ModelShape& shape) {
   const auto file = reader.get<std::string>("heads", "");
@@ -38,7 +20,7 @@ Policy make(ConfigReader& reader, const ModelShape& shape) {
   settings.sinks = reader.integer("sinks", 64, 0);
   settings.window = reader.integer("recent", 256, 1);
   const auto full = ~(file.empty() ? named_heads(reader, "streaming", named, shape)
-                                   : below_quantile(read_head_table(file, shape), sparsity, uint64_t(seed), shape));
+                                   : smallest_heads(read_head_table(file, shape), sparsity, uint64_t(seed), shape));
   return [settings, full](const LayerContext& layer) {
     auto own = settings;
     own.full = full[size_t(layer.index)];

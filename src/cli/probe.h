@@ -1,0 +1,25 @@
+// What the commands under `heed probe` share. One file a command, joined by probe.cpp.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "cli/commands.h"
+#include "heed/progress.h"
+
+namespace heed::cli {
+
+/// A bar that appears with the first report and lives in `bar`.
+inline std::function<void(int64_t done, int64_t total)> progress_bar(std::unique_ptr<Progress>& bar,
+                                                                     const std::string& label) {
+  bar.reset();
+  return [&bar, label](int64_t done, int64_t total) {
+    if (!bar) bar = std::make_unique<Progress>(label, total);
+    bar->update(done);
+  };
+}
+
+void add_probe_duo(CLI::App& probe);
+
+}  // namespace heed::cli

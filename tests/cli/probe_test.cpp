@@ -1,0 +1,60 @@
+// heed probe: the shipped model's heads, asked as a person would.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "cli/heed_command.h"
+
+namespace heed {
+namespace {
+
+using nlohmann::json;
+
+TEST(Probe, HeadsGoesToATableAPageAndAFile) {
+  const TemporaryDirectory folder;
+  const auto page = folder / "heads.html", table = folder / "retrieval.json";
+  const auto result = test::heed("probe heads --context 200 --samples 4 --repeated 40 --html " + page.string() +
+                                 " --save-heads " + table.string() + " --json");
+  ASSERT_EQ(result.status, 0) << result.err;
+  const auto report = json::parse(result.out);
+  EXPECT_EQ(report["samples"], 4);
+  for (const char* name : {"retrieval", "induction", "echo", "previous", "streaming", "entropy", "distance"})
+    EXPECT_EQ(report["scores"][name].size(), 6) << name;
+  EXPECT_EQ(json::parse(slurp(table))["values"], report["scores"]["retrieval"]);
+  EXPECT_NE(slurp(page).find("<svg"), std::string::npos);
+  EXPECT_EQ(
+      test::heed("generate --prompt 'the number of abcd is 4417. ' --max-tokens 4 --policy duo_attention --set heads=" +
+                 table.string() + " --set sinks=4 --set recent=16")
+          .status,
+      0);
+}
+
+TEST(Probe, DuoTrainsGatesThatThePolicyLoads) {
+  const TemporaryDirectory folder;
+  const auto gates = folder / "gates.json";
+  const auto trained = test::heed("probe duo --steps 2 --context 300 --save-heads " + gates.string());
+  ASSERT_EQ(trained.status, 0) << trained.err;
+  EXPECT_EQ(json::parse(slurp(gates))["heads"], "kv");
+  const auto compared = test::heed("probe duo --heads " + gates.string() +
+                                   " --compare --task-context 200 --samples 2 --draws 2 --sparsities 0.5 --json");
+  ASSERT_EQ(compared.status, 0) << compared.err;
+  EXPECT_EQ(json::parse(compared.out)["choices"].size(), 6);
+  EXPECT_EQ(test::heed("eval task niah_single --context 200 --samples 2 --policy duo_attention --policy-set heads=" +
+                       gates.string())
+                .status,
+            0);
+}
+
+TEST(Probe, BadInputIsOneLineAndStatusTwo) {
+  for (const char* arguments :
+       {"probe", "probe haeds", "probe heads --task no_such_task", "probe heads --model /no/such/model",
+        "probe heads --samples 4 --by inducton --context 200 --save-heads /tmp/x", "probe duo --full-from nobody",
+        "probe duo --heads /no/such/file.json", "probe duo --steps 0"}) {
+    const auto result = test::heed(arguments);
+    EXPECT_EQ(result.status, 2) << arguments;
+    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+  }
+}
+
+}  // namespace
+}  // namespace heed
