@@ -35,10 +35,10 @@ struct ForwardScratch {
     outputs = arena.take<float>(task.dv * task.forward_rows);
     maximum = arena.take<float>(task.forward_rows);
     sum = arena.take<float>(task.forward_rows);
-    tile = arena.take<float>(kTileKeys * kPanelRows);
-    again = arena.take<float>((kTileKeys + 1) * kPanelRows);
-    factors = task.has_factors ? arena.take<float>(kTileKeys * kPanelRows) : nullptr;
-    pairs = task.has_pairs ? arena.take<float>(kTileKeys * kPanelRows) : nullptr;
+    tile = arena.take<float>(kForwardKeys * kPanelRows);
+    again = arena.take<float>((kForwardKeys + 1) * kPanelRows);
+    factors = task.has_factors ? arena.take<float>(kForwardKeys * kPanelRows) : nullptr;
+    pairs = task.has_pairs ? arena.take<float>(kForwardKeys * kPanelRows) : nullptr;
     const bool converts = task.p.q.dtype != DType::f32;
     key_rows = converts ? arena.take<float>(task.group_keys * d_padded) : nullptr;
     value_rows = converts ? arena.take<float>(task.group_keys * dv_padded) : nullptr;
@@ -49,7 +49,7 @@ struct ForwardScratch {
     state = floats > 0 ? arena.take<float>(floats * task.forward_rows) : nullptr;
     const bool clips = task.p.normalizer.kind == Normalizer::Kind::clipped_softmax;
     gammas = clips ? arena.take<float>(task.forward_rows) : nullptr;
-    bits = arena.take<uint32_t>(kTileKeys / 32 * kPanelRows);
+    bits = arena.take<uint32_t>(kForwardKeys / 32 * kPanelRows);
   }
 };
 
@@ -142,7 +142,7 @@ class ForwardBlock {
       sweep_group(pass, {tiles.data(), static_cast<size_t>(count)});
       count = 0, keys = 0;
     };
-    walk_tiles(p_, sequence_, item_.head, item_.begin, item_.end, [&](int64_t j0, int64_t j1) {
+    walk_tiles(p_, sequence_, item_.head, item_.begin, item_.end, kForwardKeys, [&](int64_t j0, int64_t j1) {
       if (count == kMostTiles || keys + (j1 - j0) > task_.group_keys) flush();
       tiles[count++] = {j0, j1, keys, {}, {}};
       keys += j1 - j0;
@@ -306,13 +306,14 @@ class ForwardBlock {
   // Whether the weights of a row, which add up to `total`, may stay as they are. Not when they are NaN.
   hn::Mask<Lanes> at_ease(const Panel& panel, const TileCover& cover, int64_t c, Vector reference, Vector total) const {
     const Lanes d;
-    const Vector most = hn::Set(d, 4096.0f), least = hn::Set(d, 1.0f / (1 << 20));
+    const Vector most = hn::Set(d, 16384.0f), least = hn::Set(d, 1.0f / (1 << 20));
     const auto fresh = hn::Eq(reference, minus_infinity());
     const auto bounded = hn::And(hn::Lt(total, most), hn::Or(hn::IsFinite(reference), fresh));
     const auto large = hn::Or(hn::Not(fresh), hn::Ge(total, least));
     if (!cover.masked) return hn::And(bounded, large);
     auto words = hn::LoadU(Words(), s_.bits + c);
-    if (cover.end - cover.begin > 32) words = hn::Or(words, hn::LoadU(Words(), s_.bits + panel.width() + c));
+    for (int64_t word = 1; word * 32 < cover.end - cover.begin; ++word)
+      words = hn::Or(words, hn::LoadU(Words(), s_.bits + word * panel.width() + c));
     const auto blind = hn::RebindMask(d, hn::Eq(words, hn::Zero(Words())));
     return hn::And(bounded, hn::Or(large, blind));
   }
@@ -323,7 +324,7 @@ class ForwardBlock {
     const Lanes d;
     const int64_t width = panel.width(), count = cover.end - cover.begin;
     float *reference = s_.maximum + first, *sum = s_.sum + first, *again = s_.again,
-          *maximum = again + kTileKeys * width;
+          *maximum = again + kForwardKeys * width;
     gemm_nn(keys.data, keys.stride, s_.queries + first * task_.d, width, again, width, count, panel.vectors, task_.d,
             store::Overwrite());
     std::copy_n(reference, width, maximum);

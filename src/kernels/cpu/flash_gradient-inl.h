@@ -126,7 +126,7 @@ class GradientBlock {
   /// Calls visit(panel, first, cover, keys, values) for the visible part of every tile of keys [begin, end) and panel.
   template <class Visit>
   void sweep(int64_t begin, int64_t end, const Visit& visit) const {
-    walk_tiles(p_, sequence_, item_.head, item_.begin, item_.end, [&](int64_t j0, int64_t j1) {
+    walk_tiles(p_, sequence_, item_.head, item_.begin, item_.end, kTileKeys, [&](int64_t j0, int64_t j1) {
       if (j0 < begin || j0 >= end) return;
       FloatRows keys{}, values{};
       panels([&](const Panel& panel, int64_t first) {

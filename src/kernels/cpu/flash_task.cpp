@@ -3,7 +3,7 @@
 namespace heed::kernels {
 
 // Little beside the block's own rows, so that an L2 of 1 MiB holds both; the panels of a block read it in turn.
-static constexpr int64_t kGroupBytes = int64_t{64} << 10;
+static constexpr int64_t kGroupBytes = int64_t{128} << 10;
 
 // No core's own cache holds so much, so what is written would leave it before anyone reads it.
 static constexpr int64_t kStreamedBytes = int64_t{4} << 20;
@@ -14,8 +14,8 @@ FlashTask::FlashTask(const FlashParams& params, const Variant& variant)
       d(params.q.size[3]),
       dv(params.v.size[3]),
       forward_rows(d + dv <= 128 ? kMostForwardRows : kMostForwardRows / 2),
-      group_keys(std::max<int64_t>(1, kGroupBytes / static_cast<int64_t>(sizeof(float)) / (d + dv) / kTileKeys) *
-                 kTileKeys),
+      group_keys(std::max<int64_t>(1, kGroupBytes / static_cast<int64_t>(sizeof(float)) / (d + dv) / kForwardKeys) *
+                 kForwardKeys),
       scale(scale_of(params)),
       has_scores(params.scores.softcap > 0 || params.scores.alibi_slopes != nullptr || params.scores.bias ||
                  params.scores.temperature || hook(&VariantTable::logits) != nullptr),

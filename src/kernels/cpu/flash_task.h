@@ -12,8 +12,9 @@ namespace heed::kernels {
 /// many rows. The forward keeps less per row, so it takes more, up to kMostForwardRows where heads are narrow.
 /// Multiples of every instruction set's panel (48, 24, 12 rows).
 inline constexpr int64_t kBlockRows = 192, kMostForwardRows = 768;
-/// Keys per tile. Fixed, because it decides how the running maximum moves and so the last bits of a result.
-inline constexpr int64_t kTileKeys = 64;
+/// Keys per tile. Fixed, because it decides how the running maximum moves and so the last bits of a result. The forward
+/// takes more: its sums of values then go through memory less often.
+inline constexpr int64_t kTileKeys = 64, kForwardKeys = 256;
 /// Widest panel: three vectors of the widest instruction set.
 inline constexpr int64_t kPanelRows = 48;
 
@@ -50,13 +51,15 @@ struct FlashTask {
 /// shapes.
 std::vector<BlockItem> cut_into_blocks(const FlashParams& params, int64_t most_rows = kBlockRows);
 
-/// Calls tile(j0, j1) for the key tiles that rows [begin, end) may see, ascending and cut at multiples of kTileKeys.
+/// Calls tile(j0, j1) for the key tiles that rows [begin, end) may see, ascending and cut at multiples of `tile_keys`,
+/// a divisor of 1024.
 template <class Tile>
-void walk_tiles(const FlashParams& p, const Sequence& s, int64_t head, int64_t begin, int64_t end, const Tile& tile) {
+void walk_tiles(const FlashParams& p, const Sequence& s, int64_t head, int64_t begin, int64_t end, int64_t tile_keys,
+                const Tile& tile) {
   const MaskScope scope = scope_of(s, head);
   const auto walk = [&](int64_t j0, int64_t j1) {
     for (int64_t j = j0; j < j1;) {
-      const int64_t next = std::min(j1, (j / kTileKeys + 1) * kTileKeys);
+      const int64_t next = std::min(j1, (j / tile_keys + 1) * tile_keys);
       tile(j, next);
       j = next;
     }
@@ -75,7 +78,7 @@ void walk_tiles(const FlashParams& p, const Sequence& s, int64_t head, int64_t b
     return;
   }
   // Spans that nobody sees are left out at once, so that a window's cost does not grow with the sequence.
-  constexpr int64_t kSpan = 16 * kTileKeys;
+  constexpr int64_t kSpan = 1024;
   const auto bisect = [&](const auto& self, int64_t j0, int64_t j1) -> void {
     if (p.mask.classify_quickly(scope, begin, end, j0, j1) == Coverage::empty) return;
     if (j1 - j0 <= kSpan) return walk(j0, j1);

@@ -20,21 +20,18 @@ namespace heed::kernels::HWY_NAMESPACE {
 class Reach {
  public:
   Reach() = default;
-  /// `bits` as cover_tile writes them, for at most 64 keys.
+  /// `bits` as cover_tile writes them.
   Reach(const uint32_t* bits, int64_t keys, int64_t vectors) : vectors_(static_cast<int>(vectors)) {
     int64_t edges[2 * kTileVectors + 2] = {0, keys};
     int count = 2;
     for (int v = 0; v < vectors_; ++v) {
-      uint64_t seen = 0;
-      for (int64_t lane = v * kLanes; lane < (v + 1) * kLanes; ++lane) seen |= bits[lane];
-      if (keys > 32) {
-        uint64_t high = 0;
-        for (int64_t lane = v * kLanes; lane < (v + 1) * kLanes; ++lane) high |= bits[vectors * kLanes + lane];
-        seen |= high << 32;
+      for (int64_t word = 0; word * 32 < keys; ++word) {
+        uint32_t seen = 0;
+        for (int64_t lane = 0; lane < kLanes; ++lane) seen |= bits[(word * vectors + v) * kLanes + lane];
+        if (seen == 0) continue;
+        if (end_[v] == 0) begin_[v] = word * 32 + std::countr_zero(seen);
+        end_[v] = std::min<int64_t>(keys, word * 32 + 32 - std::countl_zero(seen));
       }
-      if (keys < 64) seen &= (uint64_t{1} << keys) - 1;
-      begin_[v] = seen == 0 ? 0 : std::countr_zero(seen);
-      end_[v] = 64 - std::countl_zero(seen);
       edges[count++] = begin_[v], edges[count++] = end_[v];
     }
     std::sort(edges, edges + count);
