@@ -92,8 +92,9 @@ PolicyComparison compare_policies(
   const auto shape = cache::shape_of(lm.model->config());
   std::vector<cache::Policy> policies;
   for (const auto& contestant : all) policies.push_back(contestant.choice.make(shape));
-  const auto task =
-      options.task.empty() ? nullptr : tasks::make_text_task(options.task, {{"max_tokens", options.prompt}});
+  const auto task = options.task.empty()
+                        ? nullptr
+                        : tasks::make_text_task(options.task, {{"max_tokens", options.prompt}}, cache::token_count(lm));
 
   PolicyComparison c;
   c.options = options;

@@ -4,15 +4,15 @@
 
 #include <cmath>
 
+#include "bench/heat_map.h"
 #include "bench/page.h"
-#include "bench/svg.h"
 
 namespace heed::bench {
 namespace {
 
 std::string setting_of(const DepthMap& map) {
   return fmt::format("{}, {} under {}{}, {} samples a cell", map.model, map.task, map.choice.name,
-                     map.choice.settings.empty() ? "" : " " + map.choice.settings.dump(),
+                     map.choice.settings.empty() ? std::string() : fmt::format(" {}", map.choice.settings.dump()),
                      map.cells.empty() ? 0 : map.cells[0][0].samples);
 }
 
@@ -24,6 +24,7 @@ DepthMap depth_map(const checkpoint::LanguageModel& lm, const cache::PolicyChoic
   DepthMap map{"", task, choice, lengths, {}, {}};
   for (int64_t d = 0; d < depths; ++d) map.depths.push_back(std::llround(100.0 * double(d) / double(depths - 1)));
   const auto policy = choice.make(cache::shape_of(lm.model->config()));
+  const auto tokens = cache::token_count(lm);
   const int64_t cells = int64_t(lengths.size()) * depths;
   for (const auto length : lengths) {
     map.cells.emplace_back();
@@ -31,7 +32,7 @@ DepthMap depth_map(const checkpoint::LanguageModel& lm, const cache::PolicyChoic
       auto settings = parameters;
       settings["max_tokens"] = length;
       settings["depth"] = depth;
-      const auto made = tasks::make_text_task(task, settings);
+      const auto made = tasks::make_text_task(task, settings, tokens);
       const int64_t before = (int64_t(map.cells.size()) - 1) * depths + int64_t(map.cells.back().size());
       map.cells.back().push_back(
           cache::score_task(lm, policy, *made, tasks::Split::test, samples, [&](int64_t done, int64_t total) {
@@ -76,28 +77,14 @@ std::string depth_table(const DepthMap& map) {
 }
 
 std::string depth_html(const DepthMap& map) {
-  constexpr double kCellWidth = 56, kCellHeight = 34, kLeft = 90, kTop = 46;
-  Svg svg(kLeft + kCellWidth * double(map.depths.size()) + 10, kTop + kCellHeight * double(map.lengths.size()) + 10,
-          "score by length and depth");
-  svg.text({kLeft, 16}, "depth of the needle", "label");
-  svg.text({kLeft - 10, kTop - 8}, "tokens", "label", Anchor::end);
-  for (size_t d = 0; d < map.depths.size(); ++d)
-    svg.text({kLeft + kCellWidth * (double(d) + 0.5), kTop - 8}, fmt::format("{} %", map.depths[d]), "tick",
-             Anchor::middle);
-  for (size_t l = 0; l < map.lengths.size(); ++l) {
-    const double y = kTop + kCellHeight * double(l);
-    svg.text({kLeft - 10, y + kCellHeight / 2 + 4}, std::to_string(map.lengths[l]), "tick", Anchor::end);
-    for (size_t d = 0; d < map.depths.size(); ++d) {
-      const double x = kLeft + kCellWidth * double(d), score = map.cells[l][d].score;
-      svg.rectangle({x + 1, y + 1}, kCellWidth - 2, kCellHeight - 2, fmt::format("heat h{}", std::lround(10 * score)));
-      svg.text({x + kCellWidth / 2, y + kCellHeight / 2 + 4}, fmt::format("{:.2f}", score),
-               score > 0.55 ? "name on" : "name", Anchor::middle);
-    }
-  }
+  HeatMap picture{"score by length and depth", "tokens", "depth of the needle", {}, {}, {}};
+  for (const auto length : map.lengths) picture.rows.push_back(std::to_string(length));
+  for (const auto depth : map.depths) picture.columns.push_back(fmt::format("{} %", depth));
+  picture.score = [&](size_t row, size_t column) { return map.cells[row][column].score; };
   return page("heed eval niah", "Retrieval by length and depth", setting_of(map),
               fmt::format("<figure>{}</figure>\n<p class=\"soft\">Every cell is the mean score of greedy answers; 95 % "
                           "intervals are in the JSON output.</p>\n",
-                          svg.str()),
+                          heat_map(picture)),
               "");
 }
 

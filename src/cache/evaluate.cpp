@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "heed/cache/generate.h"
 #include "heed/error.h"
 
 namespace heed::cache {
@@ -61,12 +60,38 @@ Fidelity fidelity(const Tensor& full, const Tensor& policy, const Tensor& next) 
   return result;
 }
 
-std::string answer(const checkpoint::LanguageModel& lm, const Policy& policy, const std::string& prompt, int64_t bytes,
-                   int64_t chunk) {
+tasks::TokenCount token_count(const checkpoint::LanguageModel& lm) {
+  return [tokenizer = lm.tokenizer](std::string_view text) { return int64_t(tokenizer.encode(text).size()); };
+}
+
+Answer answer(const checkpoint::LanguageModel& lm, const Policy& policy, const tasks::TaskSample& sample, int64_t bytes,
+              int64_t chunk) {
+  const auto alone = lm.tokenizer.encode(sample.prompt), whole = lm.tokenizer.encode(sample.text());
+  const auto end = std::mismatch(alone.begin(), alone.end(), whole.begin(), whole.end()).second;
+  const std::vector<int64_t> prompt(whole.begin(), end), expected(end, whole.end());
+  require(!prompt.empty(), "a task's prompt has no token that its answer leaves as it is");
+  const bool joins = prompt.size() < alone.size();
+
   Session session(lm.model, policy, 1, chunk);
-  GenerateOptions options;
-  options.max_tokens = bytes;  // no token is shorter than a byte
-  return generate(session, lm.tokenizer, lm.tokenizer.encode(prompt), options).text.substr(0, size_t(bytes));
+  auto logits =
+      session.prefill(torch::tensor(prompt, torch::kInt64).unsqueeze(0), int64_t(prompt.size()) + bytes + 1)[0];
+  session.finish_prompt();
+  formats::TextStream stream(lm.tokenizer);
+  std::vector<int64_t> ids;
+  std::string text;
+  const auto blanks = [&] { return joins ? std::min(text.find_first_not_of(' '), text.size()) : 0; };
+  const int64_t most = std::max(bytes + 1, int64_t(expected.size()));  // no token is shorter than a byte
+  while (true) {
+    ids.push_back(logits.argmax().item<int64_t>());
+    if (std::find(lm.eos.begin(), lm.eos.end(), ids.back()) != lm.eos.end()) break;
+    text += stream.push(ids.back());
+    if (int64_t(ids.size()) >= most) break;
+    if (int64_t(text.size() - blanks()) >= bytes && ids.size() >= expected.size()) break;
+    logits = session.step(torch::tensor({ids.back()}, torch::kInt64))[0];
+  }
+  text += stream.finish();
+  return {text.substr(blanks(), size_t(bytes)),
+          ids.size() >= expected.size() && std::equal(expected.begin(), expected.end(), ids.begin())};
 }
 
 TaskScore score_task(const checkpoint::LanguageModel& lm, const Policy& policy, const tasks::TextTask& task,
@@ -76,7 +101,12 @@ TaskScore score_task(const checkpoint::LanguageModel& lm, const Policy& policy, 
   double sum = 0;
   for (int64_t i = 0; i < samples; ++i) {
     const auto sample = task.sample(split, uint64_t(i));
-    sum += task.score(sample, answer(lm, policy, sample.prompt, task.answer_bytes()));
+    const auto given = answer(lm, policy, sample, task.answer_bytes());
+    sum += task.score(sample, given.text);
+    result.match_all += tasks::match_all(given.text, sample.answers) / double(samples);
+    result.match_any += tasks::match_any(given.text, sample.answers) / double(samples);
+    result.exact += tasks::exact(given.text, sample.continuation) / double(samples);
+    result.forced += double(given.forced) / double(samples);
     if (progress) progress(i + 1, samples);
   }
   result.score = sum / double(samples);

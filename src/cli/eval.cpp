@@ -6,6 +6,7 @@
 #include "cli/policy.h"
 #include "heed/assets.h"
 #include "heed/bench/depth_map.h"
+#include "heed/bench/suite_map.h"
 #include "heed/cache/evaluate.h"
 #include "heed/error.h"
 #include "heed/formats/atomic_file.h"
@@ -16,10 +17,11 @@ namespace {
 
 struct EvalOptions {
   Common common;
-  std::string model, task = "niah_single", split = "test", policy, html;
+  std::string model, task = "niah_single", suite, split = "test", policy, html;
   std::vector<std::string> text, set, policy_set;
   std::vector<int64_t> lengths;
   int64_t context = 0, windows = 1 << 30, samples = 200, depths = 11;
+  double threshold = 0.75;
 };
 
 tasks::Split parse_split(const std::string& name) {
@@ -76,7 +78,7 @@ void run_task(EvalOptions& o) {
     for (const auto& parameter : row.parameters)
       if (row.name == o.task && parameter.name == "max_tokens" && !parameters.contains("max_tokens"))
         parameters["max_tokens"] = o.context ? o.context : lm.model->config().max_length;
-  const auto task = tasks::make_text_task(o.task, parameters);
+  const auto task = tasks::make_text_task(o.task, parameters, cache::token_count(lm));
   const auto choice = choice_of(o);
   const auto policy = choice.make(cache::shape_of(lm.model->config()));
   std::unique_ptr<Progress> bar;
@@ -95,6 +97,10 @@ void run_task(EvalOptions& o) {
             {"score", score.score},
             {"low", score.interval.low},
             {"high", score.interval.high},
+            {"match_all", score.match_all},
+            {"match_any", score.match_any},
+            {"exact", score.exact},
+            {"forced", score.forced},
             {"chance", task->chance()}});
 }
 
@@ -114,6 +120,25 @@ void run_depths(EvalOptions& o) {
   map.model = o.model;
   if (!o.html.empty()) formats::write_file(o.html, bench::depth_html(map));
   if (!write_json(o.common, bench::to_json(map).dump(1))) fmt::print("{}", bench::depth_table(map));
+}
+
+void run_suite(EvalOptions& o) {
+  const auto& suite = tasks::suite(o.suite);
+  const auto lm = load(o);
+  const auto choice = choice_of(o);
+  if (o.lengths.empty())
+    for (int64_t n = lm.model->config().max_length / 4; n <= lm.model->config().max_length; n *= 2)
+      o.lengths.push_back(n);
+  std::unique_ptr<Progress> bar;
+  auto map = bench::suite_map(lm, choice, suite, parse_settings(o.set), o.lengths, o.samples, o.threshold,
+                              [&](int64_t done, int64_t total) {
+                                if (!bar) bar = std::make_unique<Progress>(o.suite, total);
+                                bar->update(done);
+                              });
+  bar.reset();
+  map.model = o.model;
+  if (!o.html.empty()) formats::write_file(o.html, bench::suite_html(map));
+  if (!write_json(o.common, bench::to_json(map).dump(1))) fmt::print("{}", bench::suite_table(map));
 }
 
 }  // namespace
@@ -168,6 +193,22 @@ void add_eval(CLI::App& app) {
   niah->add_option("--html", o->html, "write a page with the map to this file");
   shared(niah);
   niah->callback([o] { run_depths(*o); });
+
+  auto* suite = command->add_subcommand(
+      "suite",
+      "all tasks of a suite at several lengths, as a map, and the context that the model effectively uses\n"
+      "example: heed eval suite niah_ruler --lengths 512,1024,2048 --samples 20 --html ruler.html");
+  suite->add_option("name", o->suite, "niah_ruler or needle_threading")->required();
+  suite->add_option("--set", o->set, "parameters, key=value, for every task that has them");
+  suite->add_option("--lengths", o->lengths, "tokens of a prompt (default: the model's length and 1/2, 1/4 of it)")
+      ->delimiter(',')
+      ->check(CLI::Range(64, 1 << 24));
+  suite->add_option("--samples", o->samples, "samples a cell (default 200)")->check(CLI::Range(1, 1 << 24));
+  suite->add_option("--threshold", o->threshold, "score that counts for the effective context (default 0.75)")
+      ->check(CLI::Range(0.0, 1.0));
+  suite->add_option("--html", o->html, "write a page with the map to this file");
+  shared(suite);
+  suite->callback([o] { run_suite(*o); });
 }
 
 }  // namespace heed::cli

@@ -5,6 +5,7 @@
 #include <iostream>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "bench/memory_meter.h"
 #include "cli/commands.h"
@@ -14,6 +15,7 @@
 #include "heed/cache/generate.h"
 #include "heed/checkpoint/language_model.h"
 #include "heed/error.h"
+#include "heed/formats/chat_template.h"
 
 namespace heed::cli {
 namespace {
@@ -23,8 +25,9 @@ struct GenerateCommand {
   std::string model, prompt, file, policy = "full", dtype = "float32";
   std::vector<std::string> set;
   cache::GenerateOptions options;
+  std::optional<std::string> system;
   int64_t chunk = 512;
-  bool ignore_eos = false, echo = false;
+  bool ignore_eos = false, echo = false, chat = false;
 };
 
 std::string prompt_of(const GenerateCommand& o) {
@@ -37,10 +40,25 @@ std::string prompt_of(const GenerateCommand& o) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
+/// The prompt as a conversation in the words of the checkpoint's own template.
+std::string conversation(const GenerateCommand& o, const std::string& checkpoint, const std::string& prompt) {
+  const auto chat = formats::ChatTemplate::open(checkpoint);
+  require(chat.has_value(),
+          "{}: has no chat template (chat_template.jinja, chat_template of tokenizer_config.json, or a GGUF file's "
+          "tokenizer.chat_template); without --chat the prompt is taken as it is",
+          checkpoint);
+  auto messages = nlohmann::ordered_json::array();
+  if (o.system) messages.push_back({{"role", "system"}, {"content", *o.system}});
+  messages.push_back({{"role", "user"}, {"content", prompt}});
+  return chat->render(messages);
+}
+
 void run(GenerateCommand& o) {
   apply(o.common);
-  const auto text = prompt_of(o);
+  require(o.chat || !o.system, "--system goes with --chat");
+  auto text = prompt_of(o);
   const auto directory = o.model.empty() ? find_asset("tiny-lm").string() : o.model;
+  if (o.chat) text = conversation(o, directory, text);
   const auto lm = checkpoint::load_language_model(directory, parse_dtype(o.dtype));
   const auto choice = policy_choice(o.policy, o.set);
   const auto policy = choice.make(cache::shape_of(lm.model->config()));
@@ -51,7 +69,7 @@ void run(GenerateCommand& o) {
   for (const auto& parameter : lm.model->parameters()) weights += int64_t(parameter.nbytes());
   const bench::MemoryMeter meter;
   cache::Session session(lm.model, policy, 1, o.chunk);
-  const auto prompt = lm.tokenizer.encode(text);
+  const auto prompt = lm.tokenizer.encode(text, !o.chat);  // a template writes special tokens out
   const bool streams = !o.common.json_given || o.common.json != "-";
   if (o.echo && streams) fmt::print("{}", text);
   const auto result = cache::generate(session, lm.tokenizer, prompt, o.options, [&](const std::string& piece) {
@@ -101,6 +119,8 @@ void add_generate(CLI::App& app) {
   command->add_option("--model", o->model, "folder of the checkpoint (default: the shipped one)");
   command->add_option("--prompt", o->prompt, "text to go on with");
   command->add_option("--file", o->file, "file that holds it; - for stdin");
+  command->add_flag("--chat", o->chat, "the prompt is what a user says, in the checkpoint's chat template");
+  command->add_option("--system", o->system, "with --chat: what the model is told before");
   command->add_option("--max-tokens", o->options.max_tokens, "new tokens at most (default 128)")
       ->check(CLI::NonNegativeNumber);
   command->add_option("--temperature", o->options.sampling.temperature, "0: greedy (default)");

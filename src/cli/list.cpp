@@ -3,10 +3,13 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "heed/bench/benchmark_rows.h"
 #include "heed/cache/policy.h"
 #include "heed/error.h"
 #include "heed/names.h"
+#include "heed/probe/probe_rows.h"
 #include "heed/registry.h"
+#include "heed/tasks/suite.h"
 #include "heed/tasks/task.h"
 
 namespace heed::cli {
@@ -22,7 +25,10 @@ std::vector<const RegistryRow*> all_rows() {
   for (const auto& row : operator_rows()) rows.push_back(&row);
   for (const auto& row : mixer_rows()) rows.push_back(&row);
   for (const auto& row : tasks::task_rows()) rows.push_back(&row);
+  for (const auto& row : tasks::suite_rows()) rows.push_back(&row);
   for (const auto& row : cache::policy_rows()) rows.push_back(&row);
+  for (const auto& row : probe::probe_rows()) rows.push_back(&row);
+  for (const auto& row : bench::benchmark_rows()) rows.push_back(&row);
   return rows;
 }
 

@@ -5,6 +5,7 @@
 #include "formats/jinja/evaluator.h"
 #include "formats/json_node.h"
 #include "heed/error.h"
+#include "heed/formats/gguf.h"
 #include "heed/formats/json_file.h"
 #include "heed/formats/mapped_file.h"
 
@@ -22,6 +23,8 @@ namespace {
 constexpr size_t kMaxTemplateBytes = size_t{1} << 20, kMaxConfigBytes = size_t{256} << 20;
 constexpr std::array<const char*, 7> kTokenNames = {"bos_token", "eos_token", "unk_token", "sep_token",
                                                     "pad_token", "cls_token", "mask_token"};
+constexpr std::array<std::pair<const char*, const char*>, 4> kGgufRoles = {
+    {{"bos_token", "bos"}, {"eos_token", "eos"}, {"unk_token", "unknown"}, {"pad_token", "padding"}}};
 
 std::string read_text(const fs::path& path) {
   const MappedFile file(path);
@@ -56,8 +59,24 @@ ChatTemplate ChatTemplate::parse(std::string_view text, std::string_view source)
   return make(text, source, std::make_shared<Parsed>());
 }
 
+std::optional<ChatTemplate> ChatTemplate::of_gguf(const fs::path& path) {
+  const auto file = GgufFile::open(path);
+  const auto text = file.text("tokenizer.chat_template");
+  if (!text) return std::nullopt;
+  auto parsed = std::make_shared<Parsed>();
+  const auto* tokens = file.find("tokenizer.ggml.tokens");
+  for (const auto& [role, key] : kGgufRoles) {
+    const auto id = file.whole(fmt::format("tokenizer.ggml.{}_token_id", key));
+    if (!id || !tokens || !tokens->is_array() || *id < 0 || *id >= std::ssize(*tokens)) continue;
+    const auto& token = (*tokens)[static_cast<size_t>(*id)];
+    if (token.is_string()) parsed->tokens.set(role, token.get<std::string>());
+  }
+  return make(*text, path.string() + ": tokenizer.chat_template", std::move(parsed));
+}
+
 std::optional<ChatTemplate> ChatTemplate::open(const fs::path& directory) {
   std::error_code ignored;
+  if (fs::is_regular_file(directory, ignored)) return of_gguf(directory);
   std::string source = (directory / "chat_template.jinja").string();
   std::optional<std::string> text;
   if (fs::exists(source, ignored)) text = read_text(source);

@@ -48,12 +48,13 @@ std::unique_ptr<tasks::TextTask> passkeys_for(int64_t context, uint64_t seed, co
   parameters["filler"] = "text";
   const auto stream = text->stream(tasks::Split::train);
   require(!stream.empty(), "the train split of the text is empty");
-  return std::make_unique<tasks::PasskeysTask>(parameters, [stream](tasks::Random& random, size_t bytes) {
-    bytes = std::min(bytes, stream.size());
-    std::string piece(stream.substr(random.below(stream.size() - bytes + 1), bytes));
-    std::replace(piece.begin(), piece.end(), '\0', '\n');
-    return piece;
-  });
+  return std::make_unique<tasks::PasskeysTask>(
+      parameters, tasks::byte_count, [stream](tasks::Random& random, size_t bytes) {
+        bytes = std::min(bytes, stream.size());
+        std::string piece(stream.substr(random.below(stream.size() - bytes + 1), bytes));
+        std::replace(piece.begin(), piece.end(), '\0', '\n');
+        return piece;
+      });
 }
 
 train::LabelledTokens labelled_tokens(const formats::Tokenizer& tokenizer, const tasks::TaskSample& sample) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "heed/cache/evaluate.h"
 #include "heed/error.h"
 #include "heed/mixers/taps.h"
 #include "heed/tasks/random.h"
@@ -99,7 +100,7 @@ MaskingResult mask_heads(const checkpoint::LanguageModel& lm, const Heads& found
   require(others.size() >= found.size(), "{} heads are found and {} others are left to draw as many from", found.size(),
           others.size());
   require(options.samples >= 1 && options.draws >= 1, "samples and draws of 1 or more are accepted");
-  const auto task = tasks::make_text_task(options.task, options.parameters);
+  const auto task = tasks::make_text_task(options.task, options.parameters, cache::token_count(lm));
   MaskingResult result{masking};
   int64_t done = 0;
   const auto measure = [&](const Heads& heads) {

@@ -4,6 +4,7 @@
 #include <map>
 #include <set>
 
+#include "heed/cache/evaluate.h"
 #include "heed/error.h"
 #include "heed/names.h"
 #include "heed/tasks/task.h"
@@ -127,7 +128,7 @@ void score_repeated(const checkpoint::LanguageModel& lm, const HeadScoreOptions&
 
 void score_task(const checkpoint::LanguageModel& lm, const HeadScoreOptions& o, HeadScores& result, Sums& sums,
                 const ProgressFunction& progress) {
-  const auto task = tasks::make_text_task(o.task, o.parameters);
+  const auto task = tasks::make_text_task(o.task, o.parameters, cache::token_count(lm));
   int64_t rows = 0;
   for (int64_t i = 0; i < o.samples; ++i) {
     const auto sample = task->sample(tasks::Split::valid, uint64_t(i));

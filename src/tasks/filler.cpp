@@ -72,6 +72,18 @@ Filler Filler::prose(size_t bytes, Random& random) {
   return given(text);
 }
 
+Filler Filler::lines(std::vector<std::string> lines) {
+  Filler filler;
+  filler.words_ = std::move(lines);
+  return filler;
+}
+
+std::string Filler::text() const {
+  std::string text;
+  for (const auto& word : words_) text += word;
+  return text;
+}
+
 std::vector<std::string> Filler::sentences(size_t count) const {
   std::vector<std::string> result;
   bool open = false;

@@ -18,8 +18,12 @@ class Filler {
   static Filler prose(size_t bytes, Random& random);
   /// The words of a text given by the caller, in lines as they are.
   static Filler given(std::string_view text);
+  /// Whole sentences, each with its separator behind it, as units that are never cut.
+  static Filler lines(std::vector<std::string> lines);
 
   size_t words() const { return words_.size(); }
+  /// All of it.
+  std::string text() const;
   /// The first `count` words as sentences, each with its separator behind it: joined, they are the filler.
   std::vector<std::string> sentences(size_t count) const;
 

@@ -12,6 +12,7 @@ namespace heed::tasks {
 std::string random_symbols(Random& random, std::string_view alphabet, int64_t count);
 
 inline constexpr std::string_view kLetters = "abcdefghijklmnopqrstuvwxyz";
+inline constexpr std::string_view kCapitals = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
 inline constexpr std::string_view kDigits = "0123456789";
 inline constexpr std::string_view kHex = "0123456789abcdef";
 /// What sequences are made of when more than 26 symbols are wanted.

@@ -51,4 +51,12 @@ Interval wilson(int64_t right, int64_t count) {
   return {std::max(0.0, middle - half), std::min(1.0, middle + half)};
 }
 
+int64_t effective_context(std::span<const int64_t> sizes, std::span<const double> accuracy, double threshold) {
+  require(sizes.size() == accuracy.size(), "{} sizes and {} accuracies", sizes.size(), accuracy.size());
+  int64_t largest = 0;
+  for (size_t i = 0; i < sizes.size(); ++i)
+    if (accuracy[i] >= threshold) largest = std::max(largest, sizes[i]);
+  return largest;
+}
+
 }  // namespace heed::tasks

@@ -156,9 +156,9 @@ Mixture::Window Mixture::task_window(const std::string& name, Split split, uint6
     if (space < sizing.least) break;
     auto parameters = sizing.parameters(space, random);
     parameters["seed"] = static_cast<int64_t>(seed_ % (uint64_t{1} << 40));
-    const std::unique_ptr<TextTask> task = name.starts_with("niah")
-                                               ? std::make_unique<NiahTask>(name, parameters, source)
-                                               : make_text_task(name, parameters);
+    const std::unique_ptr<TextTask> task =
+        name.starts_with("niah") ? std::make_unique<NiahTask>(NiahTask::form(name), parameters, byte_count, source)
+                                 : make_text_task(name, parameters);
     const TaskSample sample = task->sample(split, index * kMaxSamples + n);
     const auto begin = static_cast<int64_t>(text.size());
     for (const auto& span : sample.scored) scored.push_back({begin + span.begin, begin + span.end});

@@ -1,17 +1,26 @@
 #include "tasks/niah.h"
 
 #include <algorithm>
-#include <set>
+#include <array>
+#include <cmath>
 
 #include "heed/nn/config.h"
-#include "tasks/filler.h"
 
 namespace heed::tasks {
 namespace {
 
-constexpr int kDepths = 40;  // RULER's grid: 40 points from 0 to 100 %
-
-int64_t grid_depth(int64_t point) { return (200 * point + kDepths - 1) / (2 * (kDepths - 1)); }
+constexpr std::array<NiahForm, 10> kForms = {{
+    {"niah_single", "noise", "word", "number", 1, 1, 1},
+    {"niah_multikey", "needle", "word", "number", 4, 1, 1},
+    {"niah_single_1", "noise", "word", "number", 1, 1, 1},
+    {"niah_single_2", "prose", "word", "number", 1, 1, 1},
+    {"niah_single_3", "prose", "word", "uuid", 1, 1, 1},
+    {"niah_multikey_1", "prose", "word", "number", 4, 1, 1},
+    {"niah_multikey_2", "needle", "word", "number", 1, 1, 1},
+    {"niah_multikey_3", "needle", "uuid", "uuid", 1, 1, 1},
+    {"niah_multivalue", "prose", "word", "number", 1, 4, 1},
+    {"niah_multiquery", "prose", "word", "number", 4, 1, 4},
+}};
 
 IdKind id_kind(const std::string& name) {
   return name == "number" ? IdKind::number : name == "uuid" ? IdKind::uuid : IdKind::word;
@@ -23,165 +32,171 @@ std::string_view type_name(IdKind kind) {
 
 }  // namespace
 
-std::vector<Parameter> NiahTask::parameters(bool multikey) {
-  return {{"max_tokens", 512, "bytes of prompt and answer together, at most"},
-          {"min_tokens", 0, "when positive, each sample's limit is drawn from min_tokens to max_tokens"},
-          {"filler", multikey ? "needle" : "noise", "noise, prose, needle (other needles) or mixed (noise or prose)"},
-          {"key", "word", "word, number or uuid"},
-          {"value", "number", "word, number or uuid"},
-          {"ids", "tiny", "tiny: 4 letters or digits; full: adjective-noun, 7 digits, UUID"},
-          {"keys", multikey ? 4 : 1, "needles hidden; one is asked for"},
-          {"depth", -1, "of the asked needle in percent; -1: drawn from 40 points"},
-          {"seed", 0, "another family of samples"}};
+const NiahForm& NiahTask::form(std::string_view name) {
+  const auto found = std::find_if(kForms.begin(), kForms.end(), [&](const NiahForm& f) { return f.name == name; });
+  require(found != kForms.end(), "no needle task '{}'", name);
+  return *found;
 }
 
-NiahTask::NiahTask(std::string name, const nlohmann::json& parameters, TextSource source)
-    : name_(std::move(name)), source_(std::move(source)) {
+std::vector<Parameter> NiahTask::parameters(const NiahForm& form) {
+  auto rows = HaystackTask::parameters(form.filler);
+  const std::vector<Parameter> own = {
+      {"key", form.key, "word, number or uuid"},
+      {"value", form.value, "word, number or uuid"},
+      {"ids", "tiny", "tiny: 4 letters or digits; full: adjective-noun, 7 digits, UUID"},
+      {"keys", form.keys, "keys hidden"},
+      {"values", form.values, "needles of each key, with a value each"},
+      {"queries", form.queries, "keys asked for, with all their values"},
+      {"depth", -1, "of the first asked needle in percent; -1: drawn from 40 points"}};
+  rows.insert(rows.end() - 1, own.begin(), own.end());
+  return rows;
+}
+
+NiahTask::NiahTask(const NiahForm& form, const nlohmann::json& parameters, TokenCount tokens, TextSource source)
+    : HaystackTask(form.name, std::move(tokens), std::move(source)) {
   ConfigReader reader(name_, parameters);
-  const bool multikey = name_ == "niah_multikey";
-  max_tokens_ = reader.integer("max_tokens", 512, 64, int64_t{1} << 24);
-  min_tokens_ = reader.integer("min_tokens", 0, 0, max_tokens_);
-  std::vector<std::string> fillers = {"noise", "prose", "needle", "mixed"};
-  if (source_) fillers.push_back("text");
-  filler_ = reader.choice("filler", multikey ? "needle" : "noise", fillers);
-  key_kind_ = id_kind(reader.choice("key", "word", {"word", "number", "uuid"}));
-  value_kind_ = id_kind(reader.choice("value", "number", {"word", "number", "uuid"}));
+  read(reader, form.filler, true);
+  key_kind_ = id_kind(reader.choice("key", form.key, {"word", "number", "uuid"}));
+  value_kind_ = id_kind(reader.choice("value", form.value, {"word", "number", "uuid"}));
   tiny_ = reader.choice("ids", "tiny", {"tiny", "full"}) == "tiny";
-  keys_ = reader.integer("keys", multikey ? 4 : 1, 1, kDepths);
+  keys_ = reader.integer("keys", form.keys, 1, kDepths);
+  values_ = reader.integer("values", form.values, 1, kDepths / keys_);
+  queries_ = reader.integer("queries", std::min<int64_t>(form.queries, keys_), 1, keys_);
   depth_ = reader.integer("depth", -1, -1, 100);
-  seed_ = static_cast<uint64_t>(reader.integer("seed", 0, 0));
   reader.finish();
 }
 
 double NiahTask::chance() const {
-  return filler_ != "needle" && keys_ > 1 ? 1.0 / static_cast<double>(keys_) : 1.0 / id_count(value_kind_, tiny_);
+  return filler_ != "needle" && keys_ > queries_ ? static_cast<double>(queries_) / static_cast<double>(keys_)
+                                                 : 1.0 / id_count(value_kind_, tiny_);
 }
 
 int64_t NiahTask::answer_bytes() const {
   Random any(0, 0);
   // Words of the full kind differ in length; the longest is asked for.
-  return value_kind_ == IdKind::word && !tiny_ ? 24 : static_cast<int64_t>(random_id(any, value_kind_, tiny_).size());
+  const int64_t one =
+      value_kind_ == IdKind::word && !tiny_ ? 24 : static_cast<int64_t>(random_id(any, value_kind_, tiny_).size());
+  return queries_ * values_ * (one + 2) - 2;
 }
 
-std::string NiahTask::statement(const std::string& key) const {
-  return fmt::format("the {} of {} is ", type_name(value_kind_), key);
+std::string NiahTask::question(const std::vector<std::string>& keys) const {
+  const bool many = queries_ * values_ > 1;
+  return fmt::format("the {}{} of {} {} ", type_name(value_kind_), many ? "s" : "", listed(keys), many ? "are" : "is");
 }
 
-NiahTask::Haystack NiahTask::hide(const std::vector<std::string>& sentences, const std::vector<Needle>& needles) const {
-  std::vector<size_t> order(needles.size());
-  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return needles[a].depth < needles[b].depth; });
-  Haystack haystack;
-  haystack.values.resize(needles.size());
-  size_t next = 0;
-  const auto count = static_cast<int64_t>(sentences.size());
-  for (int64_t i = 0; i <= count; ++i) {
-    for (; next < order.size() && (count * needles[order[next]].depth + 50) / 100 == i; ++next) {
-      const Needle& needle = needles[order[next]];
-      if (!haystack.text.empty() && haystack.text.back() != ' ' && haystack.text.back() != '\n') haystack.text += ' ';
-      haystack.text += statement(needle.key);
-      const auto begin = static_cast<int64_t>(haystack.text.size());
-      haystack.text += needle.value;
-      haystack.values[order[next]] = {begin, static_cast<int64_t>(haystack.text.size())};
-      haystack.text += ". ";
-    }
-    if (i < count) haystack.text += sentences[static_cast<size_t>(i)];
-  }
-  haystack.text += '\n';
-  return haystack;
+Needle NiahTask::needle(const std::string& key, const std::string& value, int64_t depth) const {
+  const auto statement = fmt::format("the {} of {} is ", type_name(value_kind_), key);
+  const auto begin = static_cast<int64_t>(statement.size());
+  return {statement + value + ". ", {begin, begin + static_cast<int64_t>(value.size())}, depth};
 }
 
-std::vector<std::string> NiahTask::distractors(Random& random, size_t bytes) const {
-  std::vector<std::string> lines;
-  std::set<std::string> keys;
-  for (size_t size = 0; size < bytes;) {
-    const std::string key = random_id(random, key_kind_, tiny_);
-    if (!keys.insert(key).second) {
-      require(keys.size() < 0.9 * id_count(key_kind_, tiny_), "{}: there are too few keys for {} tokens of needles",
-              name_, max_tokens_);
-      continue;
-    }
-    lines.push_back(statement(key) + random_id(random, value_kind_, tiny_) + ". ");
-    size += lines.back().size();
-  }
-  return lines;
+std::string NiahTask::distractor(Random& random, std::set<std::string>& taken) const {
+  const auto key = fresh_id(
+      name_, random, [&](Random& r) { return random_id(r, key_kind_, tiny_); }, taken);
+  return needle(key, random_id(random, value_kind_, tiny_), 0).line;
 }
 
-std::vector<NiahTask::Needle> NiahTask::draw_needles(Random& random, std::string_view filler) const {
+HaystackTask::Hidden NiahTask::draw(Random& random, std::string_view filler) const {
   const auto fresh = [&](IdKind kind, std::set<std::string>& taken) {
-    for (int attempt = 0; attempt < 1000; ++attempt) {
-      std::string id = random_id(random, kind, tiny_);
-      if (filler.find(id) == filler.npos && taken.insert(id).second) return id;
-    }
-    fail("{}: the filler of {} tokens holds nearly every {} of its kind; ids = full has more", name_, max_tokens_,
-         type_name(kind));
+    return fresh_id(
+        name_, random, [&](Random& r) { return random_id(r, kind, tiny_); }, taken, filler);
   };
   std::set<std::string> taken;
-  std::vector<Needle> needles;
-  const auto points = random.distinct(keys_, kDepths);
-  for (const int64_t point : points) {
-    std::string key = fresh(key_kind_, taken);
-    needles.push_back({std::move(key), fresh(value_kind_, taken), grid_depth(point)});
+  std::vector<std::string> keys;
+  Hidden hidden;
+  const auto points = random.distinct(keys_ * values_, kDepths);
+  for (int64_t k = 0; k < keys_; ++k) {
+    keys.push_back(fresh(key_kind_, taken));
+    for (int64_t v = 0; v < values_; ++v)
+      hidden.needles.push_back(
+          needle(keys.back(), fresh(value_kind_, taken), grid_depth(points[static_cast<size_t>(k * values_ + v)])));
   }
-  if (depth_ >= 0) needles[0].depth = depth_;
-  return needles;
+  if (depth_ >= 0) hidden.needles[0].depth = depth_;
+  // The values of a key in the order in which they stand.
+  for (int64_t k = 0; k < queries_; ++k) {
+    std::vector<size_t> own(static_cast<size_t>(values_));
+    for (size_t v = 0; v < own.size(); ++v) own[v] = static_cast<size_t>(k * values_) + v;
+    std::stable_sort(own.begin(), own.end(),
+                     [&](size_t a, size_t b) { return hidden.needles[a].depth < hidden.needles[b].depth; });
+    hidden.asked.insert(hidden.asked.end(), own.begin(), own.end());
+  }
+  hidden.question = question({keys.begin(), keys.begin() + static_cast<std::ptrdiff_t>(queries_)});
+  hidden.meta = {{"keys", keys}};
+  return hidden;
 }
 
-TaskSample NiahTask::sample(Split split, uint64_t index) const {
-  Random random(stream_key(name_, split, seed_), index);
-  const int64_t limit = min_tokens_ > 0 ? random.between(min_tokens_, max_tokens_) : max_tokens_;
-  const auto bytes = static_cast<size_t>(limit) + 256;
+std::vector<Parameter> PasskeyTask::parameters() {
+  auto rows = HaystackTask::parameters("noise");
+  rows.insert(rows.end() - 1, {"depth", -1, "of the key in percent; -1: drawn from 40 points"});
+  return rows;
+}
 
-  std::string kind = filler_;
-  if (kind == "mixed") kind = std::vector<std::string>{"noise", "prose", "text"}[random.below(source_ ? 3 : 2)];
-  Filler filler = kind == "noise"   ? Filler::noise(bytes)
-                  : kind == "prose" ? Filler::prose(bytes, random)
-                                    : Filler::given(kind == "text" ? source_(random, bytes) : "");
-  const auto lines = kind == "needle" ? distractors(random, bytes) : std::vector<std::string>();
-  const auto first = [&](size_t count) {
-    return kind == "needle" ? std::vector(lines.begin(), lines.begin() + static_cast<std::ptrdiff_t>(count))
-                            : filler.sentences(count);
-  };
-  const size_t units = kind == "needle" ? lines.size() : filler.words();
+PasskeyTask::PasskeyTask(const nlohmann::json& parameters, TokenCount tokens)
+    : HaystackTask("passkey", std::move(tokens), {}) {
+  ConfigReader reader(name_, parameters);
+  read(reader, "noise", false);
+  depth_ = reader.integer("depth", -1, -1, 100);
+  reader.finish();
+}
 
-  std::string all;
-  for (const auto& sentence : first(units)) all += sentence;
-  const auto needles = draw_needles(random, all);
-  const std::string question = statement(needles[0].key);
-  const auto tokens = [&](size_t count) {
-    size_t size = needles[0].value.size() + question.size() + hide({}, needles).text.size();
-    for (const auto& sentence : first(count)) size += sentence.size();
-    // A needle behind a sentence without a blank gets one.
-    return static_cast<int64_t>(size) + keys_;
-  };
-  require(tokens(0) <= limit, "{}: {} tokens are too few for {} needle(s) and the question, which take {}", name_,
-          limit, keys_, tokens(0));
-  size_t low = 0, high = units;  // `low` units fit
-  while (low < high) {
-    const size_t middle = high - (high - low) / 2;
-    if (tokens(middle) <= limit) {
-      low = middle;
-    } else {
-      high = middle - 1;
+HaystackTask::Hidden PasskeyTask::draw(Random& random, std::string_view) const {
+  const std::string question = "the pass key is ";
+  const auto key = random_symbols(random, kDigits, kDigitsOfKey);
+  const auto begin = static_cast<int64_t>(question.size());
+  const int64_t depth = depth_ >= 0 ? depth_ : grid_depth(random.distinct(1, kDepths)[0]);
+  Hidden hidden;
+  hidden.needles = {{question + key + ". ", {begin, begin + kDigitsOfKey}, depth}};
+  hidden.asked = {0};
+  hidden.question = question;
+  return hidden;
+}
+
+std::vector<Parameter> VariableTrackingTask::parameters() {
+  auto rows = HaystackTask::parameters("noise");
+  const std::vector<Parameter> own = {{"hops", 4, "assignments of one name to another in a chain"},
+                                      {"chains", 1, "chains with a value each; the first is asked for"},
+                                      {"name_length", 3, "letters of a name; RULER has 5"}};
+  rows.insert(rows.end() - 1, own.begin(), own.end());
+  return rows;
+}
+
+VariableTrackingTask::VariableTrackingTask(const nlohmann::json& parameters, TokenCount tokens)
+    : HaystackTask("vt", std::move(tokens), {}) {
+  ConfigReader reader(name_, parameters);
+  read(reader, "noise", false);
+  hops_ = reader.integer("hops", 4, 1, kDepths - 1);
+  chains_ = reader.integer("chains", 1, 1, kDepths / (hops_ + 1));
+  name_length_ = reader.integer("name_length", 3, 3, 16);
+  reader.finish();
+}
+
+double VariableTrackingTask::chance() const {
+  return chains_ > 1 ? 1.0 / static_cast<double>(chains_) : std::pow(26, -static_cast<double>(name_length_));
+}
+
+HaystackTask::Hidden VariableTrackingTask::draw(Random& random, std::string_view filler) const {
+  // The names of a chain stand at rising depths, so that each is assigned before it is used.
+  std::set<std::string> taken = {"VAR"};
+  auto points = random.distinct(chains_ * (hops_ + 1), kDepths);
+  Hidden hidden;
+  std::vector<std::string> values;
+  for (int64_t c = 0; c < chains_; ++c) {
+    const auto first = points.begin() + c * (hops_ + 1);
+    std::sort(first, first + hops_ + 1);
+    values.push_back(fresh_id(
+        name_, random, [&](Random& r) { return random_symbols(r, kDigits, 5); }, taken, filler));
+    std::string held = values.back();
+    for (int64_t h = 0; h <= hops_; ++h) {
+      const auto name = fresh_id(
+          name_, random, [&](Random& r) { return random_symbols(r, kCapitals, name_length_); }, taken, filler);
+      hidden.needles.push_back({fmt::format("VAR {} = {}. ", name, held), {4, 4 + name_length_}, grid_depth(first[h])});
+      held = "VAR " + name;
     }
   }
-
-  const Haystack haystack = hide(first(low), needles);
-  TaskSample sample;
-  sample.prompt = haystack.text + question;
-  sample.continuation = needles[0].value;
-  sample.answers = {needles[0].value};
-  sample.answer_spans = {haystack.values[0]};
-  const auto end = static_cast<int64_t>(sample.prompt.size());
-  sample.scored = {{end, end + static_cast<int64_t>(sample.continuation.size())}};
-  auto depths = nlohmann::json::array(), keys = nlohmann::json::array(), positions = nlohmann::json::array();
-  for (size_t i = 0; i < needles.size(); ++i) {
-    depths.push_back(needles[i].depth);
-    keys.push_back(needles[i].key);
-    positions.push_back(haystack.values[i].begin);
-  }
-  sample.meta = {{"filler", kind}, {"depths", depths}, {"keys", keys}, {"positions", positions}, {"limit", limit}};
-  return sample;
+  for (size_t i = 0; i <= static_cast<size_t>(hops_); ++i) hidden.asked.push_back(i);
+  hidden.question = fmt::format("the {} variables that hold {} are ", hops_ + 1, values[0]);
+  hidden.meta = {{"values", values}};
+  return hidden;
 }
 
 }  // namespace heed::tasks

@@ -1,50 +1,67 @@
-// Needles in a haystack: sentences "the <type> of <key> is <value>." hidden in filler, one of them asked for.
+// Needles in a haystack: sentences "the <type> of <key> is <value>." hidden in filler, some of them asked for.
 #pragma once
 
-#include <functional>
-#include <string>
-
-#include "heed/tasks/task.h"
-#include "tasks/ids.h"
+#include "tasks/haystack.h"
 
 namespace heed::tasks {
 
-/// About `bytes` bytes of somebody's text, for the filler "text".
-using TextSource = std::function<std::string(Random&, size_t bytes)>;
+/// Defaults of one of RULER's needle tasks.
+struct NiahForm {
+  const char* name;
+  const char* filler;
+  const char* key;
+  const char* value;
+  int keys, values, queries;
+};
 
-class NiahTask final : public TextTask {
+class NiahTask final : public HaystackTask {
  public:
-  /// `name` is niah_single or niah_multikey. Filler "text" needs a `source`; "mixed" uses it where there is one.
-  NiahTask(std::string name, const nlohmann::json& parameters, TextSource source = {});
+  /// Filler "text" needs a `source`; "mixed" uses it where there is one.
+  NiahTask(const NiahForm& form, const nlohmann::json& parameters, TokenCount tokens, TextSource source = {});
 
-  const std::string& name() const override { return name_; }
   double chance() const override;
-  TaskSample sample(Split split, uint64_t index) const override;
   int64_t answer_bytes() const override;
 
-  static std::vector<Parameter> parameters(bool multikey);
+  static const NiahForm& form(std::string_view name);
+  static std::vector<Parameter> parameters(const NiahForm& form);
 
  private:
-  struct Needle {
-    std::string key, value;
-    int64_t depth;  // percent
-  };
-  struct Haystack {
-    std::string text;
-    std::vector<TextSpan> values;  // one a needle
-  };
+  std::string question(const std::vector<std::string>& keys) const;
+  Hidden draw(Random& random, std::string_view filler) const override;
+  std::string distractor(Random& random, std::set<std::string>& taken) const override;
+  Needle needle(const std::string& key, const std::string& value, int64_t depth) const;
 
-  std::string statement(const std::string& key) const;
-  Haystack hide(const std::vector<std::string>& sentences, const std::vector<Needle>& needles) const;
-  std::vector<std::string> distractors(Random& random, size_t bytes) const;
-  std::vector<Needle> draw_needles(Random& random, std::string_view filler) const;
-
-  std::string name_, filler_;
   IdKind key_kind_, value_kind_;
   bool tiny_;
-  int64_t min_tokens_, max_tokens_, keys_, depth_;
-  uint64_t seed_;
-  TextSource source_;
+  int64_t keys_, values_, queries_, depth_;
+};
+
+/// A number of five digits that is stated once and asked for.
+class PasskeyTask final : public HaystackTask {
+ public:
+  PasskeyTask(const nlohmann::json& parameters, TokenCount tokens);
+  double chance() const override { return 1e-5; }
+  int64_t answer_bytes() const override { return kDigitsOfKey; }
+  static std::vector<Parameter> parameters();
+
+ private:
+  static constexpr int64_t kDigitsOfKey = 5;
+  Hidden draw(Random& random, std::string_view filler) const override;
+  int64_t depth_;
+};
+
+/// Variable tracking: chains VAR A = 12345, VAR B = VAR A, ..., scattered in their order; asked for are all names that
+/// hold the first chain's value.
+class VariableTrackingTask final : public HaystackTask {
+ public:
+  VariableTrackingTask(const nlohmann::json& parameters, TokenCount tokens);
+  double chance() const override;
+  int64_t answer_bytes() const override { return (hops_ + 1) * (name_length_ + 2) - 2; }
+  static std::vector<Parameter> parameters();
+
+ private:
+  Hidden draw(Random& random, std::string_view filler) const override;
+  int64_t hops_, chains_, name_length_;
 };
 
 }  // namespace heed::tasks

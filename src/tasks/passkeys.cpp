@@ -7,6 +7,7 @@
 
 #include "heed/nn/config.h"
 #include "tasks/filler.h"
+#include "tasks/haystack.h"
 
 namespace heed::tasks {
 namespace {
@@ -18,7 +19,7 @@ constexpr std::array<std::string_view, 26> kNato = {
 constexpr int64_t kLongestWord = 8;
 constexpr std::array<std::string_view, 10> kOrdinals = {"first", "second",  "third",  "fourth", "fifth",
                                                         "sixth", "seventh", "eighth", "ninth",  "tenth"};
-constexpr int64_t kDepths = 1000;  // points from 5 to 95 % of the haystack
+constexpr int64_t kPoints = 1000;  // points from 5 to 95 % of the haystack
 constexpr int64_t kLengths = 50;   // limits from the smallest to the largest
 
 std::string statement(size_t passkey) { return fmt::format("the {} passkey is ", kOrdinals[passkey]); }
@@ -26,7 +27,7 @@ std::string statement(size_t passkey) { return fmt::format("the {} passkey is ",
 }  // namespace
 
 std::vector<Parameter> PasskeysTask::parameters() {
-  return {{"max_tokens", 32000, "bytes of prompt and answers together, at most"},
+  return {{"max_tokens", 32000, "tokens of prompt and answers together, at most"},
           {"min_tokens", 0, "when positive, each sample's limit is one of 50 from min_tokens to max_tokens"},
           {"passkeys", 10, "hidden, and asked for in order"},
           {"words", 32, "of each passkey, drawn from 26"},
@@ -34,7 +35,8 @@ std::vector<Parameter> PasskeysTask::parameters() {
           {"seed", 0, "another family of samples"}};
 }
 
-PasskeysTask::PasskeysTask(const nlohmann::json& parameters, TextSource source) : source_(std::move(source)) {
+PasskeysTask::PasskeysTask(const nlohmann::json& parameters, TokenCount tokens, TextSource source)
+    : tokens_(std::move(tokens)), source_(std::move(source)) {
   ConfigReader reader(name_, parameters);
   max_tokens_ = reader.integer("max_tokens", 32000, 128, int64_t{1} << 24);
   min_tokens_ = reader.integer("min_tokens", 0, 0, max_tokens_);
@@ -64,61 +66,65 @@ TaskSample PasskeysTask::sample(Split split, uint64_t index) const {
     passkeys.push_back(std::move(words));
   }
   std::string tail;
-  int64_t hidden = 0;
-  for (size_t p = 0; p < passkeys.size(); ++p) {
-    tail += (p ? ".\n" : "") + statement(p) + passkeys[p];
-    hidden += int64_t(statement(p).size() + passkeys[p].size()) + 3;  // a period and up to two blanks
-  }
+  for (size_t p = 0; p < passkeys.size(); ++p) tail += (p ? ".\n" : "") + statement(p) + passkeys[p];
 
-  const auto bytes = static_cast<size_t>(limit);
-  const Filler filler = filler_ == "noise"   ? Filler::noise(bytes)
-                        : filler_ == "prose" ? Filler::prose(bytes, random)
-                                             : Filler::given(source_(random, bytes));
-  const auto tokens = [&](size_t words) {
-    int64_t size = int64_t(tail.size()) + hidden + 1;
-    for (const auto& sentence : filler.sentences(words)) size += int64_t(sentence.size());
-    return size;
-  };
-  require(tokens(0) <= limit, "{}: {} tokens are too few for {} passkeys of {} words, which take {}", name_, limit,
-          passkeys_, words_, tokens(0));
-  size_t low = 0, high = filler.words();  // `low` words fit
-  while (low < high) {
-    const size_t middle = high - (high - low) / 2;
-    tokens(middle) <= limit ? low = middle : high = middle - 1;
+  // As much filler as the limit can take, however many bytes a token has.
+  const Random start = random;
+  Filler filler;
+  const auto most = static_cast<size_t>(limit);
+  for (size_t bytes = most, held = 0; bytes <= 128 * most; bytes *= 2) {
+    random = start;
+    filler = filler_ == "noise"   ? Filler::noise(bytes)
+             : filler_ == "prose" ? Filler::prose(bytes, random)
+                                  : Filler::given(source_(random, bytes));
+    const auto text = filler.text();
+    if (tokens_(text) >= limit || text.size() == held) break;
+    held = text.size();
   }
-  const auto sentences = filler.sentences(low);
-
-  auto points = random.distinct(passkeys_, kDepths);
+  auto points = random.distinct(passkeys_, kPoints);
   std::sort(points.begin(), points.end());
-  TaskSample sample;
-  const auto count = static_cast<double>(sentences.size());
-  auto depths = nlohmann::json::array();
-  size_t next = 0;
-  TextSpan asked;
-  for (size_t i = 0; i <= sentences.size(); ++i) {
-    for (; next < passkeys.size(); ++next) {
-      const double depth = 0.05 + 0.9 * double(points[next]) / double(kDepths - 1);
-      if (std::llround(depth * count) != int64_t(i)) break;
-      if (!sample.prompt.empty() && sample.prompt.back() != ' ' && sample.prompt.back() != '\n') sample.prompt += ' ';
-      sample.prompt += statement(next);
-      const auto begin = int64_t(sample.prompt.size());
-      sample.prompt += passkeys[next];
-      asked = {begin, int64_t(sample.prompt.size())};
-      sample.prompt += ". ";
-      depths.push_back(depth);
+
+  struct Haystack {
+    std::string text;
+    TextSpan last;  // of the last passkey
+    nlohmann::json depths = nlohmann::json::array();
+  };
+  const auto built = [&](int64_t words) {
+    const auto sentences = filler.sentences(static_cast<size_t>(std::min(words, static_cast<int64_t>(filler.words()))));
+    const auto count = static_cast<double>(sentences.size());
+    Haystack haystack;
+    std::string& text = haystack.text;
+    size_t next = 0;
+    for (size_t i = 0; i <= sentences.size(); ++i) {
+      for (; next < passkeys.size(); ++next) {
+        const double depth = 0.05 + 0.9 * double(points[next]) / double(kPoints - 1);
+        if (std::llround(depth * count) != int64_t(i)) break;
+        if (!text.empty() && text.back() != ' ' && text.back() != '\n') text += ' ';
+        text += statement(next);
+        const auto begin = int64_t(text.size());
+        text += passkeys[next];
+        haystack.last = {begin, int64_t(text.size())};
+        text += ". ";
+        haystack.depths.push_back(depth);
+      }
+      if (i < sentences.size()) text += sentences[i];
     }
-    if (i < sentences.size()) sample.prompt += sentences[i];
-  }
-  sample.prompt += '\n';
+    text += '\n';
+    return haystack;
+  };
+  const Haystack haystack =
+      built(largest_fit(name_, 0, limit, [&](int64_t words) { return tokens_(built(words).text + tail); }));
+  TaskSample sample;
+  sample.prompt = haystack.text;
   const auto begin = int64_t(sample.prompt.size());
   const auto& answer = passkeys.back();
   sample.prompt += tail.substr(0, tail.size() - answer.size());
   const auto end = int64_t(sample.prompt.size());
   sample.continuation = answer;
   sample.answers = {answer};
-  sample.answer_spans = {asked};
+  sample.answer_spans = {haystack.last};
   sample.scored = {{begin, end}, {end, end + int64_t(answer.size())}};
-  sample.meta = {{"filler", filler_}, {"depths", depths}, {"limit", limit}};
+  sample.meta = {{"filler", filler_}, {"depths", haystack.depths}, {"limit", limit}};
   return sample;
 }
 

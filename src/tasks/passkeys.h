@@ -14,7 +14,7 @@ namespace heed::tasks {
 class PasskeysTask final : public TextTask {
  public:
   /// Filler "text" needs a `source`.
-  explicit PasskeysTask(const nlohmann::json& parameters, TextSource source = {});
+  explicit PasskeysTask(const nlohmann::json& parameters, TokenCount tokens = byte_count, TextSource source = {});
 
   const std::string& name() const override { return name_; }
   double chance() const override;
@@ -27,6 +27,7 @@ class PasskeysTask final : public TextTask {
   std::string name_ = "passkeys", filler_;
   int64_t min_tokens_, max_tokens_, passkeys_, words_;
   uint64_t seed_;
+  TokenCount tokens_;
   TextSource source_;
 };
 

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "heed/nn/config.h"
+#include "tasks/haystack.h"
 #include "tasks/ids.h"
 
 namespace heed::tasks {
@@ -33,41 +34,53 @@ int64_t size_of_text(const std::string& text) { return static_cast<int64_t>(text
 }  // namespace
 
 std::vector<Parameter> KvLookupTask::parameters() {
-  return {{"max_tokens", 512, "bytes of prompt and answer together, at most"},
+  return {{"max_tokens", 512, "tokens of prompt and answer together, at most"},
           {"key_length", 4, "letters"},
           {"value_length", 4, "digits"},
           {"seed", 0, "another family of samples"}};
 }
 
-KvLookupTask::KvLookupTask(const nlohmann::json& parameters) {
+KvLookupTask::KvLookupTask(const nlohmann::json& parameters, TokenCount tokens) : tokens_(std::move(tokens)) {
   ConfigReader reader(name_, parameters);
+  max_tokens_ = reader.integer("max_tokens", 512, 16, int64_t{1} << 24);
   key_length_ = reader.integer("key_length", 4, 1, 64);
   value_length_ = reader.integer("value_length", 4, 1, 64);
-  max_tokens_ = reader.integer("max_tokens", 512, 3 * line_bytes(), int64_t{1} << 24);
   seed_ = static_cast<uint64_t>(reader.integer("seed", 0, 0));
   reader.finish();
-  check_enough(name_, "keys", kLetters.size(), key_length_, lines());
-  check_enough(name_, "values", kDigits.size(), value_length_, lines());
 }
 
-double KvLookupTask::chance() const { return 1.0 / static_cast<double>(lines()); }
+double KvLookupTask::chance() const { return 1.0 / sample(Split::test, 0).meta.at("lines").get<double>(); }
 
 TaskSample KvLookupTask::sample(Split split, uint64_t index) const {
+  // Lines are drawn as they are needed, so the first n are the same however many fit.
   Random random(stream_key(name_, split, seed_), index);
-  const auto keys = distinct_symbols(random, kLetters, key_length_, lines());
-  const auto values = distinct_symbols(random, kDigits, value_length_, lines());
-  const size_t asked = random.below(keys.size());
+  std::set<std::string> keys, values;
+  std::vector<std::pair<std::string, std::string>> lines;
+  std::string text;
+  std::vector<size_t> ends = {0};
+  const auto first = [&](int64_t count) {
+    while (static_cast<int64_t>(lines.size()) < count) {
+      const auto key = [&](Random& r) { return random_symbols(r, kLetters, key_length_); };
+      const auto value = [&](Random& r) { return random_symbols(r, kDigits, value_length_); };
+      lines.emplace_back(fresh_id(name_, random, key, keys), fresh_id(name_, random, value, values));
+      text += lines.back().first + ": " + lines.back().second + "\n";
+      ends.push_back(text.size());
+    }
+    return std::string_view(text).substr(0, ends[static_cast<size_t>(count)]);
+  };
+  // The last line asks for one of them and is as long as they are.
+  const int64_t fitted = largest_fit(name_, 2, max_tokens_, [&](int64_t count) { return tokens_(first(count + 1)); });
+  Random choice(stream_key(name_ + "/asked", split, seed_), index);
+  const size_t asked = choice.below(static_cast<uint64_t>(fitted));
+  const auto& [key, value] = lines[asked];
   TaskSample sample;
-  for (size_t i = 0; i < keys.size(); ++i) {
-    sample.prompt += keys[i] + ": ";
-    if (i == asked) sample.answer_spans = {{size_of_text(sample.prompt), size_of_text(sample.prompt) + value_length_}};
-    sample.prompt += values[i] + "\n";
-  }
-  sample.prompt += keys[asked] + ": ";
-  sample.continuation = values[asked];
-  sample.answers = {values[asked]};
+  sample.prompt = std::string(first(fitted)) + key + ": ";
+  sample.continuation = value;
+  sample.answers = {value};
+  const auto begin = static_cast<int64_t>(ends[asked] + key.size() + 2);
+  sample.answer_spans = {{begin, begin + value_length_}};
   sample.scored = {{size_of_text(sample.prompt), size_of_text(sample.prompt) + value_length_}};
-  sample.meta = {{"lines", keys.size()}, {"asked", asked}, {"keys", {keys[asked]}}};
+  sample.meta = {{"lines", fitted}, {"asked", asked}, {"keys", {key}}};
   return sample;
 }
 

@@ -8,18 +8,17 @@ namespace heed::tasks {
 /// Lines "key: value" up to the limit, the last line asks for one (after LongEval).
 class KvLookupTask final : public TextTask {
  public:
-  explicit KvLookupTask(const nlohmann::json& parameters);
+  KvLookupTask(const nlohmann::json& parameters, TokenCount tokens);
   const std::string& name() const override { return name_; }
+  /// One line of those of the first test sample.
   double chance() const override;
   TaskSample sample(Split split, uint64_t index) const override;
   int64_t answer_bytes() const override { return value_length_; }
   static std::vector<Parameter> parameters();
 
  private:
-  int64_t lines() const { return (max_tokens_ - line_bytes() + 1) / line_bytes(); }
-  int64_t line_bytes() const { return key_length_ + value_length_ + 3; }
-
   std::string name_ = "kv_lookup";
+  TokenCount tokens_;
   int64_t max_tokens_, key_length_, value_length_;
   uint64_t seed_;
 };

@@ -4,17 +4,20 @@
 #include "heed/error.h"
 #include "heed/names.h"
 #include "heed/tasks/task.h"
+#include "tasks/counting_tasks.h"
 #include "tasks/niah.h"
 #include "tasks/passkeys.h"
 #include "tasks/recall_tasks.h"
 #include "tasks/sequence_tasks.h"
+#include "tasks/threading_tasks.h"
 
 namespace heed::tasks {
 namespace {
 
 using Kind = SequenceTask::Kind;
-using Make = std::function<std::unique_ptr<Task>(const nlohmann::json&)>;
+using Make = std::function<std::unique_ptr<Task>(const nlohmann::json&, const TokenCount&)>;
 
+constexpr const char* kThreading = "Needle Threading: Can LLMs Follow Threads through Near-Million-Scale Haystacks?";
 constexpr const char* kRuler = "RULER: What's the Real Context Size of Your Long-Context Language Models?";
 
 RegistryRow row(const char* name, const char* family, const char* paper, int year, std::vector<Parameter> parameters) {
@@ -36,17 +39,57 @@ struct Entry {
 
 template <class T, class... Args>
 Make maker(Args... args) {
-  return [=](const nlohmann::json& parameters) { return std::make_unique<T>(args..., parameters); };
+  return [=](const nlohmann::json& parameters, const TokenCount&) { return std::make_unique<T>(args..., parameters); };
+}
+
+/// Of a task whose samples are fitted to a number of tokens.
+template <class T, class... Args>
+Make fitted(Args... args) {
+  return [=](const nlohmann::json& parameters, const TokenCount& tokens) {
+    return std::make_unique<T>(args..., parameters, tokens);
+  };
+}
+
+Entry niah(const char* name) {
+  const NiahForm& form = NiahTask::form(name);
+  return {row(name, "retrieval", kRuler, 2024, NiahTask::parameters(form)),
+          [&form](const nlohmann::json& parameters, const TokenCount& tokens) {
+            return std::make_unique<NiahTask>(form, parameters, tokens);
+          }};
+}
+
+Entry threading(const char* name, ThreadingForm form) {
+  return {row(name, "threading", kThreading, 2024, ThreadingTask::parameters(form)), fitted<ThreadingTask>(form)};
 }
 
 const std::vector<Entry>& entries() {
   static const std::vector<Entry> table = {
-      {row("niah_single", "retrieval", kRuler, 2024, NiahTask::parameters(false)), maker<NiahTask>("niah_single")},
-      {row("niah_multikey", "retrieval", kRuler, 2024, NiahTask::parameters(true)), maker<NiahTask>("niah_multikey")},
-      {row("passkeys", "retrieval", "arXiv 2410.10819", 2024, PasskeysTask::parameters()), maker<PasskeysTask>()},
+      niah("niah_single"),
+      niah("niah_multikey"),
+      niah("niah_single_1"),
+      niah("niah_single_2"),
+      niah("niah_single_3"),
+      niah("niah_multikey_1"),
+      niah("niah_multikey_2"),
+      niah("niah_multikey_3"),
+      niah("niah_multivalue"),
+      niah("niah_multiquery"),
+      {row("passkey", "retrieval", "Landmark Attention: Random-Access Infinite Context Length for Transformers", 2023,
+           PasskeyTask::parameters()),
+       fitted<PasskeyTask>()},
+      {row("vt", "tracking", kRuler, 2024, VariableTrackingTask::parameters()), fitted<VariableTrackingTask>()},
+      {row("cwe", "counting", kRuler, 2024, CommonWordsTask::parameters()), fitted<CommonWordsTask>()},
+      {row("fwe", "counting", kRuler, 2024, FrequentWordsTask::parameters()), fitted<FrequentWordsTask>()},
+      {row("passkeys", "retrieval", "arXiv 2410.10819", 2024, PasskeysTask::parameters()), fitted<PasskeysTask>()},
       {row("kv_lookup", "retrieval", "How Long Can Open-Source LLMs Truly Promise on Context Length? (LongEval)", 2023,
            KvLookupTask::parameters()),
-       maker<KvLookupTask>()},
+       fitted<KvLookupTask>()},
+      threading("threading_single", ThreadingForm::single),
+      threading("threading_multi", ThreadingForm::multi),
+      threading("threading_conditional", ThreadingForm::conditional),
+      threading("threading_thread", ThreadingForm::thread),
+      threading("threading_multi_thread", ThreadingForm::multi_thread),
+      threading("threading_branched", ThreadingForm::branched),
       {row("assoc_recall", "recall", "Zoology: Measuring and Improving Recall in Efficient Language Models", 2023,
            AssocRecallTask::parameters()),
        maker<AssocRecallTask>()},
@@ -67,6 +110,15 @@ const std::vector<Entry>& entries() {
   return table;
 }
 
+std::unique_ptr<Task> make_fitted(std::string_view name, const nlohmann::json& parameters, const TokenCount& tokens) {
+  std::vector<std::string> known;
+  for (const auto& entry : entries()) {
+    if (entry.row.name == name) return entry.make(parameters, tokens);
+    known.push_back(entry.row.name);
+  }
+  fail("unknown task '{}': {}", name, suggest(name, known));
+}
+
 }  // namespace
 
 std::span<const RegistryRow> task_rows() {
@@ -79,16 +131,12 @@ std::span<const RegistryRow> task_rows() {
 }
 
 std::unique_ptr<Task> make_task(std::string_view name, const nlohmann::json& parameters) {
-  std::vector<std::string> known;
-  for (const auto& entry : entries()) {
-    if (entry.row.name == name) return entry.make(parameters);
-    known.push_back(entry.row.name);
-  }
-  fail("unknown task '{}': {}", name, suggest(name, known));
+  return make_fitted(name, parameters, byte_count);
 }
 
-std::unique_ptr<TextTask> make_text_task(std::string_view name, const nlohmann::json& parameters) {
-  auto task = make_task(name, parameters);
+std::unique_ptr<TextTask> make_text_task(std::string_view name, const nlohmann::json& parameters,
+                                         const TokenCount& tokens) {
+  auto task = make_fitted(name, parameters, tokens);
   auto* text = dynamic_cast<TextTask*>(task.get());
   require(text, "task '{}' has tokens that are no text", name);
   (void)task.release();

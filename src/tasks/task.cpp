@@ -6,6 +6,8 @@
 
 namespace heed::tasks {
 
+int64_t byte_count(std::string_view text) { return static_cast<int64_t>(text.size()); }
+
 TokenSample byte_tokens(const TaskSample& sample) {
   const auto ids = formats::ByteTokenizer::encode(sample.text());
   TokenSample result;

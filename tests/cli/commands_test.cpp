@@ -15,7 +15,7 @@ TEST(Commands, HelpHasAnExampleForEach) {
   const auto all = test::heed("--help");
   EXPECT_EQ(all.status, 0);
   for (const char* command : {"compare", "bench kernels", "bench peers", "run", "list", "doctor", "eval text",
-                              "eval task", "train lm", "probe heads", "probe duo"}) {
+                              "eval task", "eval suite", "train lm", "probe heads", "probe duo"}) {
     const auto help = test::heed(std::string(command) + " --help");
     EXPECT_EQ(help.status, 0) << command;
     EXPECT_NE(help.out.find("example: heed"), std::string::npos) << command;
@@ -46,7 +46,8 @@ TEST(Commands, ListGivesEveryRowInJson) {
   }
   for (const char* name : {"flash", "block_sparse", "decode", "lean_attention", "dense", "sliding_window",
                            "flash_attention", "sigmoid_attention", "quantizable_attention", "selective_self_attention",
-                           "longformer", "bigbird", "s2_attention", "linformer", "niah_single"})
+                           "longformer", "bigbird", "s2_attention", "linformer", "niah_single", "niah_ruler",
+                           "needle_threading", "retrieval_head", "efficiency_report"})
     EXPECT_TRUE(names.contains(name)) << name;
   EXPECT_LT(json::parse(test::heed("list --kind operator --json").out).size(), rows.size());
 }

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/heed_command.h"
+#include "heed/assets.h"
 
 namespace heed {
 namespace {
@@ -32,6 +33,73 @@ TEST(GenerateCommand, APolicyHoldsLess) {
     return result.status ? 0 : nlohmann::json::parse(result.out)["cache_bytes"].get<int64_t>();
   };
   EXPECT_LT(bytes("streaming_llm --set window=64 sinks=4"), bytes("full") / 8);
+}
+
+/// The shipped model with the files of a chat model beside it.
+class ChatModel {
+ public:
+  explicit ChatModel(const std::string& chat_template) {
+    for (const auto& file : std::filesystem::directory_iterator(find_asset("tiny-lm")))
+      std::filesystem::create_symlink(file.path(), folder_.path() / file.path().filename());
+    const auto& tokens = recorded()["tokens"];
+    nlohmann::json config = tokens;
+    config["chat_template"] = chat_template;
+    std::ofstream(folder_ / "tokenizer_config.json") << config;
+  }
+  std::string path() const { return folder_.path().string(); }
+
+  /// What transformers renders: tests/formats/fixtures/make_chat_templates.py.
+  static const nlohmann::json& recorded() {
+    static const auto all =
+        nlohmann::json::parse(slurp(std::string(HEED_TEST_SOURCE_DIR) + "/formats/fixtures/chat_templates.json"));
+    return all;
+  }
+
+ private:
+  TemporaryDirectory folder_;
+};
+
+TEST(GenerateCommand, ChatSpeaksTheModelsTemplate) {
+  const auto& all = ChatModel::recorded();
+  int compared = 0;
+  for (const auto& item : all["templates"]) {
+    for (const auto& want : item["cases"]) {
+      const auto& talk = all["talks"][want["talk"].get<size_t>()];
+      // What the command can say: one user message, maybe a system message before it, in no special mode.
+      const bool system = talk.size() == 2 && talk[0]["role"] == "system";
+      if (!(system || talk.size() == 1) || talk.back()["role"] != "user" || !want["prompt"].get<bool>()) continue;
+      if (!talk.back()["content"].is_string() || !all["variables"][want["variables"].get<size_t>()].empty()) continue;
+      if (item["name"].get<std::string>().starts_with("small")) continue;
+      ++compared;
+      const ChatModel model(item["template"]);
+      std::ofstream(std::filesystem::path(model.path()) / "prompt") << talk.back()["content"].get<std::string>();
+      std::string command = "generate --chat --echo --ignore-eos --max-tokens 0 --model " + model.path() + " --file " +
+                            model.path() + "/prompt";
+      if (system) command += " --system '" + talk[0]["content"].get<std::string>() + "'";
+      const auto result = test::heed(command);
+      if (want["text"].is_null()) {
+        EXPECT_EQ(result.status, 2) << item["name"];
+        continue;
+      }
+      EXPECT_EQ(result.status, 0) << result.err;
+      EXPECT_EQ(result.out, want["text"].get<std::string>() + "\n") << item["name"];
+    }
+  }
+  EXPECT_GE(compared, 14);
+}
+
+TEST(GenerateCommand, ChatNeedsATemplate) {
+  for (const auto& [arguments, word] :
+       {std::pair{"--chat", "has no chat template"}, {"--system x", "--system goes with --chat"}}) {
+    const auto result = test::heed(std::string("generate --prompt x ") + arguments);
+    EXPECT_EQ(result.status, 2);
+    EXPECT_NE(result.err.find(word), std::string::npos) << result.err;
+    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+  }
+  const ChatModel broken("{% if %}");
+  const auto result = test::heed("generate --chat --prompt x --model " + broken.path());
+  EXPECT_EQ(result.status, 2);
+  EXPECT_NE(result.err.find("chat_template: line 1, column 7"), std::string::npos) << result.err;
 }
 
 TEST(GenerateCommand, BadInputIsOneLineAndStatus2) {

@@ -1,9 +1,12 @@
 #include "heed/formats/chat_template.h"
 
+#include <algorithm>
 #include <ctime>
+#include <map>
 #include <random>
 
 #include "heed/formats/json_file.h"
+#include "heed/formats/tokenizer.h"
 #include "support/test_files.h"
 
 namespace heed::formats {
@@ -48,6 +51,37 @@ TEST(ChatTemplate, RendersAsTransformersDoes) {
       }
     }
   }
+}
+
+// What a template writes out is read as the tokens it names, once each.
+TEST(ChatTemplate, SpecialTokensOfARenderedTalkAreParsed) {
+  const auto folder = std::filesystem::path(HEED_TEST_SOURCE_DIR) / "formats/fixtures/tokenizers/llama3";
+  const auto tokenizer = Tokenizer::open(folder);
+  const Json all = fixtures();
+  const auto llama3 = std::find_if(all["templates"].begin(), all["templates"].end(),
+                                   [](const Json& item) { return item["name"] == "llama3"; });
+  ASSERT_NE(llama3, all["templates"].end());
+  const auto text =
+      ChatTemplate::parse((*llama3)["template"].get<std::string>(), "chat")
+          .render(
+              Json::array({{{"role", "system"}, {"content", "Be brief."}}, {{"role", "user"}, {"content", "Hello"}}}),
+              true, {{"bos_token", "<|begin_of_text|>"}});
+  const auto ids = tokenizer.encode(text, false);
+  std::map<std::string, int> special;
+  for (const auto id : ids)
+    if (tokenizer.is_special(id)) ++special[*tokenizer.token_of(id)];
+  const std::map<std::string, int> expected = {{"<|begin_of_text|>", 1}, {"<|eot_id|>", 2}};
+  EXPECT_EQ(special, expected) << text;
+  EXPECT_EQ(ids.front(), *tokenizer.id_of("<|begin_of_text|>"));
+  EXPECT_EQ(tokenizer.decode(ids, false), text);
+}
+
+TEST(ChatTemplate, ComesFromAGgufFile) {
+  const auto folder = std::filesystem::path(HEED_TEST_SOURCE_DIR) / "formats/fixtures";
+  EXPECT_FALSE(ChatTemplate::open(folder / "every_type.gguf").has_value());
+  const auto chat = ChatTemplate::open(folder / "llama.gguf");
+  ASSERT_TRUE(chat.has_value());
+  EXPECT_EQ(chat->render(Json::array({{{"role", "user"}, {"content", "Hello"}}})), "<s>[INST] Hello [/INST]");
 }
 
 TEST(ChatTemplate, KnowsTheDay) {

@@ -11,6 +11,8 @@
 
 #include "heed/tasks/metrics.h"
 #include "support/test_files.h"
+#include "support/tokenizer_fixtures.h"
+#include "tasks/solver.h"
 
 namespace heed::tasks {
 namespace {
@@ -34,8 +36,39 @@ const std::vector<Case>& text_cases() {
       {"niah_multikey", {{"key", "uuid"}, {"value", "uuid"}, {"max_tokens", 2048}}},
       {"passkeys", json::object()},
       {"passkeys", {{"max_tokens", 700}, {"min_tokens", 500}, {"passkeys", 3}, {"words", 4}, {"filler", "noise"}}},
+      {"niah_single_1", json::object()},
+      {"niah_single_2", json::object()},
+      {"niah_single_3", {{"ids", "full"}}},
+      {"niah_multikey_1", {{"ids", "full"}, {"max_tokens", 2048}}},
+      {"niah_multikey_2", {{"ids", "full"}, {"max_tokens", 2048}}},
+      {"niah_multikey_3", {{"ids", "full"}, {"max_tokens", 4096}}},
+      {"niah_multivalue", json::object()},
+      {"niah_multivalue", {{"keys", 3}, {"values", 3}, {"max_tokens", 1000}, {"ids", "full"}}},
+      {"niah_multiquery", json::object()},
+      {"niah_multiquery", {{"keys", 5}, {"queries", 2}, {"values", 2}, {"max_tokens", 2000}}},
+      {"passkey", json::object()},
+      {"vt", json::object()},
+      {"vt", {{"chains", 4}, {"name_length", 5}, {"max_tokens", 2000}, {"filler", "prose"}}},
+      {"cwe", json::object()},
+      {"cwe", {{"max_tokens", 8192}}},
+      {"cwe", {{"max_tokens", 4096}, {"ids", "full"}, {"common", 5}}},
+      {"fwe", json::object()},
+      {"fwe", {{"word_length", 6}, {"max_tokens", 4096}, {"power", 1.5}}},
       {"kv_lookup", json::object()},
       {"kv_lookup", {{"max_tokens", 2000}, {"key_length", 3}}},
+      {"threading_single", json::object()},
+      {"threading_single", {{"ids", "full"}, {"max_tokens", 4096}, {"depth", 30}}},
+      {"threading_multi", json::object()},
+      {"threading_multi", {{"needles", 9}, {"placement", "clustered"}, {"max_tokens", 3000}}},
+      {"threading_conditional", json::object()},
+      {"threading_conditional", {{"needles", 7}, {"placement", "clustered"}}},
+      {"threading_thread", json::object()},
+      {"threading_thread", {{"direction", "backward"}, {"steps", 9}}},
+      {"threading_thread", {{"direction", "random"}, {"ids", "full"}, {"max_tokens", 4096}}},
+      {"threading_multi_thread", json::object()},
+      {"threading_multi_thread", {{"threads", 5}, {"direction", "backward"}}},
+      {"threading_branched", json::object()},
+      {"threading_branched", {{"branches", 4}, {"steps", 6}, {"direction", "random"}}},
       {"assoc_recall", json::object()},
       {"assoc_recall", {{"pairs", 40}, {"queries", 3}}},
       {"copy", json::object()},
@@ -46,47 +79,6 @@ const std::vector<Case>& text_cases() {
       {"repeat", {{"length", 1000}, {"cue", 5}}},
   };
   return cases;
-}
-
-// Reads the prompt as a person would, with nothing but the text to go by.
-std::string solve(const std::string& task, const std::string& prompt) {
-  if (task.starts_with("niah")) {
-    static const std::regex question("the (number|code|word) of (\\S+) is $");
-    std::smatch asked;
-    EXPECT_TRUE(std::regex_search(prompt, asked, question)) << prompt;
-    const std::string statement = asked[0];
-    const size_t at = prompt.find(statement) + statement.size();
-    return prompt.substr(at, prompt.find(". ", at) - at);
-  }
-  if (task == "passkeys") {
-    const std::string statement = prompt.substr(prompt.rfind('\n') + 1);
-    const size_t at = prompt.find(statement) + statement.size();
-    return prompt.substr(at, prompt.find(". ", at) - at);
-  }
-  if (task == "kv_lookup") {
-    const std::string key = prompt.substr(prompt.rfind('\n') + 1);
-    const size_t at = prompt.find(key) + key.size();
-    return prompt.substr(at, prompt.find('\n', at) - at);
-  }
-  if (task == "assoc_recall") {
-    const std::string key = prompt.substr(prompt.rfind(' ') + 1);
-    const size_t at = prompt.find(key) + key.size();
-    return prompt.substr(at, prompt.find(' ', at) - at);
-  }
-  if (task == "copy") return prompt.substr(0, prompt.size() - 1);
-  if (task == "selective_copy") {
-    std::string marked;
-    for (const char c : prompt) {
-      if (c != '.' && c != '|') marked += c;
-    }
-    return marked;
-  }
-  if (task == "induction") return prompt.substr(prompt.find('*') + 1, 1);
-  // repeat: the longest border of the prompt is what has been repeated so far.
-  for (size_t cue = prompt.size() / 2;; --cue) {
-    if (prompt.compare(prompt.size() - cue, cue, prompt, 0, cue) == 0)
-      return prompt.substr(cue, prompt.size() - 2 * cue);
-  }
 }
 
 class TextTasks : public testing::TestWithParam<size_t> {
@@ -114,7 +106,8 @@ TEST_P(TextTasks, WrongAnswersScoreNothing) {
   EXPECT_EQ(task->score(sample, "?"), 0);
   std::string wrong = sample.continuation;
   wrong.back() = wrong.back() == 'x' ? 'y' : 'x';
-  EXPECT_EQ(task->score(sample, wrong), 0);
+  // Of a list all but the last stay right.
+  EXPECT_NEAR(task->score(sample, wrong), 1 - 1 / static_cast<double>(sample.answers.size()), 1e-12);
   EXPECT_GE(task->chance(), 0);  // of a long copy it is below what a double can hold
   EXPECT_LT(task->chance(), 0.5);
 }
@@ -124,7 +117,8 @@ TEST_P(TextTasks, SpansDecodeToTheAnswers) {
   for (uint64_t i = 0; i < 50; ++i) {
     const auto sample = task->sample(Split::train, i);
     ASSERT_FALSE(sample.continuation.empty());
-    EXPECT_EQ(sample.continuation, sample.answers[0]);
+    EXPECT_EQ(sample.continuation, fmt::format("{}", fmt::join(sample.answers, ", ")));
+    EXPECT_LE(static_cast<int64_t>(sample.continuation.size()), task->answer_bytes());
     for (size_t a = 0; a < sample.answer_spans.size(); ++a) {
       const auto found = std::string(sample.answer_spans[a].of(sample.prompt));
       if (task->name() == "repeat") {
@@ -173,6 +167,33 @@ TEST_P(TextTasks, TokensAreTheBytesWithLabelsOnWhatIsScored) {
   }
   for (const auto& span : sample.scored) scored += static_cast<size_t>(span.end - span.begin);
   EXPECT_EQ(labelled, scored);
+}
+
+TEST_P(TextTasks, FitTheLimitInTokensOfAnyTokenizer) {
+  const auto rows = task_rows();
+  const auto row = std::find_if(rows.begin(), rows.end(), [&](const auto& r) { return r.name == item().name; });
+  const auto has_limit = [](const Parameter& p) { return p.name == "max_tokens"; };
+  if (std::none_of(row->parameters.begin(), row->parameters.end(), has_limit)) return;
+  if (item().parameters.contains("min_tokens")) return;  // drawn limits
+  for (const char* family : {"bytes", "gpt2", "llama2", "bert"}) {
+    const auto tokenizer = std::string(family) == "bytes" ? formats::Tokenizer::bytes()
+                                                          : formats::Tokenizer::open(tokenizer_fixtures() / family);
+    const auto count = [&](std::string_view text) { return static_cast<int64_t>(tokenizer.encode(text).size()); };
+    for (const int64_t limit : {1536, 4096}) {
+      auto parameters = item().parameters;
+      parameters["max_tokens"] = limit;
+      const auto task = make_text_task(item().name, parameters, count);
+      for (uint64_t i = 0; i < 2; ++i) {
+        const auto sample = task->sample(Split::test, i);
+        const int64_t size = count(sample.text());
+        EXPECT_LE(size, limit) << family;
+        EXPECT_GT(static_cast<double>(size), 0.9 * static_cast<double>(limit)) << family;
+        for (size_t a = 0; a < sample.answer_spans.size(); ++a)
+          EXPECT_EQ(sample.answer_spans[a].of(sample.prompt), sample.answers[a]) << family;
+        EXPECT_EQ(task->score(sample, solve(item().name, sample.prompt)), 1) << family;
+      }
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(All, TextTasks, testing::Range(size_t{0}, text_cases().size()), [](const auto& info) {
@@ -317,10 +338,25 @@ TEST(Tasks, RefuseBadParameters) {
   refused("niah_single", {{"max_tokens", 10}}, "max_tokens = 10");
   refused("niah_single", {{"filler", "sand"}}, "filler = sand");
   refused("niah_single", {{"depth", 101}}, "depth = 101");
-  EXPECT_NE(error_of([] { make_task("passkeys", {{"max_tokens", 1000}})->tokens(Split::test, 0); }).find("too few"),
+  EXPECT_NE(error_of([] {
+              make_task("passkeys", {{"max_tokens", 1000}})->tokens(Split::test, 0);
+            }).find("too few"),
             std::string::npos);
-  refused("kv_lookup", {{"max_tokens", 100000}, {"key_length", 2}}, "different keys of length 2");
   refused("assoc_recall", {{"pairs", 100}, {"key_length", 1}}, "different keys of length 1");
+  refused("niah_multiquery", {{"queries", 5}}, "queries = 5");
+  refused("niah_multivalue", {{"values", 41}}, "values = 41");
+  refused("vt", {{"chains", 9}}, "chains = 9");
+  refused("fwe", {{"power", 1.0}}, "power = 1");
+  refused("cwe", {{"other_times", 6}}, "other_times = 6");
+  refused("threading_branched", {{"steps", 2}}, "steps = 2");
+  refused("threading_thread", {{"direction", "up"}}, "direction = up");
+  const auto too_small = [](const char* name, const json& parameters, std::string_view expected) {
+    const auto message = error_of([&] { make_text_task(name, parameters)->sample(Split::test, 0); });
+    EXPECT_NE(message.find(expected), message.npos) << message;
+  };
+  too_small("kv_lookup", {{"max_tokens", 100000}, {"key_length", 2}}, "nearly every id");
+  too_small("cwe", {{"max_tokens", 200}}, "cwe: 200 tokens are too few");
+  too_small("threading_multi", {{"needles", 40}, {"max_tokens", 200}}, "200 tokens are too few");
   refused("repeat", {{"length", 1000}, {"cue", 1}}, "too short");
   refused("mqar", {{"length", 63}}, "an even number");
   refused("mqar", {{"pairs", 40}}, "pairs = 40");
@@ -342,6 +378,48 @@ TEST(Tasks, TheRegistryNamesEveryTaskAndItsParameters) {
                given = make_task(row.name, defaults)->tokens(Split::train, 1);
     EXPECT_EQ(plain.inputs, given.inputs) << row.name;
     EXPECT_EQ(plain.labels, given.labels) << row.name;
+  }
+}
+
+// The same bytes on every machine and with every compiler: what was generated when the tasks were written.
+TEST(Tasks, SamplesAreTheRecordedBytes) {
+  const std::map<std::string, uint64_t> recorded = {
+      {"niah_single", 0x1c2fd98c7e2524e8},
+      {"niah_multikey", 0x5f4ddbe5e1e28e3b},
+      {"niah_single_1", 0xd6d5c10453f12ff3},
+      {"niah_single_2", 0x4e08e8dcadd49099},
+      {"niah_single_3", 0x518b886c16583d8a},
+      {"niah_multikey_1", 0x55e530351b32f848},
+      {"niah_multikey_2", 0x324766e6b09bd11a},
+      {"niah_multikey_3", 0x3c53e3ac85d3bc7f},
+      {"niah_multivalue", 0x0d8548d8161f3fa6},
+      {"niah_multiquery", 0xd67a49eeba5115b9},
+      {"passkey", 0x89064b95dde9fde7},
+      {"vt", 0xf0055df966c869db},
+      {"cwe", 0xd20c52fbe5de177b},
+      {"fwe", 0x6e9bd60eaa09076a},
+      {"kv_lookup", 0x5e9cc8884e90fae5},
+      {"threading_single", 0x6af8c62f050b9057},
+      {"threading_multi", 0xb501713087bdda58},
+      {"threading_conditional", 0x762566190b2d5587},
+      {"threading_thread", 0x96505d558fdbd059},
+      {"threading_multi_thread", 0x6dfee7416d999795},
+      {"threading_branched", 0x2bdd296161721747},
+      {"assoc_recall", 0xb43ec6931011f119},
+      {"copy", 0x49b5de8ba011e47c},
+      {"selective_copy", 0x981e214d5f3d48a7},
+      {"induction", 0x568671e58b2a9c7d},
+      {"repeat", 0x5db9d2b21d89c5ea},
+  };
+  for (const auto& row : task_rows()) {
+    const auto task = make_task(row.name);
+    const auto* text = dynamic_cast<const TextTask*>(task.get());
+    if (!text) continue;
+    std::string all;
+    for (uint64_t i = 0; i < 3; ++i) all += text->sample(Split::test, i).text();
+    const auto found = recorded.find(row.name);
+    EXPECT_TRUE(found != recorded.end() && found->second == hash64(all))
+        << fmt::format("{{\"{}\", 0x{:016x}}},", row.name, hash64(all));
   }
 }
 

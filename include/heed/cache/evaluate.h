@@ -36,14 +36,26 @@ struct Fidelity {
 /// Logits [T, vocab] of both, and the tokens int64 [T] that followed.
 Fidelity fidelity(const torch::Tensor& full, const torch::Tensor& policy, const torch::Tensor& next);
 
-/// Greedy answer of at most `bytes` bytes to a prompt.
-std::string answer(const checkpoint::LanguageModel& lm, const Policy& policy, const std::string& prompt, int64_t bytes,
-                   int64_t chunk = 512);
+/// Tokens of a text as the model reads it: what tasks fit their samples by.
+tasks::TokenCount token_count(const checkpoint::LanguageModel& lm);
 
+struct Answer {
+  std::string text;     ///< at most as many bytes as were asked for
+  bool forced = false;  ///< every token of the sample's continuation was the likeliest after those before it
+};
+/// Greedy answer to a task's sample. Where the tokenizer joins the prompt's last blank to the answer's first word, the
+/// prompt ends before the blank.
+Answer answer(const checkpoint::LanguageModel& lm, const Policy& policy, const tasks::TaskSample& sample, int64_t bytes,
+              int64_t chunk = 512);
+
+/// Means over samples, 0 to 1.
 struct TaskScore {
   int64_t samples = 0;
-  double score = 0;  ///< mean, 0 to 1
+  double score = 0;  ///< by the task's own metric
   tasks::Interval interval;
+  double match_all = 0, match_any = 0;  ///< references in the answer (metrics.h)
+  double exact = 0;                     ///< the answer is the whole continuation
+  double forced = 0;
 };
 TaskScore score_task(const checkpoint::LanguageModel& lm, const Policy& policy, const tasks::TextTask& task,
                      tasks::Split split, int64_t samples, const ProgressFunction& progress = {});

@@ -22,9 +22,9 @@ class ChatTemplate {
   static ChatTemplate parse(std::string_view text, std::string_view source);
 
   /// The template of a model directory: chat_template.jinja or, failing that, "chat_template" of tokenizer_config.json,
-  /// of several the one named "default". Absent when the model has none. Tokens with a role, such as bos_token, are
-  /// variables of the template. Throws heed::Error naming the file.
-  static std::optional<ChatTemplate> open(const std::filesystem::path& directory);
+  /// of several the one named "default". Of a GGUF file: "tokenizer.chat_template". Absent when the model has none.
+  /// Tokens with a role, such as bos_token, are variables of the template. Throws heed::Error naming the file.
+  static std::optional<ChatTemplate> open(const std::filesystem::path& directory_or_gguf);
 
   /// `messages`: a list of {"role": ..., "content": ...}, as the template expects them. `add_generation_prompt` ends
   /// with what introduces the model's answer. `variables`: others that the template knows, such as tools or
@@ -35,6 +35,7 @@ class ChatTemplate {
 
  private:
   struct Parsed;
+  static std::optional<ChatTemplate> of_gguf(const std::filesystem::path& path);
   static ChatTemplate make(std::string_view text, std::string_view source, std::shared_ptr<Parsed> parsed);
   explicit ChatTemplate(std::shared_ptr<const Parsed> parsed) : parsed_(std::move(parsed)) {}
   std::shared_ptr<const Parsed> parsed_;

@@ -21,4 +21,8 @@ struct Interval {
 };
 Interval wilson(int64_t right, int64_t count);
 
+/// Needle Threading's measure: the largest of `sizes` at which the accuracy is at least `threshold`; 0 where it is at
+/// none. Throws heed::Error for lists of different lengths.
+int64_t effective_context(std::span<const int64_t> sizes, std::span<const double> accuracy, double threshold = 0.75);
+
 }  // namespace heed::tasks

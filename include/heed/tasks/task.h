@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <span>
@@ -55,7 +56,12 @@ class Task {
   virtual TokenSample tokens(Split split, uint64_t index) const = 0;
 };
 
-/// A task whose tokens are the bytes of a text.
+/// How many tokens a text is. Tasks with `max_tokens` fit their samples by it.
+using TokenCount = std::function<int64_t(std::string_view)>;
+/// A token is a byte.
+int64_t byte_count(std::string_view text);
+
+/// A task in text; its own `tokens` are bytes.
 class TextTask : public Task {
  public:
   virtual TaskSample sample(Split split, uint64_t index) const = 0;
@@ -70,8 +76,9 @@ class TextTask : public Task {
 
 /// A task from the registry; every parameter is optional. Throws heed::Error for an unknown name, parameter or value.
 std::unique_ptr<Task> make_task(std::string_view name, const nlohmann::json& parameters = {});
-/// The same for a task in text.
-std::unique_ptr<TextTask> make_text_task(std::string_view name, const nlohmann::json& parameters = {});
+/// The same for a task in text. `tokens`: of the model that will read the samples.
+std::unique_ptr<TextTask> make_text_task(std::string_view name, const nlohmann::json& parameters = {},
+                                         const TokenCount& tokens = byte_count);
 
 /// The tasks there are, with their parameters.
 std::span<const RegistryRow> task_rows();
