@@ -47,6 +47,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         if (id < 0) std::abort();
         if (invalid_utf8_at(stream.push(id)) != std::string::npos) std::abort();
       }
+      const auto pair = tokenizer.encode_pair(sample, "ab");
+      if (pair.ids.size() != pair.type_ids.size()) std::abort();
       if (invalid_utf8_at(stream.finish()) != std::string::npos) std::abort();
       if (invalid_utf8_at(tokenizer.decode(ids, false)) != std::string::npos) std::abort();
     }

@@ -18,6 +18,11 @@ struct SpecialTokens {
   std::optional<int64_t> bos, eos, unk, sep, pad, cls, mask;
 };
 
+/// Tokens, and the segment that each belongs to.
+struct Encoding {
+  std::vector<int64_t> ids, type_ids;  ///< equally many
+};
+
 /// A tokenizer, cheap to copy and safe to use from several threads.
 ///
 /// Models: BPE (byte-level, with byte fallback, or plain) and WordPiece. Truncation and padding in the file are left to
@@ -38,6 +43,10 @@ class Tokenizer {
   /// out in the text are found either way. Text that is no UTF-8 is a heed::Error with the byte where it breaks;
   /// only `bytes` takes any text.
   std::vector<int64_t> encode(std::string_view text, bool add_special = true) const;
+
+  /// Two texts as one input, as encoders for pairs read them: [CLS] first [SEP] second [SEP] with types 0 and 1, or
+  /// whatever the file puts around a pair; without such a rule the second follows the first.
+  Encoding encode_pair(std::string_view first, std::string_view second, bool add_special = true) const;
 
   /// Valid UTF-8: what is none is U+FFFD. `skip_special` leaves special tokens out. An id that no token has gives no
   /// text, as models pad their vocabularies.

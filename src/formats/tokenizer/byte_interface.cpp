@@ -19,6 +19,15 @@ class Bytes final : public Tokenizer::Interface {
     return ids;
   }
 
+  Encoding encode_pair(std::string_view first, std::string_view second, bool add_special) const override {
+    auto ids = encode(first, add_special);
+    std::vector<int64_t> types(ids.size(), 0);
+    const auto behind = ByteTokenizer::encode(second);
+    ids.insert(ids.end(), behind.begin(), behind.end());
+    types.resize(ids.size(), 1);
+    return {std::move(ids), std::move(types)};
+  }
+
   std::string decode(std::span<const int64_t> ids, bool skip_special) const override {
     std::vector<int64_t> shown;
     for (const int64_t id : ids) {

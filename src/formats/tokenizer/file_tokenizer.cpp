@@ -47,18 +47,20 @@ class FileTokenizer final : public Tokenizer::Interface {
   }
 
   std::vector<int64_t> encode(std::string_view text, bool add_special) const override {
-    const size_t broken = invalid_utf8_at(text);
-    require(broken == text.npos, "{}: the text is no UTF-8 at byte {} of {}", source_, broken, text.size());
-    std::vector<int64_t> ids;
-    WordCache cache(*model_);
-    for (const auto& part : added_.split(text, false)) {
-      if (part.token) {
-        ids.push_back(part.token->id);
-      } else {
-        encode_part(std::string(part.text), part.text.data() == text.data(), cache, ids);
-      }
+    auto ids = ids_of(text);
+    if (!post_processor_) return ids;
+    std::vector<int64_t> types(ids.size(), 0);
+    return joined(post_processor_({{std::move(ids), std::move(types)}}, add_special)).ids;
+  }
+
+  Encoding encode_pair(std::string_view first, std::string_view second, bool add_special) const override {
+    std::vector<Encoding> segments;
+    for (const auto text : {first, second}) {
+      auto ids = ids_of(text);
+      std::vector<int64_t> types(ids.size(), static_cast<int64_t>(segments.size()));
+      segments.push_back({std::move(ids), std::move(types)});
     }
-    return post_processor_ ? post_processor_(std::move(ids), add_special) : ids;
+    return joined(post_processor_ ? post_processor_(std::move(segments), add_special) : std::move(segments));
   }
 
   std::string decode(std::span<const int64_t> ids, bool skip_special) const override {
@@ -99,6 +101,22 @@ class FileTokenizer final : public Tokenizer::Interface {
   int64_t vocab_size() const override { return std::max(model_->vocabulary().largest_id(), added_.largest_id()) + 1; }
 
  private:
+  /// Of the text alone, before the post-processor.
+  std::vector<int64_t> ids_of(std::string_view text) const {
+    const size_t broken = invalid_utf8_at(text);
+    require(broken == text.npos, "{}: the text is no UTF-8 at byte {} of {}", source_, broken, text.size());
+    std::vector<int64_t> ids;
+    WordCache cache(*model_);
+    for (const auto& part : added_.split(text, false)) {
+      if (part.token) {
+        ids.push_back(part.token->id);
+      } else {
+        encode_part(std::string(part.text), part.text.data() == text.data(), cache, ids);
+      }
+    }
+    return ids;
+  }
+
   void encode_part(std::string raw, bool at_start, WordCache& cache, std::vector<int64_t>& ids) const {
     const std::string text = normalizer_ ? normalizer_(std::move(raw)) : std::move(raw);
     for (const auto& part : added_.split(text, true)) {

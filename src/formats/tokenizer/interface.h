@@ -10,6 +10,7 @@ class Tokenizer::Interface {
   virtual ~Interface() = default;
 
   virtual std::vector<int64_t> encode(std::string_view text, bool add_special) const = 0;
+  virtual Encoding encode_pair(std::string_view first, std::string_view second, bool add_special) const = 0;
   virtual std::string decode(std::span<const int64_t> ids, bool skip_special) const = 0;
   virtual std::optional<int64_t> id_of(std::string_view token) const = 0;
   virtual std::optional<std::string> token_of(int64_t id) const = 0;

@@ -12,6 +12,9 @@ Tokenizer Tokenizer::bytes(SpecialTokens roles) { return Tokenizer(make_byte_tok
 std::vector<int64_t> Tokenizer::encode(std::string_view text, bool add_special) const {
   return tokenizer_->encode(text, add_special);
 }
+Encoding Tokenizer::encode_pair(std::string_view first, std::string_view second, bool add_special) const {
+  return tokenizer_->encode_pair(first, second, add_special);
+}
 std::string Tokenizer::decode(std::span<const int64_t> ids, bool skip_special) const {
   return tokenizer_->decode(ids, skip_special);
 }

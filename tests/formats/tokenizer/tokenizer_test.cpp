@@ -39,6 +39,28 @@ TEST_P(Family, GivesTheIdsAndTheTextOfTheReference) {
   }
 }
 
+TEST_P(Family, GivesThePairsOfTheReference) {
+  const auto all = read_json_file(tokenizer_fixtures() / "pairs.json");
+  const auto& expected = all["families"][GetParam()];
+  ASSERT_EQ(expected.size(), 2 * all["pairs"].size());
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const auto& pair = all["pairs"][i / 2];
+    SCOPED_TRACE(pair.dump());
+    const auto got =
+        tokenizer_.encode_pair(pair[0].get<std::string>(), pair[1].get<std::string>(), expected[i]["special"]);
+    EXPECT_EQ(Json(got.ids), expected[i]["ids"]);
+    EXPECT_EQ(Json(got.type_ids), expected[i]["type_ids"]);
+  }
+}
+
+TEST(TokenizerPairs, OfBytesFollowEachOther) {
+  SpecialTokens roles;
+  roles.bos = 0;
+  const auto pair = Tokenizer::bytes(roles).encode_pair("ab", "c");
+  EXPECT_EQ(pair.ids, (std::vector<int64_t>{0, 'a', 'b', 'c'}));
+  EXPECT_EQ(pair.type_ids, (std::vector<int64_t>{0, 0, 0, 1}));
+}
+
 TEST_P(Family, StreamsWhatItDecodes) {
   for (const bool skip : {false, true}) {
     for (const auto& item : texts_) {
