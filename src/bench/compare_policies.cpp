@@ -1,5 +1,10 @@
 #include "heed/bench/compare_policies.h"
 
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+
 #include "heed/bench/measure.h"
 #include "heed/error.h"
 
@@ -43,34 +48,131 @@ Tensor tokens_of(const checkpoint::LanguageModel& lm, const std::string& text, i
   return torch::tensor(at::ArrayRef<int64_t>(ids.data(), size_t(count))).unsqueeze(0);
 }
 
+constexpr int64_t kWarmUpSteps = 8;
+constexpr int64_t kRecallKeys = 16;
+
+/// What the caches hold once the last step is done.
+void count_slots(cache::Session& session, PolicyResult& result) {
+  int64_t rows = 0, slots = 0;
+  result.slots_min = INT64_MAX;
+  cache::each_cache(session.state(), [&](cache::LayerCache& layer) {
+    const auto& kv = layer.kv();
+    for (int64_t r = 0; r < kv.rows(); ++r, ++rows) {
+      slots += kv.length(r);
+      result.slots_min = std::min(result.slots_min, kv.length(r));
+      result.slots_max = std::max(result.slots_max, kv.length(r));
+    }
+    result.kv_bytes_cold += layer.cold_bytes();
+    result.kv_bytes_hot += kv.bytes() - layer.cold_bytes();
+    result.kv_bytes_used += kv.used_bytes();
+    result.meta_bytes += layer.policy_bytes();
+  });
+  if (rows == 0) {
+    result.slots_min = 0;
+    return;
+  }
+  result.slots_mean = double(slots) / double(rows);
+  const double pair = double(result.kv_bytes_used) / double(std::max<int64_t>(slots, 1));
+  result.read_bytes = std::llround(result.read * pair);
+  result.scored_bytes = std::llround(result.scored * pair / 2);  // a key is half of a pair
+}
+
 /// One pass over prompt and steps. Returns the logits [steps, vocab] before each stepped token.
 Tensor pass(const checkpoint::LanguageModel& lm, const cache::Policy& policy, const Tensor& tokens,
             const PolicyCompareOptions& o, PolicyResult& result) {
-  cache::Session session(lm.model, policy);
-  double start = now();
-  std::vector<Tensor> logits{session.prefill(tokens.narrow(1, 0, o.prompt), o.prompt + o.steps)[0]};
-  result.prompt_bytes = session.cache_bytes();
-  session.finish_prompt();
-  result.prefill_s = now() - start;
+  std::vector<double> prefill, build, first;
+  std::optional<cache::Session> session;
+  Tensor last;
+  for (int64_t run = 0; run <= o.repeats; ++run) {  // the first one is not timed
+    session.emplace(lm.model, policy);
+    const double start = now();
+    last = session->prefill(tokens.narrow(1, 0, o.prompt), o.prompt + o.steps)[0];
+    (void)last.argmax().item<int64_t>();
+    const double chosen = now();
+    result.prompt_bytes = session->cache_bytes();
+    session->finish_prompt();
+    if (run == 0) continue;
+    prefill.push_back(now() - start);
+    build.push_back(now() - chosen);
+    first.push_back(chosen - start);
+  }
+  result.prefill_s = median(prefill);
+  result.build_s = median(build);
+  result.ttft_s = median(first);
+
+  std::vector<Tensor> logits{last};
   std::vector<double> times;
   for (int64_t i = 0; i + 1 < o.steps; ++i) {
-    start = now();
-    logits.push_back(session.step(tokens[0].narrow(0, o.prompt + i, 1))[0]);
+    const double start = now();
+    logits.push_back(session->step(tokens[0].narrow(0, o.prompt + i, 1))[0]);
     times.push_back(now() - start);
-    result.cache_bytes = std::max(result.cache_bytes, session.cache_bytes());
+    result.cache_bytes = std::max(result.cache_bytes, session->cache_bytes());
   }
-  result.decode_ms = 1e3 * median(times);
-  result.tokens_per_second = 1e3 / result.decode_ms;
-  const auto reads = session.reads();
+  const auto reads = session->reads();
   const double rows = double(reads.steps) * double(lm.model->config().kv_heads);
   if (reads.steps) {
     result.read = double(reads.attended) / rows;
     result.scored = double(reads.scored) / rows;
+    result.full_steps = double(reads.full_steps) / double(reads.steps);
     const double steps = double(times.size());
     result.attention_ms = 1e3 * reads.attention_seconds / steps;
     result.policy_ms = 1e3 * reads.policy_seconds / steps;
   }
+  count_slots(*session, result);
+  times.erase(times.begin(), times.begin() + std::min<std::ptrdiff_t>(kWarmUpSteps, std::ssize(times) / 2));
+  result.decode_ms = 1e3 * median(times);
+  result.tokens_per_second = 1e3 / result.decode_ms;
+  std::sort(times.begin(), times.end());
+  result.decode_p95_ms = 1e3 * times[size_t(std::ceil(0.95 * double(times.size()))) - 1];
   return torch::stack(logits);
+}
+
+/// Greedy tokens after the prompt, `steps` of them, or up to the first that differs from `expected`.
+std::vector<int64_t> greedy(const checkpoint::LanguageModel& lm, const cache::Policy& policy, const Tensor& tokens,
+                            const PolicyCompareOptions& o, const std::vector<int64_t>& expected) {
+  cache::Session session(lm.model, policy);
+  auto logits = session.prefill(tokens.narrow(1, 0, o.prompt), o.prompt + o.steps)[0];
+  std::vector<int64_t> ids;
+  while (true) {
+    ids.push_back(logits.argmax().item<int64_t>());
+    if (int64_t(ids.size()) == o.steps) return ids;
+    if (!expected.empty() && ids.back() != expected[ids.size() - 1]) return ids;
+    logits = session.step(torch::tensor({ids.back()}, torch::kInt64))[0];
+  }
+}
+
+/// How far the policy follows the full cache's own text, and what it loses in every layer.
+void compare_paths(const checkpoint::LanguageModel& lm, const cache::Policy& policy, const Tensor& tokens,
+                   const PolicyCompareOptions& o, const std::vector<int64_t>& full, PolicyResult& result) {
+  const auto ids = greedy(lm, policy, tokens, o, full);
+  result.first_divergence = std::mismatch(ids.begin(), ids.end(), full.begin()).first - ids.begin();
+  result.layers =
+      cache::layer_losses(lm.model, policy, tokens.narrow(1, 0, o.prompt + o.steps - 1), o.prompt, kRecallKeys);
+  if (result.layers.empty()) return;
+  result.mass = result.recall = 0;
+  for (const auto& layer : result.layers) {
+    result.mass += layer.mass;
+    result.attention_kl += layer.kl;
+    result.recall += layer.recall;
+    result.out_rel_err += layer.out_rel_err;
+  }
+  for (double* mean : {&result.mass, &result.attention_kl, &result.recall, &result.out_rel_err})
+    *mean /= double(result.layers.size());
+}
+
+/// A hash of the parameters' names, shapes and first bytes, so that a record says which model it is of.
+std::string model_hash(const DecoderLm& model) {
+  constexpr int64_t kMaxBytes = 1 << 16;
+  uint64_t hash = 0;
+  for (const auto& entry : model->named_parameters()) {
+    const auto& weights = entry.value();
+    const auto flat = weights.detach().flatten();
+    const auto part = flat.slice(0, 0, std::max<int64_t>(1, kMaxBytes / int64_t(flat.element_size()))).contiguous();
+    std::string bytes = fmt::format("{:016x}{}{}", hash, entry.key(), fmt::join(weights.sizes(), ","));
+    bytes.append(static_cast<const char*>(part.data_ptr()), size_t(part.nbytes()));
+    hash = tasks::hash64(bytes);
+  }
+  return fmt::format("{:016x}", hash);
 }
 
 bool within(const PolicyResult& r, const PolicyLimits& limits) {
@@ -86,15 +188,18 @@ PolicyComparison compare_policies(
     const std::function<void(int64_t done, int64_t total, const std::string& next)>& progress) {
   for (const double budget : options.budgets)
     require(budget > 0 && budget < 1, "budget {}: a share of the prompt above 0 and below 1 is accepted", budget);
+  require(options.repeats >= 1, "repeats {}: 1 or more is accepted", options.repeats);
   require(options.prompt >= 2 && options.steps >= 2, "prompt {} and steps {}: 2 or more tokens each are accepted",
           options.prompt, options.steps);
   const auto all = contestants(options);
   const auto shape = cache::shape_of(lm.model->config());
   std::vector<cache::Policy> policies;
   for (const auto& contestant : all) policies.push_back(contestant.choice.make(shape));
-  const auto task = options.task.empty()
-                        ? nullptr
-                        : tasks::make_text_task(options.task, {{"max_tokens", options.prompt}}, cache::token_count(lm));
+  const auto task =
+      options.task.empty()
+          ? nullptr
+          : tasks::make_text_task(options.task, {{"max_tokens", options.prompt}, {"seed", int64_t(options.seed)}},
+                                  cache::token_count(lm));
 
   PolicyComparison c;
   c.options = options;
@@ -104,21 +209,26 @@ PolicyComparison compare_policies(
               {"layers", shape.layers},
               {"kv_heads", shape.kv_heads},
               {"trained_length", shape.max_length},
+              {"model_hash", model_hash(lm.model)},
+              {"dtype", c10::toString(lm.model->parameters().front().scalar_type())},
+              {"repeats", options.repeats},
+              {"recall_keys", kRecallKeys},
+              {"seed", options.seed},
               {"task", options.task},
               {"task_samples", options.task_samples}};
   const auto tokens = tokens_of(lm, text, options.prompt + options.steps);
   const auto next = tokens[0].slice(0, options.prompt);
-  {
-    // The first pass meets cold caches and fresh memory; it is not reported.
-    PolicyResult warm_up;
-    pass(lm, policies[0], tokens, options, warm_up);
-  }
   Tensor full;
+  std::vector<int64_t> full_text;
   for (size_t i = 0; i < all.size(); ++i) {
     if (progress) progress(int64_t(i), int64_t(all.size()), all[i].choice.name);
     PolicyResult result{all[i].choice, all[i].budget};
     const auto logits = pass(lm, policies[i], tokens, options, result);
-    if (i == 0) full = logits;
+    if (i == 0) {
+      full = logits;
+      full_text = greedy(lm, policies[0], tokens, options, {});
+    }
+    compare_paths(lm, policies[i], tokens, options, full_text, result);
     result.fidelity = cache::fidelity(full, logits, next);
     if (task) result.task = cache::score_task(lm, policies[i], *task, tasks::Split::test, options.task_samples);
     result.allowed = within(result, options.limits);

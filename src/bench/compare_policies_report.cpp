@@ -68,20 +68,44 @@ nlohmann::ordered_json to_json(const PolicyComparison& c) {
                                {"settings", r.choice.settings},
                                {"budget", r.budget},
                                {"prefill_s", r.prefill_s},
+                               {"build_s", r.build_s},
+                               {"ttft_s", r.ttft_s},
                                {"decode_ms", r.decode_ms},
+                               {"decode_p95_ms", r.decode_p95_ms},
                                {"tokens_per_s", r.tokens_per_second},
                                {"attention_ms", r.attention_ms},
                                {"policy_ms", r.policy_ms},
                                {"cache_bytes", r.cache_bytes},
                                {"prompt_bytes", r.prompt_bytes},
+                               {"kv_bytes_hot", r.kv_bytes_hot},
+                               {"kv_bytes_cold", r.kv_bytes_cold},
+                               {"kv_bytes_used", r.kv_bytes_used},
+                               {"meta_bytes", r.meta_bytes},
+                               {"slots", {{"min", r.slots_min}, {"mean", r.slots_mean}, {"max", r.slots_max}}},
                                {"pairs_read", r.read},
+                               {"pairs_read_bytes", r.read_bytes},
                                {"scored", r.scored},
+                               {"scored_bytes", r.scored_bytes},
+                               {"full_steps", r.full_steps},
                                {"kl", r.fidelity.kl},
                                {"kl_p95", r.fidelity.kl_p95},
                                {"kl_max", r.fidelity.kl_max},
                                {"top1", r.fidelity.top1},
+                               {"top5_overlap", r.fidelity.top5_overlap},
                                {"nll_delta", r.fidelity.nll_delta},
+                               {"mass", r.mass},
+                               {"attention_kl", r.attention_kl},
+                               {"recall", r.recall},
+                               {"out_rel_err", r.out_rel_err},
+                               {"first_divergence", r.first_divergence},
+                               {"layers", nlohmann::ordered_json::array()},
                                {"allowed", r.allowed}};
+    for (const auto& layer : r.layers)
+      row["layers"].push_back({{"layer", layer.layer},
+                               {"mass", layer.mass},
+                               {"attention_kl", layer.kl},
+                               {"recall", layer.recall},
+                               {"out_rel_err", layer.out_rel_err}});
     if (r.task)
       row["task"] = {{"name", c.options.task},
                      {"score", r.task->score},
@@ -152,7 +176,8 @@ std::string policy_html(const PolicyComparison& c) {
       "<b>top-1</b> the share of positions with the same likeliest token. <b>Cache</b> is the most that is held after "
       "the "
       "prompt, scores and summaries included. <b>Attention</b> and <b>policy</b> split the time of a step's layers: "
-      "reading the cache, and storing, selecting and dropping. <b>Read</b> counts the pairs of key and value that a step attends to, "
+      "reading the cache, and storing, selecting and dropping. <b>Read</b> counts the pairs of key and value that a "
+      "step attends to, "
       "<b>scored</b> the key-sized vectors touched only to select, both per layer and KV head. Task answers are "
       "greedy, "
       "with 95 % Wilson intervals.</p>\n",

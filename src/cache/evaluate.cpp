@@ -51,11 +51,15 @@ Fidelity fidelity(const Tensor& full, const Tensor& policy, const Tensor& next) 
   Fidelity result;
   result.positions = full.size(0);
   const auto p = full.to(torch::kFloat64).log_softmax(-1), q = policy.to(torch::kFloat64).log_softmax(-1);
-  const auto kl = (p.exp() * (p - q)).sum(-1).clamp_min(0);
+  // A token of probability 0 adds nothing, whatever the other says of it.
+  const auto kl = (p.exp() * (p - q)).nan_to_num(0, INFINITY).sum(-1).clamp_min(0);
   result.kl = kl.mean().item<double>();
   result.kl_p95 = kl.quantile(0.95).item<double>();
   result.kl_max = kl.max().item<double>();
   result.top1 = p.argmax(-1).eq(q.argmax(-1)).to(torch::kFloat64).mean().item<double>();
+  const int64_t five = std::min<int64_t>(5, p.size(-1));
+  const auto a = std::get<1>(p.topk(five)).unsqueeze(2), b = std::get<1>(q.topk(five)).unsqueeze(1);
+  result.top5_overlap = a.eq(b).any(2).to(torch::kFloat64).mean().item<double>();
   result.nll_delta = (p - q).gather(1, next.unsqueeze(1)).mean().item<double>();
   return result;
 }

@@ -18,6 +18,7 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 
 Reads& Reads::operator+=(const Reads& other) {
   steps += other.steps;
+  full_steps += other.full_steps;
   attended += other.attended;
   scored += other.scored;
   attention_seconds += other.attention_seconds;
@@ -54,9 +55,12 @@ Tensor LayerCache::attend(const CacheCall& call) {
   store(chunk);
   seen_ += chunk.size();
   const bool step = !in_prompt_ && chunk.size() == 1;
+  const int64_t attended_before = reads_.attended;
   if (step) ++reads_.steps;
+  if (step && recording_) tokens_read_ = torch::zeros({chunk.q.size(0), chunk.q.size(1), seen_}, torch::kBool);
   const Tensor out = step ? attend_step(chunk) : attend_chunk(chunk);
   step ? after_step(chunk) : after_chunk(chunk);
+  if (step && reads_.attended - attended_before >= kv_.rows() * seen_) ++reads_.full_steps;
   const double attention = reads_.attention_seconds - attention_before;
   if (step)
     reads_.policy_seconds += seconds_since(start) - attention;
@@ -127,8 +131,32 @@ ops::DecodeResult LayerCache::decode(const Tensor& q, const ops::CacheTensors& c
   const auto start = Clock::now();
   auto result = ops::decode(q, cache, options);
   reads_.attention_seconds += seconds_since(start);
+  if (recording_) note_reads(cache);
   reads_.attended += result.slots_read;
   return result;
+}
+
+void LayerCache::note_reads(const ops::CacheTensors& cache) {
+  // Parts of a prompt and of a batch are not noted.
+  if (in_prompt_ || !tokens_read_.defined() || cache.lengths.size(0) != tokens_read_.size(0)) return;
+  const int64_t lists = cache.kv_heads(), queries = tokens_read_.size(1) / lists, page = cache.page_size;
+  for (int64_t b = 0; b < tokens_read_.size(0); ++b)
+    for (int64_t h = 0; h < lists; ++h) {
+      const int64_t row = b * kv_.heads() + h * kv_.heads() / lists, count = cache.lengths[b][h].item<int64_t>();
+      Tensor slots;
+      if (!cache.table) {
+        // A view of the slab, maybe of its later slots only.
+        const auto& k = cache.k;
+        const int64_t first = (k.storage_offset() + b * k.stride(0) + h * k.stride(1)) / k.stride(2);
+        slots = torch::arange(count) + first - kv_.offset(row);
+      } else {
+        const auto pages = (*cache.table)[b][h].to(torch::kInt64).slice(0, 0, (count + page - 1) / page);
+        slots = (pages.unsqueeze(1) * page + torch::arange(page)).flatten().slice(0, 0, count) - kv_.offset(row);
+      }
+      slots = slots.masked_select(slots.ge(0) & slots.lt(kv_.length(row)));
+      const auto tokens = kv_.positions(row).index_select(0, slots);
+      tokens_read_[b].narrow(0, h * queries, queries).index_fill_(1, tokens, true);
+    }
 }
 
 ops::CacheTensors LayerCache::everything() const {

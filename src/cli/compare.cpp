@@ -50,6 +50,8 @@ void run_policies(Options& o) {
   const auto text = o.text.empty() ? bench::default_text() : std::filesystem::path(o.text);
   const auto lm = checkpoint::load_language_model(model, parse_dtype(o.dtype));
   o.policy.policies = o.compare.only;
+  o.policy.repeats = o.compare.repeats;
+  o.policy.seed = o.common.seed;
   bench::PolicyComparison result;
   {
     std::unique_ptr<Progress> bar;
@@ -111,7 +113,7 @@ void add_compare(CLI::App& app) {
       ->delimiter(',');
   command->add_option("--skip", o->compare.skip, "all but these")->delimiter(',');
   command->add_option("--set", o->set, "parameters of mechanisms, NAME.key=value, as sliding_window.window=128");
-  command->add_option("--repeats", o->compare.repeats, "timed runs of every layer (default 5)")
+  command->add_option("--repeats", o->compare.repeats, "timed runs of every layer, or of a policy's prompt (default 5)")
       ->check(CLI::Range(1, 1000));
   command->add_option("--dtype", o->dtype,
                       "type of q, k and v taken from a model: float32, bfloat16, float16 (default float32)");
@@ -133,6 +135,7 @@ void add_compare(CLI::App& app) {
   of_policies("--save-policy", o->save_policy,
               "write the cheapest allowed policy here, for --policy of other commands");
   command->add_option("--html", o->html, "write a page with plots to this file");
+  add_seed(*command, o->common);
   add_threads(*command, o->common);
   add_json(*command, o->common);
   command->callback([o] { run(*o); });

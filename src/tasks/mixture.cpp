@@ -42,6 +42,16 @@ const std::map<std::string, Sizing, std::less<>>& sizings() {
         [](int64_t space, Random& random) {
           return json{{"max_tokens", some_of(192, space, random)}, {"keys", 4}, {"filler", "mixed"}};
         }}},
+      {"niah_single_1",
+       {96,
+        [](int64_t space, Random& random) {
+          return json{{"max_tokens", some_of(96, space, random)}};
+        }}},
+      {"niah_multikey_2",
+       {128,
+        [](int64_t space, Random& random) {
+          return json{{"max_tokens", some_of(128, space, random)}};
+        }}},
       {"kv_lookup",
        {48,
         [](int64_t space, Random& random) {

@@ -56,6 +56,7 @@ TEST_F(Shipped, TheComparisonFindsWhatFits) {
   options.budgets = {0.25};
   options.prompt = 192;
   options.steps = 24;
+  options.repeats = 1;
   options.task = "";
   std::string text;
   for (int i = 0; i < 40; ++i) text += "The quick brown fox number " + std::to_string(i) + " jumps. ";
@@ -63,10 +64,45 @@ TEST_F(Shipped, TheComparisonFindsWhatFits) {
   ASSERT_EQ(c.rows.size(), 3u);
   EXPECT_LE(c.rows[0].fidelity.kl, 1e-9);
   EXPECT_EQ(c.rows[0].read, 192 + (23 + 1) / 2.0);
+  EXPECT_EQ(c.rows[0].fidelity.top1, 1);
+  EXPECT_EQ(c.rows[0].fidelity.top5_overlap, 1);
+  EXPECT_EQ(c.rows[0].mass, 1);
+  EXPECT_EQ(c.rows[0].attention_kl, 0);
+  EXPECT_EQ(c.rows[0].recall, 1);
+  EXPECT_LE(c.rows[0].out_rel_err, 1e-6);
+  EXPECT_EQ(c.rows[0].first_divergence, options.steps);
+  EXPECT_EQ(c.rows[0].full_steps, 1);
+  EXPECT_EQ(c.rows[0].slots_mean, 192 + 23);
+  const int64_t pair = 2 * lm.model->config().head_dim * 4;
+  const int64_t rows = int64_t(lm.model->config().layers.size()) * lm.model->config().kv_heads;
+  for (const auto& row : c.rows) {
+    // The formula, and what is really held: rows grow by pages and, while a prompt comes, in steps.
+    EXPECT_EQ(row.kv_bytes_used, std::llround(row.slots_mean * double(rows)) * pair) << row.choice.name;
+    EXPECT_GE(row.kv_bytes_hot + row.kv_bytes_cold, row.kv_bytes_used) << row.choice.name;
+    EXPECT_EQ(row.read_bytes, std::llround(row.read * double(pair))) << row.choice.name;
+    EXPECT_TRUE(row.slots_min <= row.slots_mean && row.slots_mean <= row.slots_max) << row.choice.name;
+    EXPECT_TRUE(row.build_s <= row.prefill_s && row.ttft_s <= row.prefill_s) << row.choice.name;
+    EXPECT_LE(row.decode_ms, row.decode_p95_ms) << row.choice.name;
+    EXPECT_EQ(row.layers.size(), lm.model->config().layers.size()) << row.choice.name;
+  }
   EXPECT_NE(c.chosen, std::optional<size_t>(0));
   for (size_t i = 1; i < 3; ++i) {
     EXPECT_LT(c.rows[i].cache_bytes, c.rows[0].cache_bytes / 2) << c.rows[i].choice.name;
     EXPECT_GT(c.rows[i].fidelity.kl, 0) << c.rows[i].choice.name;
+    EXPECT_TRUE(c.rows[i].mass > 0 && c.rows[i].mass < 1) << c.rows[i].choice.name;
+    EXPECT_TRUE(c.rows[i].recall > 0 && c.rows[i].recall < 1) << c.rows[i].choice.name;
+    EXPECT_GT(c.rows[i].out_rel_err, 1e-4) << c.rows[i].choice.name;
+    EXPECT_EQ(c.rows[i].full_steps, 0) << c.rows[i].choice.name;
+  }
+  const auto json = bench::to_json(c);
+  for (const char* key : {"model_hash", "dtype", "seed", "repeats"}) EXPECT_TRUE(json["source"].contains(key)) << key;
+  for (const char* key : {"isa", "threads", "commit"}) EXPECT_TRUE(json["machine"].contains(key)) << key;
+  // Fidelity is the same to the bit in another run; times are not.
+  const auto again = bench::compare_policies(lm, text, options);
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(c.rows[i].fidelity.kl, again.rows[i].fidelity.kl);
+    EXPECT_EQ(c.rows[i].mass, again.rows[i].mass);
+    EXPECT_EQ(c.rows[i].out_rel_err, again.rows[i].out_rel_err);
   }
   options.limits.max_kl = 0;
   c = bench::compare_policies(lm, text, options);

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "heed/assets.h"
+#include "heed/cache/evaluate.h"
 #include "heed/error.h"
 #include "heed/mixers/taps.h"
 #include "heed/probe/head_masking.h"
@@ -61,7 +62,8 @@ TEST(HeadScores, OfPromptsFollowTheirDefinition) {
   options.samples = 1;
   options.recent = 30;
   const auto scores = score_heads(lm, options);
-  const auto sample = tasks::make_text_task("niah_single", options.parameters)->sample(tasks::Split::valid, 0);
+  const auto sample =
+      tasks::make_text_task("niah_single", options.parameters, cache::token_count(lm))->sample(tasks::Split::valid, 0);
   const auto ids = lm.tokenizer.encode(sample.prompt);
   const int64_t n = int64_t(ids.size()) - 1, half = int64_t(ids.size()) / 2;  // the last token is a step
   Weights weights;

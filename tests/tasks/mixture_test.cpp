@@ -22,7 +22,8 @@ class MixtureTest : public testing::Test {
 };
 
 constexpr std::string_view kAll =
-    "text=2,niah=1,niah_multikey=1,kv_lookup=1,assoc_recall=1,copy=1,selective_copy=1,induction=1,repeat=1";
+    "text=2,niah=1,niah_multikey=1,niah_single_1=1,niah_multikey_2=1,kv_lookup=1,assoc_recall=1,copy=1,selective_copy="
+    "1,induction=1,repeat=1";
 
 TEST_F(MixtureTest, WindowsHaveTheirSizeAndWeights) {
   const Mixture mixture(kAll, &corpus_, 512);

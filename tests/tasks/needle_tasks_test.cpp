@@ -119,7 +119,8 @@ TEST(Threading, PlacesFollowTheDirection) {
   const auto offsets = [](const TaskSample& sample, size_t thread, size_t steps) {
     std::vector<size_t> at;
     for (size_t s = 0; s < steps; ++s)
-      at.push_back(sample.prompt.find("\"" + sample.meta.at("keys")[thread * steps + s].get<std::string>() + "\": "));
+      at.push_back(
+          sample.prompt.find(fmt::format("\"{}\": ", sample.meta.at("keys")[thread * steps + s].get<std::string>())));
     return at;
   };
   int unordered = 0;

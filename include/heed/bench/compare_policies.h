@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "heed/cache/evaluate.h"
+#include "heed/cache/layer_fidelity.h"
 
 namespace heed::bench {
 
@@ -24,6 +25,8 @@ struct PolicyCompareOptions {
   int64_t prompt = 1024, steps = 256;                     ///< tokens
   std::string task = "niah_single";                       ///< of the text tasks; empty: none
   int64_t task_samples = 20;
+  int64_t repeats = 5;  ///< timed runs of the prompt, after one that is not timed
+  uint64_t seed = 0;    ///< of the task's samples
   PolicyLimits limits;
 };
 
@@ -31,11 +34,24 @@ struct PolicyResult {
   cache::PolicyChoice choice;
   double budget = 1;  ///< share of the prompt; 1 for the full cache and for policies of a file
   double prefill_s = 0, decode_ms = 0, tokens_per_second = 0;  ///< medians; a step of the whole model
-  int64_t cache_bytes = 0;                                     ///< largest after the prompt, everything that is held
-  int64_t prompt_bytes = 0;                                    ///< largest during the prompt
-  double read = 0, scored = 0;             ///< key and value pairs, and key-sized vectors, a step, layer and KV head
+  double build_s = 0;        ///< the part of prefill_s that indexes and compresses once the prompt is read
+  double ttft_s = 0;         ///< median time until the first token is chosen
+  double decode_p95_ms = 0;  ///< of all steps but the first
+  int64_t cache_bytes = 0;   ///< largest after the prompt, everything that is held
+  int64_t prompt_bytes = 0;  ///< largest during the prompt
+  int64_t kv_bytes_hot = 0, kv_bytes_cold = 0;  ///< keys and values at the end; cold: found by an index
+  int64_t kv_bytes_used = 0;                    ///< the formula: slots in use times the size of a pair
+  int64_t meta_bytes = 0;                       ///< scores, bounds, lists, graphs at the end
+  int64_t slots_min = 0, slots_max = 0;         ///< of a row of a layer at the end
+  double slots_mean = 0;
+  int64_t read_bytes = 0, scored_bytes = 0;  ///< of `read` and `scored`, a step, layer and KV head
+  double full_steps = 0;                     ///< share of steps that attend to everything
+  double read = 0, scored = 0;               ///< key and value pairs, and key-sized vectors, a step, layer and KV head
   double attention_ms = 0, policy_ms = 0;  ///< of a step, all layers: in attention, and in storing, selecting, dropping
   cache::Fidelity fidelity;
+  std::vector<cache::LayerLoss> layers;
+  double mass = 1, attention_kl = 0, recall = 1, out_rel_err = 0;  ///< means over `layers`
+  int64_t first_divergence = 0;  ///< greedy tokens until they differ from the full cache's; `steps` where they do not
   std::optional<cache::TaskScore> task;
   bool allowed = true;  ///< within the limits
 };

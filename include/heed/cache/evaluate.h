@@ -30,6 +30,7 @@ struct Fidelity {
   int64_t positions = 0;
   double kl = 0, kl_p95 = 0, kl_max = 0;  ///< KL(full || policy) in nats
   double top1 = 0;                        ///< share of equal most likely tokens
+  double top5_overlap = 0;                ///< share of the five most likely tokens that are among the other five
   double nll_delta = 0;                   ///< nats a token that the text costs more
 };
 

@@ -13,6 +13,7 @@ namespace heed::cache {
 /// What decode steps read, summed over sequences, KV heads and steps.
 struct Reads {
   int64_t steps = 0;             ///< decode steps of a layer
+  int64_t full_steps = 0;        ///< those in which every KV head attended to all tokens there were
   int64_t attended = 0;          ///< (key, value) pairs
   int64_t scored = 0;            ///< key-sized vectors that were touched only to select
   double attention_seconds = 0;  ///< spent in attention
@@ -42,12 +43,18 @@ class LayerCache : public AttentionCache {
   int64_t bytes() const override { return kv_.bytes() + policy_bytes(); }
   /// What the policy holds beside keys and values: scores, page bounds, lists.
   virtual int64_t policy_bytes() const { return 0; }
+  /// Of the keys and values those that a step reads only by an index, so that slower memory can hold them.
+  virtual int64_t cold_bytes() const { return 0; }
   int64_t seen() const override { return seen_; }
   std::unique_ptr<MixerState> clone() const override { fail_to("clone"); }
   /// Forgets the newest tokens. Policies that have dropped anything can't.
   void truncate(int64_t tokens) override;
 
   const Reads& reads() const { return reads_; }
+  /// From now on every step notes which tokens it attends to.
+  void record_reads(bool on) { recording_ = on; }
+  /// Of the last step: bool [B, Hq, seen].
+  const torch::Tensor& tokens_read() const { return tokens_read_; }
   const nn::RaggedKv& kv() const { return kv_; }
 
  protected:
@@ -115,10 +122,13 @@ class LayerCache : public AttentionCache {
 
  private:
   [[noreturn]] static void fail_to(const char* what);
+  /// Marks the tokens of the slots that `cache` lists.
+  void note_reads(const ops::CacheTensors& cache);
 
   Reads reads_;
   int64_t seen_ = 0;
-  bool in_prompt_ = true;
+  bool in_prompt_ = true, recording_ = false;
+  torch::Tensor tokens_read_;
 };
 
 /// The merge of attention over disjoint sets of keys: o [B, H, N, Dv], lse float [B, H, N, 1]; empty sides are

@@ -32,6 +32,12 @@ class RetrievalAttention : public LayerCache {
     return bytes;
   }
 
+  int64_t cold_bytes() const override {
+    const auto& held = kv_.key_slab();
+    return indexed() <= 0 ? 0
+                          : kv_.rows() * indexed() * (held.size(1) + kv_.value_slab().size(1)) * held.element_size();
+  }
+
  protected:
   void after_chunk(const Chunk& chunk) override {
     if (!in_prompt() || s_.exact) return;
