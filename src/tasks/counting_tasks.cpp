@@ -13,14 +13,14 @@ namespace {
 constexpr int64_t kSmallContext = 4096;
 constexpr int64_t kLongestWord = 24;  // of adjective-noun
 
-/// A text, the question behind it, and the words that answer it with their places in the text.
-TaskSample counted_sample(const std::string& text, const std::string& question, const std::vector<std::string>& asked,
+/// A text with its question, and the words that answer it with their places in the text.
+TaskSample counted_sample(const Posed& posed, const std::vector<std::string>& asked,
                           const std::vector<TextSpan>& spans) {
   TaskSample sample;
-  sample.prompt = text + question;
+  sample.prompt = posed.prompt;
   sample.answers = asked;
-  sample.continuation = listed(asked);
-  sample.answer_spans = spans;
+  sample.continuation = posed.continued(listed(asked));
+  for (const auto& span : spans) sample.answer_spans.push_back({posed.begin + span.begin, posed.begin + span.end});
   const auto end = static_cast<int64_t>(sample.prompt.size());
   sample.scored = {{end, end + static_cast<int64_t>(sample.continuation.size())}};
   return sample;
@@ -38,6 +38,7 @@ std::vector<Parameter> CommonWordsTask::parameters() {
           {"common", 10, "common words"},
           {"common_times", 0, "times that each stands; 0: 30, or 6 below 4096 tokens"},
           {"other_times", 0, "times that every other word stands; 0: 3, or 1 below 4096 tokens"},
+          Wording::parameter(),
           {"seed", 0, "another family of samples"}};
 }
 
@@ -53,11 +54,14 @@ CommonWordsTask::CommonWordsTask(const nlohmann::json& parameters, TokenCount to
   if (other_times_ == 0) other_times_ = small ? 1 : 3;
   require(other_times_ < common_times_, "{}: other_times = {}: less than common_times = {} is accepted", name_,
           other_times_, common_times_);
+  wording_ = Wording::read(reader);
   seed_ = static_cast<uint64_t>(reader.integer("seed", 0, 0));
   reader.finish();
 }
 
-int64_t CommonWordsTask::answer_bytes() const { return common_ * ((tiny_ ? 4 : kLongestWord) + 2) - 2; }
+int64_t CommonWordsTask::answer_bytes() const {
+  return common_ * ((tiny_ ? 4 : kLongestWord) + 2) - 2 + (wording_ ? 1 : 0);
+}
 
 double CommonWordsTask::chance() const {
   const auto meta = sample(Split::test, 0).meta;
@@ -96,10 +100,13 @@ TaskSample CommonWordsTask::sample(Split split, uint64_t index) const {
     }
     return text += '\n';
   };
-  const std::string question = fmt::format("the {} most common words are ", common_);
+  const auto posed = [&](const std::string& text) {
+    return pose(wording_, text, fmt::format("the {} most common words are ", common_),
+                {{"num_cw", std::to_string(common_)}});
+  };
   const int64_t others = largest_fit(name_, 1, max_tokens_, [&](int64_t count) {
-    const auto text = list(count, nullptr);
-    return tokens_(text + question + listed({words.begin(), words.begin() + common_}));
+    const auto whole = posed(list(count, nullptr));
+    return tokens_(whole.prompt + whole.continued(listed({words.begin(), words.begin() + common_})));
   });
   std::vector<size_t> first;
   const auto text = list(others, &first);
@@ -112,7 +119,7 @@ TaskSample CommonWordsTask::sample(Split split, uint64_t index) const {
     answers.push_back(words[word]);
     spans.push_back(word_at(first[word], words[word]));
   }
-  auto sample = counted_sample(text, question, answers, spans);
+  auto sample = counted_sample(posed(text), answers, spans);
   sample.meta = {{"others", others}, {"common_times", common_times_}, {"other_times", other_times_}};
   return sample;
 }
@@ -121,6 +128,7 @@ std::vector<Parameter> FrequentWordsTask::parameters() {
   return {{"max_tokens", 1024, "tokens of prompt and answer together, at most"},
           {"power", 2.0, "a of the count n k^-a / zeta(a) of rank k"},
           {"word_length", 4, "letters of a coded word; RULER has 6"},
+          Wording::parameter(),
           {"seed", 0, "another family of samples"}};
 }
 
@@ -130,6 +138,7 @@ FrequentWordsTask::FrequentWordsTask(const nlohmann::json& parameters, TokenCoun
   power_ = reader.get<double>("power", 2.0);
   require(std::isfinite(power_) && power_ >= 1.1 && power_ <= 4, "{}: power = {}: 1.1 to 4 is accepted", name_, power_);
   word_length_ = reader.integer("word_length", 4, 3, 16);
+  wording_ = Wording::read(reader);
   seed_ = static_cast<uint64_t>(reader.integer("seed", 0, 0));
   reader.finish();
 }
@@ -163,7 +172,9 @@ TaskSample FrequentWordsTask::sample(Split split, uint64_t index) const {
     for (const size_t word : order) text += (word == 0 ? "..." : words[word]) + " ";
     return text += '\n';
   };
-  const std::string question = "the three most frequent words are ";
+  const auto posed = [&](const std::string& text) {
+    return pose(wording_, text, "the three most frequent words are ", {});
+  };
   // Ranks 2 to 5 must differ in their counts, or the answer is not determined.
   const auto determined = [&](int64_t n) {
     return times(n, 2) > times(n, 3) && times(n, 3) > times(n, 4) && times(n, 4) > times(n, 5);
@@ -171,8 +182,8 @@ TaskSample FrequentWordsTask::sample(Split split, uint64_t index) const {
   int64_t least = 5;
   while (!determined(least)) ++least;
   int64_t fitted = largest_fit(name_, least, max_tokens_, [&](int64_t count) {
-    const auto text = text_of(count);
-    return tokens_(text + question + listed({words.begin() + 1, words.begin() + 4}));
+    const auto whole = posed(text_of(count));
+    return tokens_(whole.prompt + whole.continued(listed({words.begin() + 1, words.begin() + 4})));
   });
   // Floors let ranks tie at a count above one at which they do not.
   while (!determined(fitted)) --fitted;
@@ -180,7 +191,7 @@ TaskSample FrequentWordsTask::sample(Split split, uint64_t index) const {
   const std::vector<std::string> asked(words.begin() + 1, words.begin() + 4);
   std::vector<TextSpan> spans;
   for (const auto& word : asked) spans.push_back(word_at(text.find(word), word));
-  auto sample = counted_sample(text, question, asked, spans);
+  auto sample = counted_sample(posed(text), asked, spans);
   int64_t different = 0;
   while (times(fitted, different + 1) > 0) ++different;
   sample.meta = {{"drawn", fitted}, {"words", different}};

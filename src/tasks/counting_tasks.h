@@ -2,6 +2,7 @@
 #pragma once
 
 #include "heed/tasks/task.h"
+#include "tasks/wording.h"
 
 namespace heed::tasks {
 
@@ -19,6 +20,7 @@ class CommonWordsTask final : public TextTask {
  private:
   std::string name_ = "cwe";
   TokenCount tokens_;
+  std::optional<Wording> wording_;
   bool tiny_;
   int64_t max_tokens_, common_, common_times_, other_times_;
   uint64_t seed_;
@@ -33,12 +35,13 @@ class FrequentWordsTask final : public TextTask {
   /// Three among the different words of the first test sample.
   double chance() const override;
   TaskSample sample(Split split, uint64_t index) const override;
-  int64_t answer_bytes() const override { return 3 * (word_length_ + 2) - 2; }
+  int64_t answer_bytes() const override { return 3 * (word_length_ + 2) - 2 + (wording_ ? 1 : 0); }
   static std::vector<Parameter> parameters();
 
  private:
   std::string name_ = "fwe";
   TokenCount tokens_;
+  std::optional<Wording> wording_;
   double power_;
   int64_t max_tokens_, word_length_;
   uint64_t seed_;

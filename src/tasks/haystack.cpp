@@ -62,13 +62,9 @@ std::string fresh_id(const std::string& owner, Random& random, const std::functi
   fail("{}: a sample of this size holds nearly every id of its kind; ids = full or longer ones are more", owner);
 }
 
-std::string listed(const std::vector<std::string>& items, std::vector<TextSpan>* spans) {
+std::string listed(const std::vector<std::string>& items) {
   std::string text;
-  for (const auto& item : items) {
-    if (!text.empty()) text += ", ";
-    if (spans) spans->push_back({static_cast<int64_t>(text.size()), static_cast<int64_t>(text.size() + item.size())});
-    text += item;
-  }
+  for (const auto& item : items) text.append(text.empty() ? "" : ", ").append(item);
   return text;
 }
 
@@ -76,6 +72,7 @@ std::vector<Parameter> HaystackTask::parameters(const char* filler) {
   return {{"max_tokens", 512, "tokens of prompt and answer together, at most"},
           {"min_tokens", 0, "when positive, each sample's limit is drawn from min_tokens to max_tokens"},
           {"filler", filler, "noise, prose, mixed (noise or prose), and for niah tasks needle (other needles)"},
+          Wording::parameter(),
           {"seed", 0, "another family of samples"}};
 }
 
@@ -89,6 +86,7 @@ void HaystackTask::read(ConfigReader& reader, const std::string& filler, bool ma
   if (may_be_needles) fillers.push_back("needle");
   if (source_) fillers.push_back("text");
   filler_ = reader.choice("filler", filler, fillers);
+  wording_ = Wording::read(reader);
   seed_ = static_cast<uint64_t>(reader.integer("seed", 0, 0));
 }
 
@@ -132,22 +130,28 @@ TaskSample HaystackTask::sample(Split split, uint64_t index) const {
   const auto built = [&](int64_t count) {
     return hide(filler.sentences(static_cast<size_t>(std::min(count, words))), hidden.needles);
   };
+  const auto posed = [&](const std::string& text) { return pose(wording_, text, hidden.question, hidden.fields); };
   const int64_t count = std::min(words, largest_fit(name_, 0, limit, [&](int64_t n) {
-                                   return tokens_(built(n).text + hidden.question + answer);
+                                   const auto whole = posed(built(n).text);
+                                   return tokens_(whole.prompt + whole.continued(answer));
                                  }));
 
   const Text haystack = built(count);
   TaskSample sample;
-  sample.prompt = haystack.text + hidden.question;
-  sample.continuation = answer;
+  const Posed prompt = posed(haystack.text);
+  sample.prompt = prompt.prompt;
+  sample.continuation = prompt.continued(answer);
   sample.answers = answers;
-  for (const size_t needle : hidden.asked) sample.answer_spans.push_back(haystack.values[needle]);
+  const auto shifted = [&](const TextSpan& span) {
+    return TextSpan{prompt.begin + span.begin, prompt.begin + span.end};
+  };
+  for (const size_t needle : hidden.asked) sample.answer_spans.push_back(shifted(haystack.values[needle]));
   const auto end = static_cast<int64_t>(sample.prompt.size());
-  sample.scored = {{end, end + static_cast<int64_t>(answer.size())}};
+  sample.scored = {{end, end + static_cast<int64_t>(sample.continuation.size())}};
   auto depths = nlohmann::json::array(), positions = nlohmann::json::array();
   for (size_t i = 0; i < hidden.needles.size(); ++i) {
     depths.push_back(hidden.needles[i].depth);
-    positions.push_back(haystack.values[i].begin);
+    positions.push_back(shifted(haystack.values[i]).begin);
   }
   sample.meta = {{"filler", kind}, {"depths", depths}, {"positions", positions}, {"limit", limit}};
   sample.meta.update(hidden.meta);

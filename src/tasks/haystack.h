@@ -11,6 +11,7 @@
 #include "heed/tasks/task.h"
 #include "tasks/filler.h"
 #include "tasks/ids.h"
+#include "tasks/wording.h"
 
 namespace heed::tasks {
 
@@ -38,14 +39,15 @@ int64_t largest_fit(const std::string& owner, int64_t least, int64_t limit,
 std::string fresh_id(const std::string& owner, Random& random, const std::function<std::string(Random&)>& draw,
                      std::set<std::string>& taken, std::string_view text = {});
 
-/// `items` as a person lists them in a question or an answer: "a, b, c". `spans` are where each stands.
-std::string listed(const std::vector<std::string>& items, std::vector<TextSpan>* spans = nullptr);
+/// `items` as a person lists them in a question or an answer: "a, b, c".
+std::string listed(const std::vector<std::string>& items);
 
 /// A task that hides needles in filler and asks for some of their values behind it.
 class HaystackTask : public TextTask {
  public:
   const std::string& name() const override { return name_; }
   TaskSample sample(Split split, uint64_t index) const final;
+  int64_t answer_bytes() const final { return longest_answer() + (wording_ ? 1 : 0); }
 
   static std::vector<Parameter> parameters(const char* filler);
 
@@ -58,10 +60,12 @@ class HaystackTask : public TextTask {
   /// What one sample hides and asks.
   struct Hidden {
     std::vector<Needle> needles;
-    std::vector<size_t> asked;  ///< the needles whose values are the answers, in their order
-    std::string question;       ///< ends with what introduces the answer
+    std::vector<size_t> asked;                  ///< the needles whose values are the answers, in their order
+    std::string question;                       ///< ends with what introduces the answer
+    std::map<std::string, std::string> fields;  ///< for a template
     nlohmann::json meta = nlohmann::json::object();
   };
+  virtual int64_t longest_answer() const = 0;
   /// `filler`: a text that contains the sample's, so that nothing is hidden that already stands there.
   virtual Hidden draw(Random& random, std::string_view filler) const = 0;
   /// A line of the filler "needle"; `taken` are the keys of the lines before it.
@@ -76,6 +80,7 @@ class HaystackTask : public TextTask {
 
   TokenCount tokens_;
   TextSource source_;
+  std::optional<Wording> wording_;
 };
 
 }  // namespace heed::tasks

@@ -71,7 +71,7 @@ double NiahTask::chance() const {
                                                  : 1.0 / id_count(value_kind_, tiny_);
 }
 
-int64_t NiahTask::answer_bytes() const {
+int64_t NiahTask::longest_answer() const {
   Random any(0, 0);
   // Words of the full kind differ in length; the longest is asked for.
   const int64_t one =
@@ -120,7 +120,10 @@ HaystackTask::Hidden NiahTask::draw(Random& random, std::string_view filler) con
                      [&](size_t a, size_t b) { return hidden.needles[a].depth < hidden.needles[b].depth; });
     hidden.asked.insert(hidden.asked.end(), own.begin(), own.end());
   }
-  hidden.question = question({keys.begin(), keys.begin() + static_cast<std::ptrdiff_t>(queries_)});
+  const std::vector<std::string> named(keys.begin(), keys.begin() + static_cast<std::ptrdiff_t>(queries_));
+  hidden.question = question(named);
+  hidden.fields = {{"query", listed(named)},
+                   {"type_needle_v", fmt::format("{}{}", type_name(value_kind_), queries_ * values_ > 1 ? "s" : "")}};
   hidden.meta = {{"keys", keys}};
   return hidden;
 }
@@ -195,6 +198,7 @@ HaystackTask::Hidden VariableTrackingTask::draw(Random& random, std::string_view
   }
   for (size_t i = 0; i <= static_cast<size_t>(hops_); ++i) hidden.asked.push_back(i);
   hidden.question = fmt::format("the {} variables that hold {} are ", hops_ + 1, values[0]);
+  hidden.fields = {{"query", values[0]}, {"num_v", std::to_string(hops_ + 1)}};
   hidden.meta = {{"values", values}};
   return hidden;
 }

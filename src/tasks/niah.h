@@ -20,12 +20,12 @@ class NiahTask final : public HaystackTask {
   NiahTask(const NiahForm& form, const nlohmann::json& parameters, TokenCount tokens, TextSource source = {});
 
   double chance() const override;
-  int64_t answer_bytes() const override;
 
   static const NiahForm& form(std::string_view name);
   static std::vector<Parameter> parameters(const NiahForm& form);
 
  private:
+  int64_t longest_answer() const override;
   std::string question(const std::vector<std::string>& keys) const;
   Hidden draw(Random& random, std::string_view filler) const override;
   std::string distractor(Random& random, std::set<std::string>& taken) const override;
@@ -41,11 +41,11 @@ class PasskeyTask final : public HaystackTask {
  public:
   PasskeyTask(const nlohmann::json& parameters, TokenCount tokens);
   double chance() const override { return 1e-5; }
-  int64_t answer_bytes() const override { return kDigitsOfKey; }
   static std::vector<Parameter> parameters();
 
  private:
   static constexpr int64_t kDigitsOfKey = 5;
+  int64_t longest_answer() const override { return kDigitsOfKey; }
   Hidden draw(Random& random, std::string_view filler) const override;
   int64_t depth_;
 };
@@ -56,10 +56,10 @@ class VariableTrackingTask final : public HaystackTask {
  public:
   VariableTrackingTask(const nlohmann::json& parameters, TokenCount tokens);
   double chance() const override;
-  int64_t answer_bytes() const override { return (hops_ + 1) * (name_length_ + 2) - 2; }
   static std::vector<Parameter> parameters();
 
  private:
+  int64_t longest_answer() const override { return (hops_ + 1) * (name_length_ + 2) - 2; }
   Hidden draw(Random& random, std::string_view filler) const override;
   int64_t hops_, chains_, name_length_;
 };
