@@ -21,12 +21,12 @@ asan: deps
 	cmake --build --preset asan
 	ctest --preset asan
 
-# Every fuzz target for a minute.
+# Every fuzz target for a minute, two at a time.
 fuzz:
 	@scripts/install-deps.sh --analysis
 	cmake --preset fuzz
 	cmake --build --preset fuzz
-	for target in build-fuzz/tests/fuzz/*_fuzz; do $$target -max_total_time=$(FUZZ_SECONDS) || exit 1; done
+	ls build-fuzz/tests/fuzz/*_fuzz | xargs -P 2 -I{} sh -c '{} -max_total_time=$(FUZZ_SECONDS) >{}.log 2>&1 || { tail -n 40 {}.log; exit 1; }'
 
 clean:
 	rm -rf build build-debug build-asan build-fuzz compare.html
