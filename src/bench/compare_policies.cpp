@@ -7,6 +7,7 @@
 
 #include "heed/bench/measure.h"
 #include "heed/error.h"
+#include "heed/probe/head_scores.h"
 
 namespace heed::bench {
 namespace {
@@ -19,24 +20,39 @@ struct Contestant {
   double budget;
 };
 
-std::vector<Contestant> contestants(const PolicyCompareOptions& o) {
+/// The KV heads of a model by a table, or by how much they do induction.
+cache::HeadRanking ranking_of(const checkpoint::LanguageModel& lm, const PolicyCompareOptions& o) {
+  const auto table =
+      o.heads.empty() ? probe::to_table(probe::induction_scores(lm)) : checkpoint::HeadTable::load(o.heads);
+  return cache::rank_heads(table, cache::shape_of(lm.model->config()));
+}
+
+std::vector<Contestant> contestants(const checkpoint::LanguageModel& lm, const PolicyCompareOptions& o) {
   std::vector<Contestant> all{{PolicyChoice{}, 1}};
   const auto wanted = [&](const std::string& name) {
     return o.policies.empty() || std::find(o.policies.begin(), o.policies.end(), name) != o.policies.end();
   };
+  cache::HeadRanking ranking;
   for (const auto& policy : cache::policies()) {
-    if (!policy.at_budget || !wanted(policy.row.name)) continue;
-    for (const double budget : o.budgets)
-      all.push_back(
-          {{policy.row.name, policy.at_budget(std::max<int64_t>(2, std::llround(budget * double(o.prompt))))}, budget});
+    if ((!policy.at_budget && !policy.at_mean_budget) || !wanted(policy.row.name)) continue;
+    if (policy.at_mean_budget && ranking.empty()) ranking = ranking_of(lm, o);
+    for (const double budget : o.budgets) {
+      const auto tokens = std::max<int64_t>(2, std::llround(budget * double(o.prompt)));
+      all.push_back({{policy.row.name,
+                      policy.at_budget ? policy.at_budget(tokens) : policy.at_mean_budget(tokens, o.prompt, ranking)},
+                     budget});
+    }
   }
   for (const auto& name : o.policies) {
     const auto known = [&](const cache::PolicyRow& policy) { return policy.row.name == name; };
     const auto row = std::find_if(cache::policies().begin(), cache::policies().end(), known);
     // A file, a policy without a budget, or a name that make_policy refuses.
-    if (name != "full" && (row == cache::policies().end() || !row->at_budget))
+    if (name != "full" && (row == cache::policies().end() || (!row->at_budget && !row->at_mean_budget)))
       all.push_back({PolicyChoice::parse(name), 1});
   }
+  if (o.kv.empty()) return all;
+  all.push_back({PolicyChoice{}, 1});
+  for (size_t i = 1; i < all.size(); ++i) all[i].choice.settings["kv"] = o.kv;
   return all;
 }
 
@@ -191,7 +207,7 @@ PolicyComparison compare_policies(
   require(options.repeats >= 1, "repeats {}: 1 or more is accepted", options.repeats);
   require(options.prompt >= 2 && options.steps >= 2, "prompt {} and steps {}: 2 or more tokens each are accepted",
           options.prompt, options.steps);
-  const auto all = contestants(options);
+  const auto all = contestants(lm, options);
   const auto shape = cache::shape_of(lm.model->config());
   std::vector<cache::Policy> policies;
   for (const auto& contestant : all) policies.push_back(contestant.choice.make(shape));

@@ -72,4 +72,28 @@ HeadSet smallest_heads(const checkpoint::HeadTable& table, double share, uint64_
   return heads;
 }
 
+HeadRanking rank_heads(const checkpoint::HeadTable& table, const ModelShape& shape) {
+  table.check_fits(shape.layers, shape.heads, shape.kv_heads);
+  const auto numbers = table.per_kv_head(shape.kv_heads);
+  HeadRanking ranking;
+  for (int64_t l = 0; l < shape.layers; ++l)
+    for (int64_t h = 0; h < shape.kv_heads; ++h) ranking.emplace_back(l, h);
+  const auto number = [&](const auto& head) { return numbers[size_t(head.first)][size_t(head.second)]; };
+  std::stable_sort(ranking.begin(), ranking.end(), [&](auto& a, auto& b) { return number(a) > number(b); });
+  return ranking;
+}
+
+SplitBudget::SplitBudget(int64_t budget, int64_t prompt, size_t heads) {
+  others = std::max<int64_t>(2, budget / 4);
+  if (prompt <= others) return;
+  const double share = double(budget - others) / double(prompt - others);
+  full = std::clamp<int64_t>(std::llround(share * double(heads)), 0, int64_t(heads));
+}
+
+nlohmann::json heads_json(const HeadRanking& ranking, int64_t begin, int64_t end) {
+  auto list = nlohmann::json::array();
+  for (int64_t i = begin; i < end; ++i) list.push_back({ranking[size_t(i)].first, ranking[size_t(i)].second});
+  return list;
+}
+
 }  // namespace heed::cache

@@ -26,4 +26,13 @@ HeadSet largest_heads(const checkpoint::HeadTable& table, int64_t count, const M
 /// The `share` of KV heads with the smallest numbers; between equal ones noise of 1e-6 decides.
 HeadSet smallest_heads(const checkpoint::HeadTable& table, double share, uint64_t seed, const ModelShape& shape);
 
+/// How many heads of a ranking keep a prompt whole, and how many tokens the others keep, for `budget` tokens on
+/// average: a quarter of it for those.
+struct SplitBudget {
+  int64_t full = 0, others = 0;
+  SplitBudget(int64_t budget, int64_t prompt, size_t heads);
+};
+/// Heads [begin, end) of a ranking as named_heads reads them.
+nlohmann::json heads_json(const HeadRanking& ranking, int64_t begin, int64_t end);
+
 }  // namespace heed::cache

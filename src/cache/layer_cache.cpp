@@ -74,6 +74,7 @@ void LayerCache::finish_prompt() {
   torch::NoGradGuard no_grad;
   in_prompt_ = false;
   if (seen_ > 0) compress();
+  kv_.quantise(storage_);
 }
 
 void LayerCache::store(const Chunk& chunk) { kv_.append(chunk.k, chunk.v, chunk.first); }
@@ -161,25 +162,20 @@ void LayerCache::note_reads(const ops::CacheTensors& cache) {
 
 ops::CacheTensors LayerCache::everything() const {
   ops::CacheTensors cache;
-  cache.lengths = kv_.lengths();
-  if (kv_.uniform()) {
+  if (kv_.uniform() && kv_.format().exact()) {
+    cache.lengths = kv_.lengths();
     cache.k = kv_.keys();
     cache.v = kv_.values();
     return cache;
   }
-  const int64_t page = nn::RaggedKv::kPage;
-  cache.k = kv_.key_slab().view({-1, page, 1, kv_.key_slab().size(1)});
-  cache.v = kv_.value_slab().view({-1, page, 1, kv_.value_slab().size(1)});
+  cache = kv_.pages(nn::RaggedKv::kPage);
+  cache.lengths = kv_.lengths();
   cache.table = kv_.page_table();
-  cache.page_size = page;
   return cache;
 }
 
 ops::CacheTensors LayerCache::gathered(const Tensor& slots) const {
-  ops::CacheTensors cache;
-  cache.k = kv_.key_slab().view({-1, 1, 1, kv_.key_slab().size(1)});
-  cache.v = kv_.value_slab().view({-1, 1, 1, kv_.value_slab().size(1)});
-  cache.page_size = 1;
+  auto cache = kv_.pages(1);
   auto offsets = torch::empty({kv_.batch(), kv_.heads()}, torch::kInt32);
   for (int64_t r = 0; r < kv_.rows(); ++r) offsets.data_ptr<int32_t>()[r] = static_cast<int32_t>(kv_.offset(r));
   offsets = offsets.repeat_interleave(slots.size(1) / kv_.heads(), 1).unsqueeze(2);
@@ -190,10 +186,7 @@ ops::CacheTensors LayerCache::gathered(const Tensor& slots) const {
 
 ops::CacheTensors LayerCache::paged(const Tensor& pages) const {
   const int64_t page = nn::RaggedKv::kPage;
-  ops::CacheTensors cache;
-  cache.k = kv_.key_slab().view({-1, page, 1, kv_.key_slab().size(1)});
-  cache.v = kv_.value_slab().view({-1, page, 1, kv_.value_slab().size(1)});
-  cache.page_size = page;
+  auto cache = kv_.pages(page);
   auto table = pages.clamp_min(0).contiguous();
   cache.lengths = pages.ge(0).sum(2) * page;
   for (int64_t r = 0; r < kv_.rows(); ++r) {

@@ -1,4 +1,6 @@
 // One row a policy. Adding one: its file, its test, its row here.
+#include <algorithm>
+
 #include "cache/rows.h"
 #include "heed/error.h"
 #include "heed/formats/atomic_file.h"
@@ -21,6 +23,10 @@ PolicyRow policy_row(std::string name, std::string paper, int year, std::string 
   policy.row.training_free = true;
   policy.row.cost = std::move(cost);
   policy.row.parameters = std::move(parameters);
+  const auto is_storage = [](const Parameter& parameter) { return parameter.name == "kv"; };
+  if (std::none_of(policy.row.parameters.begin(), policy.row.parameters.end(), is_storage))
+    policy.row.parameters.push_back(
+        {"kv", "exact", "keys and values after the prompt: exact, int8, int4, kivi2 or kivi2_token"});
   policy.make = std::move(make);
   return policy;
 }
@@ -44,6 +50,7 @@ std::span<const PolicyRow> policies() {
       rows::razor_attention(),
       rows::minference(),
       rows::flex_prefill(),
+      rows::kv_quant(),
   };
   return rows;
 }
@@ -57,15 +64,36 @@ std::span<const RegistryRow> policy_rows() {
   return rows;
 }
 
+namespace {
+
+/// The settings that every policy takes.
+nn::KvFormat read_storage(ConfigReader& reader, const std::string& fallback) {
+  auto format = nn::KvFormat::parse(reader.choice("kv", fallback, nn::KvFormat::names()));
+  const int64_t recent = reader.integer("kv_recent", format.recent, 0, int64_t{1} << 40);
+  require(recent == format.recent || (format.recent > 0 && recent > 0),
+          "{}: kv_recent = {}: 1 or more with kv = kivi2 and kivi2_token, nothing else, is accepted", reader.owner(),
+          recent);
+  format.recent = recent;
+  return format;
+}
+
+}  // namespace
+
 Policy make_policy(std::string_view name, const nlohmann::json& settings, const ModelShape& shape) {
   std::vector<std::string> known;
   for (const auto& policy : policies()) {
     known.push_back(policy.row.name);
     if (policy.row.name != name) continue;
     ConfigReader reader("policy " + policy.row.name, settings);
+    const auto storage = read_storage(reader, policy.storage);
     auto made = policy.make(reader, shape);
     reader.finish();
-    return made;
+    if (storage.exact()) return made;
+    return [made, storage](const LayerContext& layer) {
+      auto cache = made(layer);
+      cache->store_as(storage);
+      return cache;
+    };
   }
   fail("unknown policy {}: {}", name, suggest(name, known));
 }

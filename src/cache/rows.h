@@ -24,5 +24,6 @@ PolicyRow duo_attention();
 PolicyRow razor_attention();
 PolicyRow minference();
 PolicyRow flex_prefill();
+PolicyRow kv_quant();
 
 }  // namespace heed::cache::rows

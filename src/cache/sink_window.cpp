@@ -102,6 +102,8 @@ Tensor SinkWindow::attend_step(const Chunk& chunk) {
   if (chunk.first < capacity(seen()) || s_.sinks == 0 || !s_.in_cache)
     return decode(chunk.q, everything(), options).out;
   const auto part = [&](int64_t begin, int64_t end) {
+    if (!kv_.format().exact())
+      return gathered(torch::arange(begin, end, torch::kInt32).expand({kv_.batch(), kv_.heads(), end - begin}));
     ops::CacheTensors cache;
     cache.k = kv_.keys().slice(2, begin, end);
     cache.v = kv_.values().slice(2, begin, end);

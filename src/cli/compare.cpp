@@ -127,6 +127,10 @@ void add_compare(CLI::App& app) {
   of_policies("--prompt", o->policy.prompt, "tokens of the prompt (default 1024)")->check(CLI::Range(2, 1 << 24));
   of_policies("--steps", o->policy.steps, "tokens fed one at a time after it (default 256)")
       ->check(CLI::Range(2, 1 << 24));
+  of_policies("--heads", o->policy.heads,
+              "head table by which head-wise policies keep heads whole (default: induction scores, measured)");
+  of_policies("--kv", o->policy.kv,
+              "keys and values of all but the exact full cache: int8, int4, kivi2 or kivi2_token");
   of_policies("--task", o->policy.task, "a text task (default niah_single; '' for none)");
   of_policies("--samples", o->policy.task_samples, "samples of the task (default 20)")->check(CLI::Range(1, 1 << 24));
   of_policies("--max-kl", o->policy.limits.max_kl, "allow at most this mean KL, in nats");

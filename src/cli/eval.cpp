@@ -17,7 +17,7 @@ namespace {
 
 struct EvalOptions {
   Common common;
-  std::string model, task = "niah_single", suite, split = "test", policy, html;
+  std::string model, task = "niah_single", suite, split = "test", policy, kv, html;
   std::vector<std::string> text, set, policy_set;
   std::vector<int64_t> lengths;
   int64_t context = 0, windows = 1 << 30, samples = 200, depths = 11;
@@ -45,7 +45,7 @@ checkpoint::LanguageModel load(EvalOptions& o) {
 /// `default_name` where none was asked for.
 cache::PolicyChoice choice_of(const EvalOptions& o) {
   require(!o.policy.empty() || o.policy_set.empty(), "--policy-set goes with --policy");
-  return policy_choice(o.policy.empty() ? "full" : o.policy, o.policy_set);
+  return policy_choice(o.policy.empty() ? "full" : o.policy, o.kv, o.policy_set);
 }
 
 void run_text(EvalOptions& o) {
@@ -56,14 +56,14 @@ void run_text(EvalOptions& o) {
   const auto corpus = tasks::Corpus::read({o.text.begin(), o.text.end()});
   if (!o.context) o.context = lm.model->config().max_length;
   std::unique_ptr<Progress> bar;
-  const auto score = cache::score_text(lm, o.policy.empty() ? nullptr : &policy, corpus, split, o.context, o.windows,
-                                       [&](int64_t done, int64_t total) {
+  const auto score = cache::score_text(lm, o.policy.empty() && o.kv.empty() ? nullptr : &policy, corpus, split,
+                                       o.context, o.windows, [&](int64_t done, int64_t total) {
                                          if (!bar) bar = std::make_unique<Progress>("text", total);
                                          bar->update(done);
                                        });
   bar.reset();
   nlohmann::ordered_json result{{"model", o.model}, {"split", o.split}, {"context", o.context}};
-  if (!o.policy.empty()) result["policy"] = choice.name, result["settings"] = choice.settings;
+  if (!o.policy.empty() || !o.kv.empty()) result["policy"] = choice.name, result["settings"] = choice.settings;
   result.update({{"windows", score.windows},
                  {"tokens", score.tokens},
                  {"perplexity", score.perplexity},
@@ -149,7 +149,7 @@ void add_eval(CLI::App& app) {
   auto o = std::make_shared<EvalOptions>();
   auto shared = [&](CLI::App* sub) {
     sub->add_option("--model", o->model, "folder of the checkpoint (default: the shipped one)");
-    add_policy(*sub, o->policy, o->policy_set, "--policy-set");
+    add_policy(*sub, o->policy, o->kv, o->policy_set, "--policy-set");
     add_threads(*sub, o->common);
     add_json(*sub, o->common);
   };

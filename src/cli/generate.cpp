@@ -22,7 +22,7 @@ namespace {
 
 struct GenerateCommand {
   Common common;
-  std::string model, prompt, file, policy = "full", dtype = "float32";
+  std::string model, prompt, file, kv, policy = "full", dtype = "float32";
   std::vector<std::string> set;
   cache::GenerateOptions options;
   std::optional<std::string> system;
@@ -60,7 +60,7 @@ void run(GenerateCommand& o) {
   const auto directory = o.model.empty() ? find_asset("tiny-lm").string() : o.model;
   if (o.chat) text = conversation(o, directory, text);
   const auto lm = checkpoint::load_language_model(directory, parse_dtype(o.dtype));
-  const auto choice = policy_choice(o.policy, o.set);
+  const auto choice = policy_choice(o.policy, o.kv, o.set);
   const auto policy = choice.make(cache::shape_of(lm.model->config()));
   if (!o.ignore_eos) o.options.eos = lm.eos;
   o.options.sampling.seed = o.common.seed;
@@ -131,7 +131,7 @@ void add_generate(CLI::App& app) {
   command->add_option("--stop", o->options.stop, "text that ends the answer; several are accepted");
   command->add_flag("--ignore-eos", o->ignore_eos, "go on past the model's end of text");
   command->add_flag("--echo", o->echo, "print the prompt first");
-  add_policy(*command, o->policy, o->set);
+  add_policy(*command, o->policy, o->kv, o->set);
   command->add_option("--chunk", o->chunk, "tokens of the prompt that pass the model at a time (default 512)")
       ->check(CLI::PositiveNumber);
   command->add_option("--dtype", o->dtype, "float32 (default), bfloat16 or float16");

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "heed/error.h"
@@ -40,6 +41,34 @@ void check_quantiser(const CacheView& cache, const View<const float>& view, cons
   require_broadcast(view.size, want, fmt::format("{} of {}", which, name).c_str());
 }
 
+void check_packed(const CacheView& cache, const char* name) {
+  const PackedCodes& packed = cache.packed;
+  require(packed.bits == 2 || packed.bits == 4, "decode: {} has codes of {} bits; 2 and 4 are accepted", name,
+          packed.bits);
+  require(cache.table != nullptr && cache.data.dtype == DType::i8,
+          "decode: packed codes of {} are {} {} a table; int8 pages are accepted", name, name_of(cache.data.dtype),
+          cache.table != nullptr ? "with" : "without");
+  require(!cache.scale && !cache.zero && packed.scale != nullptr && packed.zero != nullptr,
+          "decode: packed codes of {} have their own scale and zero point; both and no other are accepted", name);
+  require(packed.slot_group >= 1 && packed.channel_group >= 1 && packed.exact_group >= 1,
+          "decode: groups of {} are {} slots by {} channels, {} slots exact; at least 1 is accepted", name,
+          packed.slot_group, packed.channel_group, packed.exact_group);
+  if (packed.exact_of == nullptr) return;
+  const auto& size = packed.exact.size;
+  require(is_float(packed.exact.dtype),
+          "decode: the exact slots of {} are {}; float32, float16 and bfloat16 are accepted", name,
+          name_of(packed.exact.dtype));
+  require(size[1] == packed.exact_group && size[2] == 1 && size[3] == cache.channels(),
+          "decode: the exact slots of {} are {}; [E, {}, 1, {}] is accepted", name, text_of(size), packed.exact_group,
+          cache.channels());
+  require(packed.exact.stride == dense_strides(size), "decode: the exact slots of {} are not dense", name);
+  const int64_t groups_in_all = groups(cache.data.size[0] * cache.page_size, packed.exact_group);
+  for (int64_t group = 0; group < groups_in_all; ++group) {
+    require(packed.exact_of[group] < size[0], "decode: group {} of {} names exact slots {}; up to {} is accepted",
+            group, name, packed.exact_of[group], size[0] - 1);
+  }
+}
+
 void check_cache(const DecodeParams& p, const CacheView& cache, const char* name) {
   const auto& size = cache.data.size;
   require(is_float(cache.data.dtype) || cache.data.dtype == DType::i8 ||
@@ -59,6 +88,7 @@ void check_cache(const DecodeParams& p, const CacheView& cache, const char* name
           "decode: scale groups of {} are {} slots by {} channels; at "
           "least 1 by 1 is accepted",
           name, cache.slot_group, cache.channel_group);
+  if (cache.packed.bits != 0) return check_packed(cache, name);
   require((cache.data.dtype == DType::i8) == static_cast<bool>(cache.scale),
           "decode: {} is {} {} a scale; int8 storage has "
           "one, other storage has none",
@@ -94,12 +124,13 @@ void check_lengths(const DecodeParams& p) {
                 "of {} has {}",
                 b, h, pages, name, cache->table_stride);
         const int32_t* row = cache->table + (b * heads + h) * cache->table_stride;
-        for (int64_t page = 0; page < pages; ++page) {
-          require(row[page] >= 0 && row[page] < cache->data.size[0],
-                  "decode: the table of {} names page {} for sequence {}, "
-                  "head {}; 0 to {} are accepted",
-                  name, row[page], b, h, cache->data.size[0] - 1);
-        }
+        // Lists of single slots are long: a loop without branches first.
+        int32_t low = 0, high = -1;
+        for (int64_t page = 0; page < pages; ++page) low = std::min(low, row[page]), high = std::max(high, row[page]);
+        require(low >= 0 && high < cache->data.size[0],
+                "decode: the table of {} names page {} for sequence {}, "
+                "head {}; 0 to {} are accepted",
+                name, low < 0 ? low : high, b, h, cache->data.size[0] - 1);
       }
       if (p.slot_bias) {
         require(length <= p.slot_bias.size[3], "decode: sequence {}, head {} has {} slots and slot_bias {}", b, h,
@@ -129,7 +160,7 @@ std::vector<int64_t> row_lengths(const DecodeParams& p) {
 
 void check(const DecodeParams& p) {
   const int64_t batch = p.q.size[0], heads = p.q.size[1], rows = p.q.size[2], d = p.q.size[3];
-  const int64_t dv = p.v.data.size[3];
+  const int64_t dv = p.v.channels();
   require(is_float(p.q.dtype) || p.q.dtype == DType::f64, "decode: q is {}; float32, float16 and bfloat16 are accepted",
           name_of(p.q.dtype));
   require(d >= 1 && dv >= 1, "decode: head sizes {} and {} are not accepted; at least 1 is", d, dv);
@@ -138,7 +169,7 @@ void check(const DecodeParams& p) {
           "decode: {} query heads over {} KV heads; a multiple is accepted", heads, p.num_kv_heads);
   check_cache(p, p.k, "k");
   check_cache(p, p.v, "v");
-  require(p.k.data.size[3] == d, "decode: k has head size {} and q {}", p.k.data.size[3], d);
+  require(p.k.channels() == d, "decode: k has head size {} and q {}", p.k.channels(), d);
   require_size(p.out.size, {batch, heads, rows, dv}, "out");
   check_dense(p.out.size, p.out.stride, "out");
   require(p.out.dtype == p.q.dtype || p.out.dtype == DType::f32, "decode: out is {}; {} or float32 is accepted",

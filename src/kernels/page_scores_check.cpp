@@ -38,7 +38,7 @@ void check_summary(const KeySummaryParams& p, const AnyView& view, const char* n
 
 DecodeParams decode_problem(const KeySummaryParams& p) {
   DecodeParams problem;
-  const int64_t d = p.k.data.size[3];
+  const int64_t d = p.k.channels();
   problem.q.dtype = p.k.data.dtype == DType::f64 ? DType::f64 : DType::f32;
   problem.q.size = {batch_of(p), p.num_kv_heads, 1, d};
   problem.q.stride = dense_strides(problem.q.size);
@@ -57,7 +57,7 @@ void check(const KeySummaryParams& p) {
   const DecodeParams problem = decode_problem(p);
   check_as(problem, "decode: ", "summarize_keys");
   const DType type = p.k.data.dtype, wide = type == DType::f64 ? DType::f64 : DType::f32;
-  const int64_t d = p.k.data.size[3];
+  const int64_t d = p.k.channels();
   check_summary(p, p.extremes, "extremes", type == DType::i8 ? DType::f32 : type, 2 * d);
   check_summary(p, p.means, "means", wide, d);
   const std::vector<int64_t> lengths = row_lengths(problem);

@@ -16,9 +16,35 @@ kernels::View<const float> const_float_view(const Tensor& tensor) {
   return tensor.defined() ? view_of(tensor).as<const float>() : kernels::View<const float>{};
 }
 
-kernels::CacheView cache_view(const Tensor& data, const CacheTensors& cache) {
+kernels::AnyView bytes_view(const Tensor& x) {
+  return {x.data_ptr(),
+          kernels::DType::i8,
+          {x.size(0), x.size(1), x.size(2), x.size(3)},
+          {x.stride(0), x.stride(1), x.stride(2), x.stride(3)}};
+}
+
+void set_codes(kernels::CacheView& view, const CodeTensors& codes) {
+  if (codes.bits == 8) {
+    const int64_t page = view.data.size[1];
+    view.scale = {codes.scale.data_ptr<float>(), {view.data.size[0], page, 1, 1}, {page, 1, 1, 1}};
+    return;
+  }
+  auto& packed = view.packed;
+  packed.bits = codes.bits;
+  packed.scale = static_cast<const kernels::Half*>(codes.scale.data_ptr());
+  packed.zero = static_cast<const kernels::Half*>(codes.zero.data_ptr());
+  packed.slot_group = codes.slot_group;
+  packed.channel_group = codes.channel_group;
+  if (!codes.exact_of.defined()) return;
+  packed.exact_of = codes.exact_of.data_ptr<int32_t>();
+  packed.exact = view_of(codes.exact.unsqueeze(2));
+  packed.exact_group = codes.exact.size(1);
+}
+
+kernels::CacheView cache_view(const Tensor& data, const CodeTensors& codes, const CacheTensors& cache) {
   kernels::CacheView view;
-  view.data = view_of(data);
+  view.data = codes.bits ? bytes_view(data) : view_of(data);
+  if (codes.bits) set_codes(view, codes);
   if (cache.table) {
     view.table = cache.table->data_ptr<int32_t>();
     view.table_stride = cache.table->size(2);
@@ -54,7 +80,7 @@ void set_lengths(Params& params, const CacheTensors& cache) {
 
 kernels::KeySummaryParams summary_params(const CacheTensors& cache, const Tensor& summarized, int64_t page_slots) {
   kernels::KeySummaryParams p;
-  p.k = cache_view(cache.k, cache);
+  p.k = cache_view(cache.k, cache.k_codes, cache);
   p.num_kv_heads = cache.kv_heads();
   set_lengths(p, cache);
   p.summarized = summarized.data_ptr<int64_t>();
@@ -79,13 +105,14 @@ CacheTensors CacheTensors::sequence(int64_t b) const {
 DecodeResult decode(const Tensor& q, const CacheTensors& cache, const DecodeOptions& o) {
   DecodeResult result;
   const auto floats = q.options().dtype(q.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32);
-  result.out = torch::empty({q.size(0), q.size(1), q.size(2), cache.v.size(3)}, q.options());
+  const int64_t channels = cache.v.size(3) * (cache.v_codes.bits ? 8 / cache.v_codes.bits : 1);
+  result.out = torch::empty({q.size(0), q.size(1), q.size(2), channels}, q.options());
   result.lse = torch::empty({q.size(0), q.size(1), q.size(2), 1}, floats);
   kernels::DecodeParams p;
   const auto rows = q.stride(3) == 1 ? q : q.contiguous();
   p.q = view_of(rows);
-  p.k = cache_view(cache.k, cache);
-  p.v = cache_view(cache.v, cache);
+  p.k = cache_view(cache.k, cache.k_codes, cache);
+  p.v = cache_view(cache.v, cache.v_codes, cache);
   p.out = view_of(result.out);
   p.lse = view_of(result.lse);
   p.num_kv_heads = cache.kv_heads();
@@ -120,7 +147,7 @@ Tensor slot_scores(const Tensor& q, const CacheTensors& cache, const SlotScoreOp
   kernels::SlotScoresParams p;
   const auto rows = q.stride(3) == 1 ? q : q.contiguous();
   p.q = view_of(rows);
-  p.k = cache_view(cache.k, cache);
+  p.k = cache_view(cache.k, cache.k_codes, cache);
   p.num_kv_heads = cache.kv_heads();
   set_lengths(p, cache);
   p.scale = o.scale;

@@ -17,6 +17,8 @@ namespace {
 
 using torch::Tensor;
 
+constexpr const char* kInductionMeaning = "mass on what followed the earlier occurrences of the current token";
+
 constexpr int64_t kRowsOfAPrompt = 128;  // whose weights are measured
 
 struct Sums {
@@ -179,7 +181,7 @@ HeadScores score_heads(const checkpoint::LanguageModel& lm, const HeadScoreOptio
   const std::vector<std::pair<const char*, const char*>> all{
       {"retrieval", "share of the needle's tokens copied while answering"},
       {"retrieval_events", "steps that copied from the needle, over its length"},
-      {"induction", "mass on what followed the earlier occurrences of the current token"},
+      {"induction", kInductionMeaning},
       {"echo", "mass on the earlier occurrences of the current token"},
       {"previous", "mass on the token before"},
       {"streaming", "mass on sinks and recent tokens"},
@@ -187,6 +189,15 @@ HeadScores score_heads(const checkpoint::LanguageModel& lm, const HeadScoreOptio
       {"distance", "mean distance looked back, tokens"}};
   for (const auto& [name, meaning] : all) result.scores.push_back({name, meaning, sums.of(name)});
   return result;
+}
+
+HeadScore induction_scores(const checkpoint::LanguageModel& lm, const HeadScoreOptions& options) {
+  require(options.sequences >= 1 && options.copies >= 2, "1 or more sequences and 2 or more copies are accepted");
+  torch::NoGradGuard no_grad;
+  HeadScores result;
+  Sums sums(lm.model->config());
+  score_repeated(lm, options, result, sums);
+  return {"induction", kInductionMeaning, sums.of("induction")};
 }
 
 checkpoint::HeadTable to_table(const HeadScore& score) {

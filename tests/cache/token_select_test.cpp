@@ -24,6 +24,14 @@ std::unique_ptr<LayerCache> make(const LayerText& text, const nlohmann::json& wi
   return make_policy("token_select", with, shape_of(text))({});
 }
 
+/// The votes of q over all of keys [B, Hkv, S, D].
+Tensor votes_over(const Tensor& q, const Tensor& keys) {
+  ops::CacheTensors cache;
+  cache.k = keys;
+  cache.lengths = torch::full({keys.size(0), keys.size(1)}, keys.size(2), torch::kInt64);
+  return token_votes(q, cache, 0, keys.size(2), 1);
+}
+
 /// Tokens [sinks, end) by the votes of queries [from, to), from the definition.
 std::vector<int64_t> voted(const LayerText& text, int64_t b, int64_t from, int64_t to, int64_t end) {
   const auto q =
@@ -81,7 +89,7 @@ TEST(TokenSelect, ReadsTheTokensOfTheVoteAtTheirRanks) {
 TEST(TokenSelect, VotesAddUpToTheHeadsAndLargeLogitsHaveNoMore) {
   auto text = testing::random_text(2, 8, 2, 50, 22);
   text.q.select(1, 3).mul_(100);
-  const auto votes = token_votes(text.q.narrow(2, 49, 1), text.k, 1);
+  const auto votes = votes_over(text.q.narrow(2, 49, 1), text.k);
   EXPECT_LE((votes.sum(3) - 8).abs().max().item<double>(), 8 * 50 * 1.2e-7);
   EXPECT_GE(votes.min().item<double>(), 0);
 }
@@ -111,7 +119,7 @@ TEST(TokenSelect, ATokenWithOneHeadsVoteIsChosen) {
   auto text = testing::random_text(1, 4, 4, 80, 24, "none");
   const std::vector<int64_t> owned{10, 23, 41, 60};
   for (int64_t h = 0; h < 4; ++h) text.k[0][h][owned[h]].copy_(4 * text.q[0][h][79]);
-  const auto votes = token_votes(text.q.narrow(2, 79, 1), text.k.slice(2, 0, 70), 1).flatten();
+  const auto votes = votes_over(text.q.narrow(2, 79, 1), text.k.slice(2, 0, 70)).flatten();
   for (const int64_t j : owned) EXPECT_GT(votes[j].item<double>(), 0.8);  // floor(4 / 0.8) is above the budget
   EXPECT_EQ(testing::largest(votes, 4), owned);
 }

@@ -81,8 +81,14 @@ TEST_P(Policies, UnknownSettingsAreRefused) {
 }
 
 TEST_P(Policies, EveryBudgetGivesSettingsThatAreAccepted) {
-  if (!row().at_budget) GTEST_SKIP() << "has no budget";
   auto model = small_decoder();
+  const HeadRanking ranking{{1, 0}, {0, 1}, {0, 0}, {1, 1}};
+  for (const int64_t budget : {2, 3, 5, 16, 63, 64, 100, 513, 5000})
+    for (const int64_t prompt : {8, 64, 600, 5001})
+      if (row().at_mean_budget) {
+        EXPECT_NO_THROW(policy(row().at_mean_budget(budget, prompt, ranking), model)) << budget << " of " << prompt;
+      }
+  if (!row().at_budget) GTEST_SKIP() << "has no budget";
   for (const int64_t budget : {2, 3, 5, 16, 63, 64, 100, 513, 5000})
     EXPECT_NO_THROW(policy(row().at_budget(budget), model)) << budget << ": " << row().at_budget(budget);
 }

@@ -33,6 +33,8 @@ TEST(GenerateCommand, APolicyHoldsLess) {
     return result.status ? 0 : nlohmann::json::parse(result.out)["cache_bytes"].get<int64_t>();
   };
   EXPECT_LT(bytes("streaming_llm --set window=64 sinks=4"), bytes("full") / 8);
+  // 32 channels in 4 bits, and two float16 numbers.
+  EXPECT_LT(bytes("full --kv int4"), bytes("full") / 6);
 }
 
 /// The shipped model with the files of a chat model beside it.
@@ -105,8 +107,8 @@ TEST(GenerateCommand, ChatNeedsATemplate) {
 TEST(GenerateCommand, BadInputIsOneLineAndStatus2) {
   for (const char* arguments :
        {"generate", "generate --prompt x --policy no_such", "generate --prompt x --policy streaming_llm --set windw=3",
-        "generate --prompt x --model /no/such/folder", "generate --prompt x --top-p 0", "generate --prompt x --stop ''",
-        "generate --file /no/such/file"}) {
+        "generate --prompt x --model /no/such/folder", "generate --prompt x --kv int3", "generate --prompt x --top-p 0",
+        "generate --prompt x --stop ''", "generate --file /no/such/file"}) {
     const auto result = test::heed(arguments);
     EXPECT_EQ(result.status, 2) << arguments;
     EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << arguments << ": " << result.err;

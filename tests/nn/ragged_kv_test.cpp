@@ -52,7 +52,7 @@ TEST(RaggedKv, TheTableFindsEverySlot) {
   kv.keep({{1}, {}, {0, 49}, {5, 6, 7}, {}, {48}});
   kv.append(tokens(50, 67), tokens(50, 67), 50);
   const auto table = kv.page_table();
-  const auto pages = kv.key_slab().view({-1, RaggedKv::kPage, 4});
+  const auto pages = kv.key_slab().data().view({-1, RaggedKv::kPage, 4});
   for (int64_t r = 0; r < 6; ++r)
     for (int64_t s = 0; s < kv.length(r); ++s) {
       const int64_t page = table[r / 3][r % 3][s / RaggedKv::kPage].item<int32_t>();

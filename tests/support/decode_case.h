@@ -21,6 +21,8 @@ struct DecodeSetup {
   int64_t k_page = 0, v_page = 0;  ///< 0: contiguous
   ScaleAxis k_axis = ScaleAxis::slot, v_axis = ScaleAxis::slot;
   bool k_zero = false, v_zero = false;
+  int k_bits = 0, v_bits = 0;  ///< of packed codes; for int8 pages
+  bool exact_groups = false;   ///< some groups of packed slots are exact
   Layout layout = Layout::dense;
   bool lengths = false, head_lengths = false, slot_bias = false, sink = false, alibi = false, slot_positions = false;
   bool rotation = false, interleaved = false, rotation_positions = false;
@@ -35,11 +37,11 @@ inline std::ostream& operator<<(std::ostream& out, const DecodeSetup& s) {
              << " Dv " << s.dv << " capacity " << s.capacity << " synthetic " << s.synthetic << " q "
              << kernels::name_of(s.q) << " k " << kernels::name_of(s.k) << " v " << kernels::name_of(s.v) << " pages "
              << s.k_page << "/" << s.v_page << " axes " << static_cast<int>(s.k_axis) << "/"
-             << static_cast<int>(s.v_axis) << " zeros " << s.k_zero << "/" << s.v_zero << " layout "
-             << static_cast<int>(s.layout) << " lengths " << s.lengths << s.head_lengths << " bias " << s.slot_bias
-             << " sink " << s.sink << " alibi " << s.alibi << " positions " << s.slot_positions << " rotation "
-             << s.rotation << s.interleaved << s.rotation_positions << " softcap " << s.softcap << " mask "
-             << static_cast<int>(s.mask) << " column_sum " << s.column_sum;
+             << static_cast<int>(s.v_axis) << " zeros " << s.k_zero << "/" << s.v_zero << " bits " << s.k_bits << "/"
+             << s.v_bits << " exact " << s.exact_groups << " layout " << static_cast<int>(s.layout) << " lengths "
+             << s.lengths << s.head_lengths << " bias " << s.slot_bias << " sink " << s.sink << " alibi " << s.alibi
+             << " positions " << s.slot_positions << " rotation " << s.rotation << s.interleaved << s.rotation_positions
+             << " softcap " << s.softcap << " mask " << static_cast<int>(s.mask) << " column_sum " << s.column_sum;
 }
 
 inline DecodeSetup random_setup(std::mt19937_64& random) {
@@ -65,13 +67,17 @@ inline DecodeSetup random_setup(std::mt19937_64& random) {
   s.softcap = chance(4) ? 3 : 0, s.scale = chance(4) ? 0.3 : 0;
   s.mask = chance(2) ? MaskKind::causal : static_cast<MaskKind>(below(6));
   s.arg_max = chance(3), s.column_sum = chance(3) ? 1 + static_cast<int>(below(2)) : 0;
+  const auto bits = [&](DType type, int64_t page, int64_t width) {
+    return type == DType::i8 && page > 0 && width % 4 == 0 && chance(2) ? static_cast<int>(pick({2, 4})) : 0;
+  };
+  s.k_bits = bits(s.k, s.k_page, s.d), s.v_bits = bits(s.v, s.v_page, s.dv), s.exact_groups = chance(2);
   return s;
 }
 
 /// Keys or values in storage: contiguous, or pages in random order with pages nobody uses between them.
 struct CacheCase {
   CacheCase() = default;
-  CacheCase(const DecodeSetup& s, DType dtype, int64_t width, int64_t page, ScaleAxis axis, bool has_zero,
+  CacheCase(const DecodeSetup& s, DType dtype, int64_t width, int64_t page, ScaleAxis axis, bool has_zero, int bits,
             std::mt19937_64& random)
       : paged(page > 0) {
     view_.page_size = page;
@@ -88,6 +94,13 @@ struct CacheCase {
         for (int64_t i = 0; i < per_row; ++i) table_[r * view_.table_stride + i] = order[r * per_row + i];
       }
       size = {pages, page, 1, width};
+    }
+    if (bits > 0 && dtype == DType::i8 && paged) {
+      size[3] = width * bits / 8;
+      data = Tensor(dtype, size, Layout::dense);
+      data.fill([&] { return static_cast<double>(random() % 256) - 128; });
+      draw_packed(s, width, bits, random);
+      return;
     }
     data = Tensor(dtype, size, paged ? Layout::dense : s.layout);
     if (dtype != DType::i8) {
@@ -118,15 +131,39 @@ struct CacheCase {
     v.table = paged ? table_.data() : nullptr;
     if (scale) v.scale = scale.view().as<const float>();
     if (zero) v.zero = zero.view().as<const float>();
+    if (v.packed.bits == 0) return v;
+    v.scale = v.zero = {};
+    v.packed.scale = static_cast<const kernels::Half*>(scale.view().data);
+    v.packed.zero = static_cast<const kernels::Half*>(zero.view().data);
+    if (exact) v.packed.exact_of = exact_of_.data(), v.packed.exact = exact.view();
     return v;
   }
 
-  Tensor data, scale, zero;
+  Tensor data, scale, zero, exact;
   bool paged = false;
 
  private:
+  /// Scales, zero points and some exact groups for packed codes.
+  void draw_packed(const DecodeSetup& s, int64_t width, int bits, std::mt19937_64& random) {
+    auto& packed = view_.packed;
+    packed.bits = bits;
+    packed.slot_group = random() % 2 == 0 ? 1 : 5, packed.channel_group = std::array{1, 16, 32, 3}[random() % 4];
+    const int64_t slots = data.view().size[0] * view_.page_size;
+    const auto groups = [](int64_t count, int64_t group) { return (count + group - 1) / group; };
+    const std::array<int64_t, 4> size{groups(slots, packed.slot_group), groups(width, packed.channel_group), 1, 1};
+    scale = Tensor(DType::f16, size), zero = Tensor(DType::f16, size);
+    scale.fill([&] { return 0.1 + 0.001 * static_cast<double>(random() % 100); });
+    zero.normal(random, 0.5);
+    if (!s.exact_groups) return;
+    packed.exact_group = 6;
+    int32_t held = 0;
+    for (int64_t group = 0; group < groups(slots, 6); ++group) exact_of_.push_back(random() % 3 == 0 ? held++ : -1);
+    exact = Tensor(s.q, {std::max<int64_t>(held, 1), 6, 1, width});
+    exact.normal(random);
+  }
+
   kernels::CacheView view_;
-  std::vector<int32_t> table_;
+  std::vector<int32_t> table_, exact_of_;
 };
 
 class DecodeCase {
@@ -136,8 +173,8 @@ class DecodeCase {
     const int64_t heads = s.kv_heads * s.group, table_rows = s.batch * s.kv_heads;
     q = Tensor(s.q, {s.batch, heads, s.rows, s.d}, s.layout == Layout::reversed ? Layout::dense : s.layout);
     q.normal(random);
-    k = CacheCase(s, s.k, s.d, s.k_page, s.k_axis, s.k_zero, random);
-    v = CacheCase(s, s.v, s.dv, s.v_page, s.v_axis, s.v_zero, random);
+    k = CacheCase(s, s.k, s.d, s.k_page, s.k_axis, s.k_zero, s.k_bits, random);
+    v = CacheCase(s, s.v, s.dv, s.v_page, s.v_axis, s.v_zero, s.v_bits, random);
     clear_outputs();
     for (int64_t r = 0; r < table_rows; ++r) {
       const auto length = static_cast<int64_t>(random() % static_cast<uint64_t>(s.capacity + 1));

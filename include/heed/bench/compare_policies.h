@@ -23,7 +23,10 @@ struct PolicyCompareOptions {
   std::vector<std::string> policies;                      ///< names or policy files; empty: every one of the registry
   std::vector<double> budgets{0.0625, 0.125, 0.25, 0.5};  ///< shares of the prompt
   int64_t prompt = 1024, steps = 256;                     ///< tokens
-  std::string task = "niah_single";                       ///< of the text tasks; empty: none
+  std::string kv;                                         ///< `kv` of all but the reference; empty: as they say
+  /// A head table, by which head-wise policies choose the heads that keep everything; empty: induction is measured.
+  std::string heads;
+  std::string task = "niah_single";  ///< of the text tasks; empty: none
   int64_t task_samples = 20;
   int64_t repeats = 5;  ///< timed runs of the prompt, after one that is not timed
   uint64_t seed = 0;    ///< of the task's samples

@@ -37,7 +37,13 @@ class LayerCache : public AttentionCache {
   /// The prompt is complete: one-shot policies compress now.
   void finish_prompt();
   /// Room for this many tokens, so that a long prompt is never moved.
-  void reserve(int64_t tokens) { kv_.reserve(reserved_slots(tokens)); }
+  void reserve(int64_t tokens) {
+    expected_ = std::max(expected_, tokens);
+    kv_.reserve(reserved_slots(tokens));
+  }
+  /// Keys and values are kept in this format once the prompt is over, which attends and is compressed exactly. Who
+  /// selects later goes by what is stored.
+  void store_as(const nn::KvFormat& format) { storage_ = format; }
 
   /// Held by tensors: keys, values, positions and what the policy keeps beside them.
   int64_t bytes() const override { return kv_.bytes() + policy_bytes(); }
@@ -117,6 +123,10 @@ class LayerCache : public AttentionCache {
   torch::Tensor rotate_query(const Chunk& chunk, const torch::Tensor& q, const torch::Tensor& positions) const;
   int64_t group(const Chunk& chunk) const { return chunk.q.size(1) / chunk.k.size(1); }
   bool in_prompt() const { return in_prompt_; }
+  /// Tokens of the whole text as far as it is known: the most that were reserved.
+  int64_t expected() const { return expected_; }
+  /// Of keys and values after the prompt.
+  const nn::KvFormat& storage() const { return storage_; }
 
   nn::RaggedKv kv_;
 
@@ -126,7 +136,8 @@ class LayerCache : public AttentionCache {
   void note_reads(const ops::CacheTensors& cache);
 
   Reads reads_;
-  int64_t seen_ = 0;
+  nn::KvFormat storage_;
+  int64_t seen_ = 0, expected_ = 0;
   bool in_prompt_ = true, recording_ = false;
   torch::Tensor tokens_read_;
 };

@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "heed/cache/layer_cache.h"
+#include "heed/checkpoint/head_table.h"
 #include "heed/models/decoder_lm.h"
 #include "heed/nn/config.h"
 #include "heed/registry.h"
@@ -23,9 +24,14 @@ struct ModelShape {
 };
 ModelShape shape_of(const DecoderConfig& config);
 
+/// (layer, KV head), from the first to the last.
+using HeadRanking = std::vector<std::pair<int64_t, int64_t>>;
+
 /// A policy with its settings: makes the caches of the layers.
 using Policy = std::function<std::unique_ptr<LayerCache>(const LayerContext&)>;
 
+/// Beside a policy's own settings each takes `kv`, the format of keys and values after the prompt (nn::KvFormat), and
+/// `kv_recent`, the newest tokens of a row that kivi2 and kivi2_token leave exact.
 /// Throws heed::Error for an unknown name (with the nearest), setting or value.
 Policy make_policy(std::string_view name, const nlohmann::json& settings, const ModelShape& shape);
 
@@ -36,12 +42,20 @@ struct PolicyRow {
   std::function<Policy(ConfigReader&, const ModelShape&)> make;
   nlohmann::json covering = nlohmann::json::object();  ///< settings that cover texts of 2000 tokens: equal to `full`
   nlohmann::json tight = nlohmann::json::object();     ///< settings that drop or skip much of a text of 200 tokens
+  std::string storage = "exact";                       ///< `kv` unless the settings say so
   bool chunk_invariant = false;  ///< prompts in chunks of any size give the same cache and outputs
-  /// Settings with which a head holds or, where nothing is dropped, reads about `budget` tokens; sinks, windows and
-  /// what is observed are inside it. Empty where a policy has no such number.
+  /// Settings with which a head holds or, where nothing is dropped, reads about `budget` tokens (of the prompt, where
+  /// that alone is read sparsely); sinks, windows and what is observed are inside it. Empty where a policy has no such
+  /// number.
   std::function<nlohmann::json(int64_t budget)> at_budget;
+  /// The same for a policy under which some heads keep everything: on average over heads, at a prompt of so many
+  /// tokens. `ranking`: all KV heads of the model, those that need it most first.
+  std::function<nlohmann::json(int64_t budget, int64_t prompt, const HeadRanking& ranking)> at_mean_budget;
 };
 std::span<const PolicyRow> policies();
+
+/// All KV heads of a model by the numbers of a table, the largest first; a group counts as its largest head.
+HeadRanking rank_heads(const checkpoint::HeadTable& table, const ModelShape& shape);
 
 std::span<const RegistryRow> policy_rows();
 

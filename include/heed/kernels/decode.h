@@ -9,9 +9,22 @@
 
 namespace heed::kernels {
 
+/// Codes of fewer bits than a byte in place of elements: value = code * scale + zero. Slots are numbered through all
+/// pages, page * page_size + slot of the page.
+struct PackedCodes {
+  int bits = 0;  ///< 2 or 4, unsigned, the first channel in a byte's lowest bits; 0: elements as they are
+  const Half *scale = nullptr, *zero = nullptr;  ///< [slots / slot_group][D / channel_group], rounded up
+  int64_t slot_group = 1, channel_group = 1;
+  /// Optional: the `exact_group` slots of group g are exact[exact_of[g]] instead, where that isn't negative.
+  const int32_t* exact_of = nullptr;  ///< [slots / exact_group], rounded up
+  AnyView exact;                      ///< [E, exact_group, 1, D], f32, f16 or bf16, dense
+  int64_t exact_group = 1;
+};
+
 /// Keys or values of all sequences, contiguous or in pages, possibly quantised. The last dimension is dense (stride 1).
 struct CacheView {
   /// Contiguous: [B, Hkv, capacity, D]. Paged: [P, page_size, 1, D], a page belongs to one head. f32, f16, bf16 or i8.
+  /// Packed: i8 [P, page_size, 1, D * bits / 8].
   AnyView data;
   /// Slot s of (sequence b, KV head h) is in page table[(b * Hkv + h) * table_stride + s / page_size]. Null:
   /// contiguous. A page size of 1 gathers single slots; pages may repeat and may be shared by heads and sequences.
@@ -24,6 +37,10 @@ struct CacheView {
   View<const float> scale;
   View<const float> zero;  ///< optional, sizes by the same rule
   int64_t slot_group = 1, channel_group = 1;
+  PackedCodes packed;  ///< of pages only, without `scale` and `zero`
+
+  /// D.
+  int64_t channels() const { return packed.bits == 0 ? data.size[3] : data.size[3] * 8 / packed.bits; }
 };
 
 /// Rotation applied to keys when they are read (caches that store unrotated keys). Queries come rotated. Angles are

@@ -12,9 +12,20 @@
 
 namespace heed::ops {
 
+/// How codes in place of keys or values are read.
+struct CodeTensors {
+  int bits = 0;  ///< 0: there are none; 8, 4 or 2
+  torch::Tensor scale,
+      zero;  ///< of 8 bits float [slots, 1] and none; else as in kernels::PackedCodes, which they become
+  int64_t slot_group = 1, channel_group = 1;
+  torch::Tensor exact_of;  ///< int32 [groups], or undefined
+  torch::Tensor exact;     ///< [E, slots of a group, D]
+};
+
 /// A cache as kernels read it: whole rows, or pages through a table; a page size of 1 gathers single slots.
 struct CacheTensors {
   torch::Tensor k, v;                  ///< [B, Hkv, slots, D|Dv]; with a table [pages, page_size, 1, D|Dv]
+  CodeTensors k_codes, v_codes;        ///< of pages only: k and v are then bytes
   std::optional<torch::Tensor> table;  ///< int32 [B, Hkv, entries]
   int64_t page_size = 0;
   torch::Tensor lengths;  ///< int64 [B, Hkv]: slots in use

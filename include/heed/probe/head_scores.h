@@ -51,6 +51,9 @@ using ProgressFunction = std::function<void(int64_t done, int64_t total)>;
 HeadScores score_heads(const checkpoint::LanguageModel& lm, const HeadScoreOptions& options,
                        const ProgressFunction& progress = {});
 
+/// The induction score alone, which needs no task.
+HeadScore induction_scores(const checkpoint::LanguageModel& lm, const HeadScoreOptions& options = {});
+
 /// As a file of query heads.
 checkpoint::HeadTable to_table(const HeadScore& score);
 

@@ -44,6 +44,13 @@ PolicyRow duo_attention() {
                   {"recent", 256, "recent tokens that they keep, the own one included"},
                   {"seed", 0, "of the noise of 1e-6 that decides between equal gates"}},
                  make);
+  row.at_mean_budget = [](int64_t budget, int64_t prompt, const HeadRanking& ranking) {
+    const SplitBudget split(budget, prompt, ranking.size());
+    const int64_t sinks = std::min<int64_t>(64, split.others / 4);
+    return nlohmann::json{{"streaming", heads_json(ranking, split.full, int64_t(ranking.size()))},
+                          {"sinks", sinks},
+                          {"recent", split.others - sinks}};
+  };
   row.covering = {{"streaming", "all"}, {"recent", 2000}};
   row.tight = {{"streaming", {{0, 0}, {1, 1}}}, {"sinks", 3}, {"recent", 29}};
   row.chunk_invariant = true;

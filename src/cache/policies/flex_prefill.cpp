@@ -88,6 +88,10 @@ PolicyRow flex_prefill() {
         require(s.threshold >= 0, "{}: threshold = {}: 0 or more is accepted", reader.owner(), s.threshold);
         return [s](const LayerContext&) { return std::make_unique<FlexPrefill>(s); };
       });
+  // Its own dial is the mass, which no number of tokens gives: what is read is the budget where the mass asks for less.
+  row.at_budget = [](int64_t budget) {
+    return nlohmann::json{{"block", std::clamp<int64_t>(budget / 4, 1, 128)}, {"least", budget}};
+  };
   row.covering = {{"mass", 1.0}, {"block", 16}, {"least", 0}};
   row.tight = {{"mass", 0.5}, {"block", 16}, {"least", 0}};
   return row;

@@ -123,10 +123,7 @@ class LongHeads : public LayerCache {
     auto offsets = torch::empty({kv_.batch(), kv_.heads()}, torch::kInt32);
     for (int64_t r = 0; r < kv_.rows(); ++r)
       offsets.data_ptr<int32_t>()[r] = static_cast<int32_t>(kv_.offset(r) / page);
-    ops::CacheTensors cache;
-    cache.k = kv_.key_slab().view({-1, page, 1, kv_.key_slab().size(1)});
-    cache.v = kv_.value_slab().view({-1, page, 1, kv_.value_slab().size(1)});
-    cache.page_size = page;
+    auto cache = kv_.pages(page);
     const auto entries = lists.unsqueeze(3) * static_cast<int32_t>(units) + torch::arange(units, torch::kInt32);
     const auto table = entries.flatten(2) + offsets.repeat_interleave(n, 0).unsqueeze(2);
     // The begun chunk may reach beyond what there is room for; nothing is read there.

@@ -215,6 +215,10 @@ PolicyRow minference() {
           return std::make_unique<MInference>(heads.empty() ? std::vector{all} : heads.at(layer.index), last);
         };
       });
+  row.at_budget = [](int64_t budget) {
+    const int64_t columns = budget / 4;
+    return nlohmann::json{{"columns", columns}, {"diagonals", budget - columns}};
+  };
   row.tight = {{"columns", 12}, {"diagonals", 5}};
   return row;
 }

@@ -20,9 +20,12 @@ class Quest : public LayerCache {
     LayerCache::store(chunk);
     if (dense_) return;
     const int64_t pages = pages_of(kv_.longest());
+    // Bounds of keys that are codes are float.
+    const auto type = kv_.format().exact() ? chunk.k.scalar_type() : torch::kFloat32;
+    if (extremes_.defined()) extremes_ = extremes_.to(type);
     if (!extremes_.defined() || extremes_.size(2) < pages) {
       const int64_t room = pages + std::min<int64_t>(pages / 4, 64);
-      auto grown = torch::zeros({kv_.batch(), kv_.heads(), room, 2 * chunk.k.size(3)}, chunk.k.options());
+      auto grown = torch::zeros({kv_.batch(), kv_.heads(), room, 2 * chunk.k.size(3)}, type);
       if (extremes_.defined()) grown.narrow(2, 0, extremes_.size(2)).copy_(extremes_);
       extremes_ = grown;
     }

@@ -27,8 +27,8 @@ class RazorAttention : public SinkWindow {
 
   void leaving(const std::vector<int64_t>& slots) override {
     if (dropped_ == 0) {
-      k_ = torch::zeros({kv_.batch(), kv_.heads(), 1, kv_.key_slab().size(1)});
-      v_ = torch::zeros({kv_.batch(), kv_.heads(), 1, kv_.value_slab().size(1)});
+      k_ = torch::zeros({kv_.batch(), kv_.heads(), 1, kv_.key_slab().dim()});
+      v_ = torch::zeros({kv_.batch(), kv_.heads(), 1, kv_.value_slab().dim()});
     }
     const auto index = torch::tensor(slots);
     const double count = double(slots.size());
@@ -36,10 +36,10 @@ class RazorAttention : public SinkWindow {
     for (int64_t r = 0; r < kv_.rows(); ++r) {
       if (!streams(r)) continue;
       const auto update = [&](Tensor mean, const Tensor& held) {
-        mean += (held.index_select(0, index).to(torch::kFloat32).mean(0) - mean) * (count / double(dropped_));
+        mean += (held.to(torch::kFloat32).mean(0) - mean) * (count / double(dropped_));
       };
-      update(k_[r / kv_.heads()][r % kv_.heads()][0], kv_.keys(r));
-      update(v_[r / kv_.heads()][r % kv_.heads()][0], kv_.values(r));
+      update(k_[r / kv_.heads()][r % kv_.heads()][0], kv_.keys_at(r, index));
+      update(v_[r / kv_.heads()][r % kv_.heads()][0], kv_.values_at(r, index));
     }
   }
 
@@ -137,6 +137,15 @@ PolicyRow razor_attention() {
                          {"least_buffer", 4000, "recent tokens that they keep at least"},
                          {"compression", 5, "they keep N / compression recent tokens where that is more"}},
                         make);
+  row.at_mean_budget = [](int64_t budget, int64_t prompt, const HeadRanking& ranking) {
+    const SplitBudget split(budget, prompt, ranking.size());
+    const int64_t sinks = std::min<int64_t>(4, split.others / 4);
+    const int64_t buffer = std::max<int64_t>(1, split.others - sinks - 1);
+    return nlohmann::json{{"retrieval", heads_json(ranking, 0, split.full)},
+                          {"sinks", sinks},
+                          {"least_buffer", buffer},
+                          {"compression", std::max(1.0, double(prompt) / double(buffer))}};
+  };
   row.covering = {{"retrieval", "none"}};
   row.tight = {{"retrieval", {{0, 1}, {1, 0}}}, {"sinks", 3}, {"least_buffer", 17}, {"compression", 9}};
   row.chunk_invariant = true;

@@ -33,9 +33,8 @@ class RetrievalAttention : public LayerCache {
   }
 
   int64_t cold_bytes() const override {
-    const auto& held = kv_.key_slab();
-    return indexed() <= 0 ? 0
-                          : kv_.rows() * indexed() * (held.size(1) + kv_.value_slab().size(1)) * held.element_size();
+    const double pair = indexed() <= 0 ? 0 : kv_.key_slab().slot_bytes() + kv_.value_slab().slot_bytes();
+    return static_cast<int64_t>(double(kv_.rows() * indexed()) * pair);
   }
 
  protected:
@@ -52,7 +51,7 @@ class RetrievalAttention : public LayerCache {
     end_ = seen() - s_.recent;
     const auto sample = std::exchange(sample_, {});
     if (indexed() <= 0 || s_.exact) return;
-    if (kv_.key_slab().scalar_type() != torch::kFloat32) wide_keys_ = candidates().to(torch::kFloat32);
+    if (kv_.key_slab().dtype() != torch::kFloat32 || !storage().exact()) wide_keys_ = candidates().to(torch::kFloat32);
     const auto found = best_keys(sample).unflatten(1, {kv_.heads(), -1});  // [B, Hkv, G, S, near]
     graphs_.resize(size_t(kv_.rows()));
     const auto lists = found.contiguous();
@@ -80,7 +79,7 @@ class RetrievalAttention : public LayerCache {
   Tensor candidates() const { return kv_.keys().slice(2, s_.sinks, end_); }
 
   KeyRows rows_of(int64_t row) const {
-    const int64_t dim = kv_.key_slab().size(1);
+    const int64_t dim = kv_.key_slab().dim();
     const auto keys = wide_keys_.defined() ? wide_keys_[row / kv_.heads()][row % kv_.heads()]
                                            : kv_.keys(row).slice(0, s_.sinks, end_);
     return {keys.data_ptr<float>(), indexed(), dim, keys.stride(0)};
@@ -88,12 +87,11 @@ class RetrievalAttention : public LayerCache {
 
   /// Products of q [B, Hq, n, D] with the candidates, float [B, Hq, n, candidates].
   Tensor products(const Tensor& q) const {
-    ops::CacheTensors cache;
-    cache.k = candidates();
-    cache.lengths = torch::full({kv_.batch(), kv_.heads()}, indexed(), torch::kInt64);
     ops::SlotScoreOptions options;
     options.scale = 1;
-    return ops::slot_scores(q, cache, options);
+    options.begin = s_.sinks;
+    options.exclude_last = kv_.longest() - end_;
+    return ops::slot_scores(q, everything(), options).slice(3, s_.sinks, end_).contiguous();
   }
 
   /// The `near` best candidates of every query, best first: int32 [B, Hq, S, near].
@@ -136,7 +134,7 @@ class RetrievalAttention : public LayerCache {
   Settings s_;
   int64_t end_ = 0;               // of the tokens that are indexed
   std::vector<KeyGraph> graphs_;  // [B * Hkv]
-  Tensor wide_keys_;              // float [B, Hkv, indexed, D]: of caches in 16 bits
+  Tensor wide_keys_;              // float [B, Hkv, indexed, D]: of caches that hold other keys
   Tensor sample_;                 // float [B, Hq, S, D]: every stride_-th query of the prompt, until it is over
   int64_t stride_ = 1;
 };

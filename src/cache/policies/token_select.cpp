@@ -7,16 +7,15 @@ namespace heed::cache {
 
 using torch::Tensor;
 
-Tensor token_votes(const Tensor& q, const Tensor& keys, double scale) {
-  ops::CacheTensors cache;
-  cache.k = keys;
-  cache.lengths = torch::full({keys.size(0), keys.size(1)}, keys.size(2), torch::kInt64);
+Tensor token_votes(const Tensor& q, const ops::CacheTensors& cache, int64_t begin, int64_t end, double scale) {
   ops::SlotScoreOptions options;
+  options.begin = begin;
+  options.exclude_last = cache.lengths.max().item<int64_t>() - end;
   options.scale = scale;
   options.softmax = true;
   options.heads = kernels::HeadReduction::sum;
   options.all_heads = true;
-  return ops::slot_scores(q, cache, options);
+  return ops::slot_scores(q, cache, options).slice(3, begin, end).contiguous();
 }
 
 namespace {
@@ -57,11 +56,10 @@ class TokenSelect : public LayerCache {
   bool covers(int64_t n, int64_t end) const { return s_.sinks + s_.budget >= candidates_end(n, end); }
 
   /// The tokens chosen for q [B, Hq, n, D] that ends at `end`: int32 [B, 1, budget].
-  Tensor vote(const Chunk& chunk, const Tensor& q, const Tensor& keys, int64_t end) {
+  Tensor vote(const Chunk& chunk, const Tensor& q, const ops::CacheTensors& cache, int64_t end) {
     const int64_t n = q.size(2);
     const auto voters = rotate(chunk, q, torch::arange(n) + s_.window).mean(2, true);
-    const auto candidates = keys.slice(2, s_.sinks, candidates_end(n, end));
-    auto votes = token_votes(voters, candidates, s_.vote_scale);
+    auto votes = token_votes(voters, cache, s_.sinks, candidates_end(n, end), s_.vote_scale);
     if (s_.width > 1) votes = ops::pool(votes, s_.width, kernels::PoolParams::Kind::max);
     return ops::top_k(votes, s_.budget).squeeze(2) + static_cast<int32_t>(s_.sinks);
   }
@@ -86,7 +84,7 @@ class TokenSelect : public LayerCache {
     for (int64_t b = 0; b < asked.size(0); ++b) {
       const bool renew = chosen_[b][0][0].item<int32_t>() < 0 || !(alike[b].item<float>() >= s_.threshold);
       if (!renew) continue;
-      chosen_.narrow(0, b, 1).copy_(vote(chunk, chunk.q.narrow(0, b, 1), kv_.keys().narrow(0, b, 1), seen()));
+      chosen_.narrow(0, b, 1).copy_(vote(chunk, chunk.q.narrow(0, b, 1), everything().sequence(b), seen()));
       voters_[b].copy_(asked[b]);
       count_scored((candidates_end(1, seen()) - s_.sinks) * kv_.heads());
     }
@@ -98,7 +96,7 @@ class TokenSelect : public LayerCache {
     const auto q = chunk.q.narrow(2, at, n);
     auto k = kv_.keys().narrow(2, 0, end), v = kv_.values().narrow(2, 0, end);
     if (!covers(n, end)) {
-      const auto slots = listed(vote(chunk, q, k, end), n, end).to(torch::kInt64).unsqueeze(3);
+      const auto slots = listed(vote(chunk, q, everything(), end), n, end).to(torch::kInt64).unsqueeze(3);
       k = k.gather(2, slots.expand({-1, -1, -1, k.size(3)}));
       v = v.gather(2, slots.expand({-1, -1, -1, v.size(3)}));
     }

@@ -17,7 +17,8 @@ CacheView float_cache(const View<const float>& view) {
 }  // namespace
 
 SlotSource::SlotSource(const CacheView& view, int64_t heads, bool elementwise_scale, bool elementwise_zero)
-    : cache(view), kv_heads(heads), width(view.data.size[3]) {
+    : cache(view), kv_heads(heads), width(view.channels()) {
+  if (cache.packed.bits != 0) scale_use = ScaleUse::general;
   if (!cache.scale) return;
   const bool pages = cache.table != nullptr;
   const auto same_for_all_slots = [&](const View<const float>& v) {
@@ -39,16 +40,18 @@ RotationTable::RotationTable(const ReadRotation& rotation) {
   half = rotation.rotated / 2;
   cosine.resize(kPeriod * half);
   sine.resize(kPeriod * half);
+  std::vector<double> c(half, 1), s(half, 0), step_cosine(half), step_sine(half);
   for (int64_t i = 0; i < half; ++i) {
-    const double step_cosine = std::cos(static_cast<double>(rotation.inverse_frequencies[i])),
-                 step_sine = std::sin(static_cast<double>(rotation.inverse_frequencies[i]));
-    double c = 1, s = 0;
-    for (int64_t position = 0; position < kPeriod; ++position) {
-      cosine[position * half + i] = static_cast<float>(c);
-      sine[position * half + i] = static_cast<float>(s);
-      const double next = c * step_cosine - s * step_sine;
-      s = s * step_cosine + c * step_sine;
-      c = next;
+    step_cosine[i] = std::cos(static_cast<double>(rotation.inverse_frequencies[i]));
+    step_sine[i] = std::sin(static_cast<double>(rotation.inverse_frequencies[i]));
+  }
+  for (int64_t position = 0; position < kPeriod; ++position) {
+    for (int64_t i = 0; i < half; ++i) {
+      cosine[position * half + i] = static_cast<float>(c[i]);
+      sine[position * half + i] = static_cast<float>(s[i]);
+      const double next = c[i] * step_cosine[i] - s[i] * step_sine[i];
+      s[i] = s[i] * step_cosine[i] + c[i] * step_sine[i];
+      c[i] = next;
     }
   }
 }
@@ -61,7 +64,7 @@ DecodeCall::DecodeCall(const DecodeParams& params)
       group(heads / kv_heads),
       rows(p.q.size[2]),
       d(p.q.size[3]),
-      dv(p.v.data.size[3]),
+      dv(p.v.channels()),
       query_rows(group * rows),
       scale(p.scale != 0 ? p.scale : 1 / std::sqrt(static_cast<double>(d))),
       lengths(row_lengths(p)),

@@ -12,7 +12,8 @@ namespace heed::kernels {
 /// Slots that are treated at once: their logits, keys and values stay in the inner caches.
 inline constexpr int64_t kStepSlots = 128;
 
-/// Where an int8 scale can be applied: after the product, in the query (or to the output), or only element by element.
+/// Where an int8 scale can be applied: after the product, in the query (or to the output), or only element by element,
+/// as packed codes are read.
 enum class ScaleUse : uint8_t { none, per_slot, per_channel, general };
 
 /// Keys or values with everything about them that does not depend on the row.
@@ -24,6 +25,9 @@ struct SlotSource {
   CacheView cache;
   int64_t kv_heads, width;
   ScaleUse scale_use = ScaleUse::none;
+
+  /// Of a slot as it lies in memory.
+  int64_t row_bytes() const { return cache.data.size[3] * static_cast<int64_t>(size_of(cache.data.dtype)); }
 
   /// Where slot s of (sequence b, KV head h) lies: indices of the first two or three dimensions of data, scale and
   /// zero.
@@ -62,6 +66,12 @@ struct SlotSource {
     }
   }
   void rows(int64_t b, int64_t h, const int64_t* slots, int64_t count, const char** to) const {
+    if (cache.table != nullptr && cache.page_size == 1) {
+      const int32_t* table = cache.table + (b * kv_heads + h) * cache.table_stride;
+      const int64_t bytes = cache.data.stride[0] * static_cast<int64_t>(size_of(cache.data.dtype));
+      for (int64_t k = 0; k < count; ++k) to[k] = static_cast<const char*>(cache.data.data) + table[slots[k]] * bytes;
+      return;
+    }
     each_place(b, h, slots, count, [&](int64_t k, const Place& at) { to[k] = row(at); });
   }
   /// The one number that `view` holds for each slot.

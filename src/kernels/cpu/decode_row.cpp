@@ -46,7 +46,7 @@ struct RowScratch {
     staged_keys = stages_keys(call, call.keys, true) ? arena.take<float>(kStepSlots * q_stride) : nullptr;
     value_stride = round_up(call.dv, 16);
     staged_values = stages_values(call, call.values) ? arena.take<float>(kStepSlots * value_stride) : nullptr;
-    angles = arena.take<float>(4 * call.rotation.half);
+    angles = arena.take<float>(2 * call.rotation.half);
     synthetic = RowState(arena, call.query_rows, call.dv);
   }
 
@@ -194,26 +194,27 @@ class SlotWalk {
     multiply_values(step, next);
   }
 
-  static int64_t lines_of(const SlotSource& source) {
-    return (source.width * static_cast<int64_t>(size_of(source.cache.data.dtype)) + 63) / 64;
-  }
+  static int64_t lines_of(const SlotSource& source) { return (source.row_bytes() + 63) / 64; }
 
   void multiply_keys(const Step& step) {
     const char** rows = step.key_rows;
     DType dtype = keys_.cache.data.dtype;
+    Ahead ahead{s_.value_rows, step.count, 0, lines_of(values_)};
     if (stages_keys_) {
-      keys_.each_place(b_, h_, step.slots, step.count, [&](int64_t k, const SlotSource::Place& at) {
-        float* to = s_.staged_keys + k * s_.q_stride;
-        stage_slot(keys_, at, to);
-        if (rotates_) rotator_.rotate(rotation_position(step.slots[k]), to);
-      });
+      const bool direct = rotates_ && rotator_.reads(keys_);
+      if (!direct) stage_slots(keys_, b_, h_, step.slots, step.key_rows, step.count, s_.staged_keys, s_.q_stride);
+      if (rotates_) {
+        // Memory is idle meanwhile: the values come closer.
+        rotator_.rotate(step.slots, rotation_positions(), step.count, direct ? step.key_rows : nullptr, keys_.width,
+                        s_.staged_keys, s_.q_stride, [&](int64_t k) HWY_ATTR { ahead.touch(k); });
+        ahead.count = 0;
+      }
       rows = s_.some_rows;
       dtype = DType::f32;
       for (int64_t k = 0; k < step.count + kSums; ++k) {
         rows[k] = reinterpret_cast<const char*>(s_.staged_keys + std::min(k, step.count - 1) * s_.q_stride);
       }
     }
-    Ahead ahead{s_.value_rows, step.count, 0, lines_of(values_)};
     for (int64_t r = 0; r < call_.query_rows;) {
       const int64_t block = block_rows(call_.query_rows - r);
       row_kernels(dtype, block)
@@ -224,8 +225,9 @@ class SlotWalk {
     }
   }
 
-  int64_t rotation_position(int64_t s) const {
-    return p_.rotation.positions == nullptr ? s : p_.rotation.positions[row_ * p_.rotation.positions_stride + s];
+  const int64_t* rotation_positions() const {
+    const ReadRotation& rotation = p_.rotation;
+    return rotation.positions == nullptr ? nullptr : rotation.positions + row_ * rotation.positions_stride;
   }
 
   /// What the slots of a step contribute to every row alike.
@@ -294,10 +296,9 @@ class SlotWalk {
     DType dtype = values_.cache.data.dtype;
     if (stages_values_) {
       dtype = DType::f32;
-      values_.each_place(b_, h_, step.slots, step.count, [&](int64_t k, const SlotSource::Place& at) {
-        stage_slot(values_, at, s_.staged_values + k * s_.value_stride);
+      stage_slots(values_, b_, h_, step.slots, rows, step.count, s_.staged_values, s_.value_stride);
+      for (int64_t k = 0; k < step.count; ++k)
         rows[k] = reinterpret_cast<const char*>(s_.staged_values + k * s_.value_stride);
-      });
     }
     const int64_t vectors = round_up(call_.dv, kLanes) / kLanes;
     Ahead ahead{next.key_rows, next.count, 0, lines_of(keys_)};

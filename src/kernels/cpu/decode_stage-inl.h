@@ -28,23 +28,90 @@ HWY_INLINE void join_channels(const View<const float>& view, const float* row, i
   }
 }
 
-/// A slot as `width` floats, padded with zeros to whole vectors.
-HWY_INLINE void stage_slot(const SlotSource& source, const SlotSource::Place& at, float* to) {
-  const char* row = source.row(at);
-  switch (source.cache.data.dtype) {
+/// `width` elements as floats, padded with zeros to whole vectors.
+HWY_INLINE void stage_elements(const char* row, DType dtype, int64_t width, float* to) {
+  switch (dtype) {
     case DType::f16:
-      read_row(reinterpret_cast<const Half*>(row), source.width, to, true);
+      read_row(reinterpret_cast<const Half*>(row), width, to, true);
       break;
     case DType::bf16:
-      read_row(reinterpret_cast<const BFloat*>(row), source.width, to, true);
+      read_row(reinterpret_cast<const BFloat*>(row), width, to, true);
       break;
     case DType::i8:
-      read_row(reinterpret_cast<const int8_t*>(row), source.width, to, true);
+      read_row(reinterpret_cast<const int8_t*>(row), width, to, true);
       break;
     default:
-      read_row(reinterpret_cast<const float*>(row), source.width, to, true);
+      read_row(reinterpret_cast<const float*>(row), width, to, true);
       break;
   }
+}
+
+HWY_INLINE float float_of(const Half* half) { return hn::GetLane(load_some(half, 1)); }
+
+/// The codes of kLanes channels, whose bytes are all there.
+template <int kBits>
+HWY_INLINE Vector codes_of(const uint8_t* bytes) {
+  const Words du;
+  constexpr int kCount = kLanes * kBits / 8;
+  uint64_t packed = 0;
+  std::memcpy(&packed, bytes, kCount);
+  // Lane i holds the word with its bits; they come down by a shift of its own.
+  auto words = hn::Set(du, static_cast<uint32_t>(packed));
+  if constexpr (kCount > 4) {
+    words = hn::IfThenElse(hn::FirstN(du, 32 / kBits), words, hn::Set(du, static_cast<uint32_t>(packed >> 32)));
+  }
+  const auto shift = hn::And(hn::Iota(du, 0), hn::Set(du, 32 / kBits - 1));
+  const auto codes = hn::And(words >> hn::Mul(shift, hn::Set(du, kBits)), hn::Set(du, (1u << kBits) - 1));
+  return hn::ConvertTo(Lanes(), hn::BitCast(Integers(), codes));
+}
+
+template <int kBits>
+HWY_INLINE void stage_codes(const uint8_t* bytes, const Half* scale, const Half* zero, int64_t group, int64_t width,
+                            float* to) {
+  const Lanes d;
+  int64_t c = 0;
+  const bool vectors = kLanes * kBits % 8 == 0 && (group == 1 || group % kLanes == 0);
+  for (; vectors && c + kLanes <= width; c += kLanes) {
+    const Vector codes = codes_of<kBits>(bytes + c * kBits / 8);
+    const int64_t at = c / group;
+    const Vector s = group == 1 ? load_vector(scale + at) : hn::Set(d, float_of(scale + at));
+    const Vector z = group == 1 ? load_vector(zero + at) : hn::Set(d, float_of(zero + at));
+    store_vector(hn::MulAdd(codes, s, z), to + c);
+  }
+  for (; c < width; ++c) {
+    const int code = bytes[c * kBits / 8] >> (c * kBits % 8) & ((1 << kBits) - 1);
+    to[c] = static_cast<float>(code) * float_of(scale + c / group) + float_of(zero + c / group);
+  }
+  for (; c < round_up(width, kLanes); ++c) to[c] = 0;
+}
+
+HWY_INLINE void stage_packed(const SlotSource& source, const SlotSource::Place& at, float* to) {
+  const PackedCodes& packed = source.cache.packed;
+  const int64_t slot = at.first * source.cache.page_size + at.second;
+  if (packed.exact_of != nullptr) {
+    const int32_t kept = packed.exact_of[slot / packed.exact_group];
+    if (kept >= 0) {
+      const int64_t row = kept * packed.exact_group + slot % packed.exact_group;
+      const auto bytes = static_cast<int64_t>(size_of(packed.exact.dtype));
+      stage_elements(static_cast<const char*>(packed.exact.data) + row * source.width * bytes, packed.exact.dtype,
+                     source.width, to);
+      return;
+    }
+  }
+  const int64_t groups = (source.width + packed.channel_group - 1) / packed.channel_group;
+  const int64_t first = slot / packed.slot_group * groups;
+  const auto* bytes = reinterpret_cast<const uint8_t*>(source.row(at));
+  if (packed.bits == 2) {
+    stage_codes<2>(bytes, packed.scale + first, packed.zero + first, packed.channel_group, source.width, to);
+  } else {
+    stage_codes<4>(bytes, packed.scale + first, packed.zero + first, packed.channel_group, source.width, to);
+  }
+}
+
+/// A slot as `width` floats, padded with zeros to whole vectors.
+HWY_INLINE void stage_slot(const SlotSource& source, const SlotSource::Place& at, float* to) {
+  if (source.cache.packed.bits != 0) return stage_packed(source, at, to);
+  stage_elements(source.row(at), source.cache.data.dtype, source.width, to);
   if (source.scale_use != ScaleUse::general) return;
   const CacheView& cache = source.cache;
   join_channels(cache.scale, source.channels(cache.scale, at), cache.channel_group, source.width, to,
@@ -54,39 +121,82 @@ HWY_INLINE void stage_slot(const SlotSource& source, const SlotSource::Place& at
                 [](float x, float y) { return x + y; });
 }
 
+template <class T>
+HWY_INLINE void stage_rows(const char* const* rows, int64_t count, int64_t width, float* to, int64_t stride) {
+  for (int64_t k = 0; k < count; ++k) read_row(reinterpret_cast<const T*>(rows[k]), width, to + k * stride, true);
+}
+
+/// The slots of (sequence b, KV head h) that lie at `rows`, as floats `stride` apart.
+HWY_INLINE void stage_slots(const SlotSource& source, int64_t b, int64_t h, const int64_t* slots,
+                            const char* const* rows, int64_t count, float* to, int64_t stride) {
+  if (source.scale_use == ScaleUse::general) {
+    source.each_place(b, h, slots, count, [&](int64_t k, const SlotSource::Place& at) HWY_ATTR {
+      stage_slot(source, at, to + k * stride);
+    });
+    return;
+  }
+  switch (source.cache.data.dtype) {
+    case DType::f16:
+      return stage_rows<Half>(rows, count, source.width, to, stride);
+    case DType::bf16:
+      return stage_rows<BFloat>(rows, count, source.width, to, stride);
+    case DType::i8:
+      return stage_rows<int8_t>(rows, count, source.width, to, stride);
+    default:
+      return stage_rows<float>(rows, count, source.width, to, stride);
+  }
+}
+
 /// Rotates staged keys. Keeps the angles of the last multiple of RotationTable::kPeriod: slots mostly ascend.
 class Rotator {
  public:
-  /// `scratch`: 4 * table.half floats.
+  /// `scratch`: 2 * table.half floats.
   Rotator(const RotationTable& table, const ReadRotation& rotation, float* scratch)
-      : table_(table), rotation_(rotation), coarse_(scratch), angle_(scratch + 2 * table.half) {}
+      : table_(table), rotation_(rotation), coarse_(scratch) {}
 
-  void rotate(int64_t position, float* key) {
+  /// Whether keys need no staging before.
+  bool reads(const SlotSource& source) const {
+    return source.cache.data.dtype == DType::f32 && source.scale_use != ScaleUse::general && !rotation_.interleaved &&
+           table_.half % kLanes == 0;
+  }
+
+  /// Keys of slots[0 .. count), `stride` apart: those at `rows`, of `width` floats, or, where it is null, those that
+  /// are there. `positions`: of every slot; null: a slot's own number. Calls touch(k) for every key, to bring something
+  /// else closer.
+  template <class Touch>
+  HWY_INLINE void rotate(const int64_t* slots, const int64_t* positions, int64_t count, const char* const* rows,
+                         int64_t width, float* keys, int64_t stride, const Touch& touch) {
     constexpr int64_t kPeriod = RotationTable::kPeriod;
-    const int64_t half = table_.half, fine = (position % kPeriod + kPeriod) % kPeriod;
-    if (position - fine != coarse_position_) move(position - fine);
-    const float *HWY_RESTRICT c0 = coarse_, *HWY_RESTRICT s0 = coarse_ + half;
-    const float *HWY_RESTRICT c1 = table_.cosine.data() + fine * half,
-                              *HWY_RESTRICT s1 = table_.sine.data() + fine * half;
-    float *HWY_RESTRICT c = angle_, *HWY_RESTRICT s = angle_ + half;
-    for (int64_t i = 0; i < half; ++i) {
-      c[i] = c0[i] * c1[i] - s0[i] * s1[i];
-      s[i] = s0[i] * c1[i] + c0[i] * s1[i];
-    }
-    if (rotation_.interleaved) {
-      for (int64_t i = 0; i < half; ++i) turn(c[i], s[i], key[2 * i], key[2 * i + 1]);
-    } else {
-      float *HWY_RESTRICT first = key, *HWY_RESTRICT second = key + half;
-      for (int64_t i = 0; i < half; ++i) turn(c[i], s[i], first[i], second[i]);
+    const int64_t half = table_.half, step = rotation_.interleaved ? 2 : 1, apart = rotation_.interleaved ? 1 : half;
+    const int64_t vectors = rotation_.interleaved ? 0 : half / kLanes * kLanes;
+    for (int64_t k = 0; k < count; ++k) {
+      touch(k);
+      const int64_t position = positions == nullptr ? slots[k] : positions[slots[k]];
+      const int64_t fine = (position % kPeriod + kPeriod) % kPeriod;
+      if (position - fine != coarse_position_) move(position - fine);
+      const float *c0 = coarse_, *s0 = coarse_ + half;
+      const float *c1 = table_.cosine.data() + fine * half, *s1 = table_.sine.data() + fine * half;
+      float* to = keys + k * stride;
+      const float* from = rows == nullptr ? to : reinterpret_cast<const float*>(rows[k]);
+      int64_t i = 0;
+      for (; i < vectors; i += kLanes) {
+        const Vector cc = load_vector(c0 + i), ss = load_vector(s0 + i), cf = load_vector(c1 + i),
+                     sf = load_vector(s1 + i), x = load_vector(from + i), y = load_vector(from + half + i);
+        const Vector c = hn::NegMulAdd(ss, sf, hn::Mul(cc, cf)), s = hn::MulAdd(ss, cf, hn::Mul(cc, sf));
+        store_vector(hn::NegMulAdd(y, s, hn::Mul(x, c)), to + i);
+        store_vector(hn::MulAdd(x, s, hn::Mul(y, c)), to + half + i);
+      }
+      for (; i < half; ++i) {
+        const float c = c0[i] * c1[i] - s0[i] * s1[i], s = s0[i] * c1[i] + c0[i] * s1[i];
+        const float x = to[i * step], y = to[i * step + apart];
+        to[i * step] = x * c - y * s;
+        to[i * step + apart] = x * s + y * c;
+      }
+      if (rows != nullptr && width > 2 * half) read_row(from + 2 * half, width - 2 * half, to + 2 * half, true);
     }
   }
 
  private:
-  static HWY_INLINE void turn(float c, float s, float& x, float& y) {
-    const float turned = x * c - y * s;
-    y = x * s + y * c;
-    x = turned;
-  }
   void move(int64_t position) {
     coarse_position_ = position;
     for (int64_t i = 0; i < table_.half; ++i) {
@@ -98,7 +208,7 @@ class Rotator {
 
   const RotationTable& table_;
   const ReadRotation& rotation_;
-  float *coarse_, *angle_;
+  float* coarse_;
   int64_t coarse_position_ = INT64_MIN;
 };
 

@@ -14,7 +14,7 @@ namespace heed::kernels::HWY_NAMESPACE {
 
 struct SummaryScratch {
   SummaryScratch(Arena& arena, const KeySummaryCall& call)
-      : width(round_up(call.p.k.data.size[3], 16)),
+      : width(round_up(call.p.k.channels(), 16)),
         key(arena.take<float>(width)),
         maximum(arena.take<float>(width)),
         minimum(arena.take<float>(width)),
@@ -39,7 +39,7 @@ HWY_INLINE void join_key(const SummaryScratch& s) {
 void SummarizePage(const KeySummaryCall& call, const KeySummaryCall::Item& item, int64_t page,
                    const SummaryScratch& s) {
   const KeySummaryParams& p = call.p;
-  const int64_t channels = p.k.data.size[3], length = call.lengths[item.b * p.num_kv_heads + item.h];
+  const int64_t channels = p.k.channels(), length = call.lengths[item.b * p.num_kv_heads + item.h];
   const int64_t first = page * p.page_slots, end = std::min(first + p.page_slots, length);
   const int64_t begin = std::clamp(summarized_slots(p, item.b, item.h), first, end);
   std::fill_n(s.maximum, s.width, -INFINITY);

@@ -32,7 +32,7 @@ struct ScoresScratch {
     key_scale = arena.take<float>(kStepSlots);
     key_zero = arena.take<float>(kStepSlots);
     if (stages_keys(call.decode, call.decode.keys, true)) staged = arena.take<float>(kStepSlots * q_stride);
-    angles = arena.take<float>(4 * call.decode.rotation.half);
+    angles = arena.take<float>(2 * call.decode.rotation.half);
   }
 
   int64_t q_stride, padded_rows;
@@ -137,16 +137,16 @@ class ScoresItem {
     std::iota(s_.slots, s_.slots + count, some.begin);
     const char** rows = s_.key_rows;
     DType dtype = keys_.cache.data.dtype;
+    keys_.rows(b_, head, s_.slots, count, rows);
     if (s_.staged != nullptr) {
       dtype = DType::f32;
-      keys_.each_place(b_, head, s_.slots, count, [&](int64_t k, const SlotSource::Place& at) {
-        float* to = s_.staged + k * s_.q_stride;
-        stage_slot(keys_, at, to);
-        if (p_.rotation.inverse_frequencies != nullptr) rotator_.rotate(rotation_position(head, s_.slots[k]), to);
-        rows[k] = reinterpret_cast<const char*>(to);
-      });
-    } else {
-      keys_.rows(b_, head, s_.slots, count, rows);
+      const bool rotates = p_.rotation.inverse_frequencies != nullptr, direct = rotates && rotator_.reads(keys_);
+      if (!direct) stage_slots(keys_, b_, head, s_.slots, rows, count, s_.staged, s_.q_stride);
+      if (rotates) {
+        rotator_.rotate(s_.slots, rotation_positions(head), count, direct ? rows : nullptr, keys_.width, s_.staged,
+                        s_.q_stride, [](int64_t) {});
+      }
+      for (int64_t k = 0; k < count; ++k) rows[k] = reinterpret_cast<const char*>(s_.staged + k * s_.q_stride);
     }
     for (int64_t k = count; k < count + kSums; ++k) rows[k] = rows[count - 1];
     const int64_t vectors = round_up(decode_.d, kLanes) / kLanes;
@@ -170,14 +170,13 @@ class ScoresItem {
     if (begin >= end) return {};
     std::iota(s_.next_slots, s_.next_slots + (end - begin), begin);
     keys_.rows(b_, first_head_ + (next_head ? h + 1 : 0), s_.next_slots, end - begin, s_.next_rows);
-    const int64_t bytes = keys_.width * static_cast<int64_t>(size_of(keys_.cache.data.dtype));
-    return {s_.next_rows, end - begin, 0, (bytes + 63) / 64};
+    return {s_.next_rows, end - begin, 0, (keys_.row_bytes() + 63) / 64};
   }
 
-  int64_t rotation_position(int64_t head, int64_t s) const {
+  const int64_t* rotation_positions(int64_t head) const {
     const ReadRotation& rotation = p_.rotation;
     const int64_t row = b_ * decode_.kv_heads + head;
-    return rotation.positions == nullptr ? s : rotation.positions[row * rotation.positions_stride + s];
+    return rotation.positions == nullptr ? nullptr : rotation.positions + row * rotation.positions_stride;
   }
 
   void add_scales(int64_t h, int64_t count) {

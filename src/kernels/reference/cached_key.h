@@ -17,6 +17,21 @@ inline double value_of(const View<const float>& view, int64_t a, int64_t b, int6
   return view.data[offset];
 }
 
+/// Channel d of packed slot `slot`.
+inline double packed_value(const CacheView& cache, int64_t slot, int64_t d) {
+  const PackedCodes& packed = cache.packed;
+  if (packed.exact_of != nullptr) {
+    const int32_t kept = packed.exact_of[slot / packed.exact_group];
+    if (kept >= 0) return load_element(packed.exact, kept, slot % packed.exact_group, 0, d);
+  }
+  const auto* byte = static_cast<const uint8_t*>(cache.data.data) + slot / cache.page_size * cache.data.stride[0] +
+                     slot % cache.page_size * cache.data.stride[1] + d * packed.bits / 8;
+  const int code = *byte >> (d * packed.bits % 8) & ((1 << packed.bits) - 1);
+  const int64_t groups = (cache.channels() + packed.channel_group - 1) / packed.channel_group;
+  const int64_t at = slot / packed.slot_group * groups + d / packed.channel_group;
+  return code * load_element(packed.scale, DType::f16, at) + load_element(packed.zero, DType::f16, at);
+}
+
 /// Channel d of slot s, dequantised.
 inline double cached(const DecodeParams& p, const CacheView& cache, int64_t b, int64_t h, int64_t s, int64_t d) {
   if (cache.table == nullptr) {
@@ -28,6 +43,7 @@ inline double cached(const DecodeParams& p, const CacheView& cache, int64_t b, i
   }
   const int64_t page = cache.table[(b * p.num_kv_heads + h) * cache.table_stride + s / cache.page_size];
   const int64_t within = s % cache.page_size;
+  if (cache.packed.bits != 0) return packed_value(cache, page * cache.page_size + within, d);
   const double stored = load_element(cache.data, page, within, 0, d);
   if (!cache.scale) return stored;
   const int64_t slot = within / cache.slot_group, channel = d / cache.channel_group;

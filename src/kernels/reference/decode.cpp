@@ -17,8 +17,7 @@ double capped(const DecodeParams& p, double s) { return p.softcap > 0 ? p.softca
 
 void decode(const DecodeParams& p) {
   check(p);
-  const int64_t batch = p.q.size[0], heads = p.q.size[1], rows = p.q.size[2], d_size = p.q.size[3],
-                dv = p.v.data.size[3];
+  const int64_t batch = p.q.size[0], heads = p.q.size[1], rows = p.q.size[2], d_size = p.q.size[3], dv = p.v.channels();
   const int64_t group = heads / p.num_kv_heads;
   const double scale = p.scale != 0 ? p.scale : 1 / std::sqrt(static_cast<double>(d_size));
   const std::vector<int64_t> lengths = row_lengths(p);

@@ -41,7 +41,7 @@ void summarize_keys(const KeySummaryParams& p) {
   check(p);
   const DecodeParams problem = decode_problem(p);
   const std::vector<int64_t> lengths = row_lengths(problem);
-  const int64_t channels = p.k.data.size[3];
+  const int64_t channels = p.k.channels();
   for (int64_t b = 0; b < batch_of(p); ++b) {
     for (int64_t h = 0; h < p.num_kv_heads; ++h) {
       const int64_t length = lengths[b * p.num_kv_heads + h], seen = summarized_slots(p, b, h);
