@@ -51,6 +51,7 @@ std::span<const PolicyRow> policies() {
       rows::minference(),
       rows::flex_prefill(),
       rows::kv_quant(),
+      rows::moa_sparse(),
   };
   return rows;
 }

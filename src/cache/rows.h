@@ -25,5 +25,6 @@ PolicyRow razor_attention();
 PolicyRow minference();
 PolicyRow flex_prefill();
 PolicyRow kv_quant();
+PolicyRow moa_sparse();
 
 }  // namespace heed::cache::rows

@@ -81,6 +81,8 @@ void add_probe(CLI::App& app) {
   add_json(*heads, o->common);
   heads->callback([o] { run(*o); });
   add_probe_duo(*command);
+  add_probe_moa(*command);
+  add_probe_minference(*command);
 }
 
 }  // namespace heed::cli

@@ -17,4 +17,10 @@ struct LineSums {
 LineSums line_sums(const torch::Tensor& q, const torch::Tensor& k, const AttentionOptions& options,
                    const torch::Tensor& lse = {}, bool diagonals = false);
 
+/// How a loss that is linear in the output changes when weights are masked and their row renormalised, as sums of
+/// magnitudes over blocks of `block` queries and keys: float (double of float64 calls) [B, Hq, query blocks, key
+/// blocks]. `d_out` [B, Hq, N, Dv] is the gradient of the loss; kernels::WeightInfluence.
+torch::Tensor weight_influence(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
+                               const torch::Tensor& d_out, const AttentionOptions& options, int64_t block = 64);
+
 }  // namespace heed::ops
