@@ -23,6 +23,25 @@ std::string masking_line(const probe::MaskingResult& m, size_t heads) {
                      m.unmasked, m.random.size(), m.random_mean(), *low, *high);
 }
 
+/// What draws tell once heads are left out that the answer needs by themselves; empty where that was not measured.
+std::string needed_line(const probe::MaskingResult& m) {
+  if (!m.alone.defined()) return "";
+  const auto needed = m.needed();
+  if (needed.empty()) return fmt::format("no other head is needed by itself ({})", to_string(m.masking));
+  std::string heads;
+  for (const auto& [layer, head] : needed)
+    heads +=
+        fmt::format("{}{}.{} ({:.2f})", heads.empty() ? "" : ", ", layer, head, m.alone[layer][head].item<double>());
+  const auto draws = m.clear_draws();
+  std::string line = fmt::format("needed by themselves although they copy nothing ({}; score without): {}",
+                                 to_string(m.masking), heads);
+  if (draws.empty()) return line + "; every draw holds one";
+  double sum = 0, least = 1;
+  for (const size_t d : draws) sum += m.random[d], least = std::min(least, m.random[d]);
+  return line + fmt::format("; the {} draws without them: {:.2f} (least {:.2f})", draws.size(),
+                            sum / double(draws.size()), least);
+}
+
 /// Layers downwards, heads to the right; the darker the larger.
 std::string picture(const probe::HeadScore& score) {
   const auto layers = score.values.size(0), heads = score.values.size(1);
@@ -57,12 +76,20 @@ nlohmann::ordered_json to_json(const HeadMap& map) {
   for (const auto& score : map.scores.scores) json["scores"][score.name] = to_table(score).to_json()["values"];
   json["threshold"] = map.threshold;
   json["retrieval_heads"] = probe::heads_above(map.scores.at("retrieval"), map.threshold);
-  for (const auto& m : map.masked)
-    json["masked"].push_back({{"masking", to_string(m.masking)},
-                              {"unmasked", m.unmasked},
-                              {"retrieval_heads", m.found},
-                              {"random_heads", m.random},
-                              {"random_mean", m.random_mean()}});
+  for (const auto& m : map.masked) {
+    nlohmann::ordered_json masked{{"masking", to_string(m.masking)}, {"unmasked", m.unmasked},
+                                  {"retrieval_heads", m.found},      {"random_heads", m.random},
+                                  {"random_mean", m.random_mean()},  {"drawn", m.drawn}};
+    if (m.alone.defined()) {
+      for (int64_t l = 0; l < m.alone.size(0); ++l) {
+        const auto row = m.alone[l].contiguous();  // NaN, of found heads, becomes null
+        masked["alone"].push_back(std::vector<double>(row.data_ptr<double>(), row.data_ptr<double>() + row.numel()));
+      }
+      masked["needed"] = m.needed();
+      masked["clear_draws"] = m.clear_draws();
+    }
+    json["masked"].push_back(std::move(masked));
+  }
   return json;
 }
 
@@ -81,14 +108,20 @@ std::string head_table(const HeadMap& map, int64_t most) {
   }
   const auto found = probe::heads_above(map.scores.at("retrieval"), map.threshold).size();
   text += fmt::format("{} of {} heads have a retrieval score above {}\n", found, ranked.size(), map.threshold);
-  for (const auto& m : map.masked) text += masking_line(m, found) + "\n";
+  for (const auto& m : map.masked) {
+    text += masking_line(m, found) + "\n";
+    if (const auto line = needed_line(m); !line.empty()) text += line + "\n";
+  }
   return text;
 }
 
 std::string head_html(const HeadMap& map) {
   const auto found = probe::heads_above(map.scores.at("retrieval"), map.threshold).size();
   std::string body;
-  for (const auto& m : map.masked) body += fmt::format("<p class=\"finding\">{}</p>\n", masking_line(m, found));
+  for (const auto& m : map.masked) {
+    body += fmt::format("<p class=\"finding\">{}</p>\n", masking_line(m, found));
+    if (const auto line = needed_line(m); !line.empty()) body += fmt::format("<p>{}</p>\n", line);
+  }
   for (const auto& score : map.scores.scores)
     body += fmt::format("<h2>{}</h2>\n<figure>\n{}<figcaption>{}.</figcaption>\n</figure>\n", escape_xml(score.name),
                         picture(score), escape_xml(score.meaning));

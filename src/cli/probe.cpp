@@ -71,6 +71,7 @@ void add_probe(CLI::App& app) {
   heads->add_option("--threshold", o->threshold, "a retrieval head scores above it (default 0.1)");
   heads->add_option("--show", o->most, "heads that the table shows (default 32)")->check(CLI::PositiveNumber);
   heads->add_flag("--mask", o->mask, "answer without the retrieval heads, and without as many others");
+  heads->add_flag("--alone", o->masking.alone, "with --mask: answer without each other head alone, too");
   heads->add_option("--mask-samples", o->masking.samples, "prompts of each (default 20)")->check(CLI::PositiveNumber);
   heads->add_option("--draws", o->masking.draws, "random draws of others (default 20)")->check(CLI::PositiveNumber);
   heads->add_option("--html", o->html, "write a page with a picture of every score");
@@ -83,6 +84,7 @@ void add_probe(CLI::App& app) {
   add_probe_duo(*command);
   add_probe_moa(*command);
   add_probe_minference(*command);
+  add_probe_sinks(*command);
 }
 
 }  // namespace heed::cli

@@ -42,7 +42,7 @@ void print_gates(const checkpoint::HeadTable& gates) {
 
 void print_choices(const std::vector<probe::ChoiceScore>& all, const probe::ChoiceOptions& o) {
   fmt::print(
-      "\nanswers at {} bytes, {} samples; streaming heads keep {} sinks and {} recent tokens\n{:<16} {:<10} {:>9} "
+      "\nanswers at {} tokens, {} samples; streaming heads keep {} sinks and {} recent tokens\n{:<16} {:<10} {:>9} "
       "{:>7} {:>8}  {}\n",
       o.context, o.samples, o.sinks, o.recent, "task", "choice", "streaming", "score", "of full", "draws");
   double full = 0;
@@ -106,7 +106,7 @@ void add_probe_duo(CLI::App& probe) {
   duo->add_flag("--compare", o->compare,
                 "tasks with heads chosen by gates, by attention entropy and at random; all streaming; window alone");
   duo->add_option("--tasks", o->choices.tasks, "of these (default niah_single)")->delimiter(',');
-  duo->add_option("--task-context", o->choices.context, "bytes of their prompts (default 1024)")
+  duo->add_option("--task-context", o->choices.context, "tokens of their prompts (default 1024)")
       ->check(CLI::Range(64, 1 << 24));
   duo->add_option("--sparsities", o->choices.sparsities, "shares of streaming heads (default 0.25,0.5,0.75)")
       ->delimiter(',');

@@ -159,7 +159,7 @@ Tensor AttentionMixer::attend_cached(const MixerInput& in, AttentionCache& cache
   require(options.normalizer == NormalizerKind::softmax && !options.sink_logit && !options.bias &&
               !options.temperature && !options.multiplier && !options.blocks,
           "{}: a cache policy serves plain softmax attention", name_);
-  auto heads = after_core(in, cache.attend({in.layer, q, k, v, positions, positions_.get(), options}));
+  auto heads = after_core(in, cache.attend({in.layer, q, k, v, positions, positions_.get(), options, in.residual}));
   if (in.taps) in.taps->core_output(in.layer, heads);
   return heads;
 }

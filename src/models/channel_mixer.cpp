@@ -27,6 +27,16 @@ class Mlp final : public ChannelMixer {
     return down_(gate_ ? activate(gate_(x), activation_) * up_(x) : activate(up_(x), activation_));
   }
 
+  std::vector<std::pair<std::string, Tensor>> stages(const Tensor& x) override {
+    std::vector<std::pair<std::string, Tensor>> stages;
+    if (gate_) stages.push_back({"gate", gate_(x)});
+    stages.push_back({"up", up_(x)});
+    stages.push_back({"inner", gate_ ? activate(stages[0].second, activation_) * stages[1].second
+                                     : activate(stages[0].second, activation_)});
+    stages.push_back({"down", down_(stages.back().second)});
+    return stages;
+  }
+
   Tensor output_weight() const override { return down_->weight; }
 
  private:

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "heed/error.h"
+#include "heed/mixers/taps.h"
 
 namespace heed {
 
@@ -45,30 +46,45 @@ TransformerBlockImpl::TransformerBlockImpl(const TransformerConfig& c, size_t la
 }
 
 Tensor TransformerBlockImpl::forward(const MixerInput& input, MixerState* state) {
-  const auto mix_tokens = [&](const Tensor& x) {
+  auto x = input.x;
+  auto* taps = input.taps;
+  if (taps) taps->block_input(input.layer, x);
+  const auto mix_tokens = [&](const Tensor& normed) {
     auto inner = input;
-    inner.x = x;
+    inner.x = normed;
+    inner.residual = x;
     return mixer->forward(inner, state);
   };
-  const auto mix_channels = [&](const Tensor& x) { return mlp->forward(x, input.grid); };
-  const auto& x = input.x;
+  const auto mix_channels = [&](Tensor normed) {
+    if (taps) taps->mlp_input(input.layer, normed);
+    auto added = mlp->forward(normed, input.grid);
+    if (mlp_output_norm) added = mlp_output_norm(added);
+    if (taps) taps->mlp_output(input.layer, added);
+    return added;
+  };
+  Tensor out;
   switch (placement_) {
     case NormPlacement::pre: {
       const auto y = x + mix_tokens(input_norm(x));
-      return y + mix_channels(mlp_norm(y));
+      out = y + mix_channels(mlp_norm(y));
+      break;
     }
     case NormPlacement::post: {
       const auto y = input_norm(x + mix_tokens(x));
-      return mlp_norm(y + mix_channels(y));
+      out = mlp_norm(y + mix_channels(y));
+      break;
     }
     case NormPlacement::sandwich: {
       const auto y = x + mixer_output_norm(mix_tokens(input_norm(x)));
-      return y + mlp_output_norm(mix_channels(mlp_norm(y)));
+      out = y + mix_channels(mlp_norm(y));
+      break;
     }
     case NormPlacement::parallel:
-      return x + mix_tokens(input_norm(x)) + mix_channels(mlp_norm(x));
+      out = x + mix_tokens(input_norm(x)) + mix_channels(mlp_norm(x));
+      break;
   }
-  fail("unknown placement of norms");
+  if (taps) taps->block_output(input.layer, out);
+  return out;
 }
 
 std::vector<TransformerBlock> make_blocks(torch::nn::Module& owner, const TransformerConfig& config, bool causal,

@@ -98,7 +98,7 @@ std::vector<ChoiceScore> compare_choices(const checkpoint::LanguageModel& lm, co
   int64_t done = 0;
   const auto total = int64_t(o.tasks.size()) * (3 + int64_t(o.sparsities.size()) * (2 + o.draws));
   for (const auto& name : o.tasks) {
-    const auto task = tasks::make_text_task(name, {{"max_tokens", o.context}});
+    const auto task = tasks::make_text_task(name, {{"max_tokens", o.context}}, cache::token_count(lm));
     const auto score = [&](const nlohmann::json& streaming, int64_t sinks) {
       const auto policy = cache::make_policy("duo_attention",
                                              {{"streaming", streaming}, {"sinks", sinks}, {"recent", o.recent}}, shape);

@@ -1,6 +1,7 @@
 #include "heed/probe/head_masking.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "heed/cache/evaluate.h"
@@ -76,6 +77,26 @@ double MaskingResult::random_mean() const {
   return random.empty() ? 0 : std::accumulate(random.begin(), random.end(), 0.0) / double(random.size());
 }
 
+Heads MaskingResult::needed() const {
+  Heads heads;
+  if (!alone.defined()) return heads;
+  for (int64_t l = 0; l < alone.size(0); ++l)
+    for (int64_t h = 0; h < alone.size(1); ++h)
+      if (alone[l][h].item<double>() < 0.5 * unmasked) heads.push_back({l, h});
+  return heads;
+}
+
+std::vector<size_t> MaskingResult::clear_draws() const {
+  const auto heads = needed();
+  std::vector<size_t> draws;
+  for (size_t d = 0; d < drawn.size(); ++d)
+    if (std::none_of(heads.begin(), heads.end(), [&](const auto& head) {
+          return std::find(drawn[d].begin(), drawn[d].end(), head) != drawn[d].end();
+        }))
+      draws.push_back(d);
+  return draws;
+}
+
 Heads heads_above(const HeadScore& score, double threshold) {
   Heads heads;
   const auto value = [&](const std::pair<int64_t, int64_t>& head) {
@@ -105,7 +126,7 @@ MaskingResult mask_heads(const checkpoint::LanguageModel& lm, const Heads& found
   int64_t done = 0;
   const auto measure = [&](const Heads& heads) {
     const double score = score_without(lm, heads, masking, *task, options.samples);
-    if (progress) progress(++done, options.draws + 2);
+    if (progress) progress(++done, options.draws + 2 + (options.alone ? int64_t(others.size()) : 0));
     return score;
   };
   result.unmasked = measure({});
@@ -116,6 +137,11 @@ MaskingResult mask_heads(const checkpoint::LanguageModel& lm, const Heads& found
     for (const int64_t i : random.distinct(int64_t(found.size()), int64_t(others.size())))
       drawn.push_back(others[size_t(i)]);
     result.random.push_back(measure(drawn));
+    result.drawn.push_back(std::move(drawn));
+  }
+  if (options.alone) {
+    result.alone = torch::full({int64_t(config.layers.size()), config.heads}, std::nan(""), torch::kFloat64);
+    for (const auto& [layer, head] : others) result.alone[layer][head] = measure({{layer, head}});
   }
   return result;
 }

@@ -1,6 +1,8 @@
 // One row a probe. Adding one: its file, its test, its row here.
 #include "heed/probe/probe_rows.h"
 
+#include "heed/probe/sinks.h"
+
 namespace heed::probe {
 namespace {
 
@@ -21,10 +23,25 @@ RegistryRow retrieval_head() {
   return row;
 }
 
+RegistryRow secondary_sinks() {
+  const SinkOptions defaults;
+  auto row = retrieval_head();
+  row.name = "secondary_sinks";
+  row.paper = "arXiv 2512.22213";
+  row.year = 2025;
+  row.step = false;
+  row.cost = "one forward";
+  row.parameters = {{"cosine", defaults.cosine, "with the first token's state, of a sink; heed probe sinks --cosine"},
+                    {"primary", defaults.primary, "share of the first token's lifetime from which it is primary-like"},
+                    {"secondary", defaults.secondary, "and from which it is secondary"},
+                    {"threshold", defaults.threshold, "mean weight of a later sink"}};
+  return row;
+}
+
 }  // namespace
 
 std::span<const RegistryRow> probe_rows() {
-  static const std::vector<RegistryRow> rows = {retrieval_head()};
+  static const std::vector<RegistryRow> rows = {retrieval_head(), secondary_sinks()};
   return rows;
 }
 

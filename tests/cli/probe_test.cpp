@@ -45,11 +45,26 @@ TEST(Probe, DuoTrainsGatesThatThePolicyLoads) {
             0);
 }
 
+TEST(Probe, SinksGoToATableAndFiles) {
+  const TemporaryDirectory folder;
+  const auto directions = folder / "directions.safetensors", file = folder / "sinks.json";
+  const auto result = test::heed("probe sinks --context 300 --norms 0,10 --save-directions " + directions.string() +
+                                 " --json=" + file.string());
+  ASSERT_EQ(result.status, 0) << result.err;
+  EXPECT_NE(result.out.find("the first token"), std::string::npos);
+  const auto report = json::parse(slurp(file));
+  EXPECT_EQ(report["norms"].size(), 6);
+  EXPECT_EQ(report["directions"][0].size(), 192);
+  EXPECT_EQ(report["steered"].size(), 2);
+  EXPECT_GT(slurp(directions).size(), 2 * 6 * 192 * 4);
+}
+
 TEST(Probe, BadInputIsOneLineAndStatusTwo) {
   for (const char* arguments :
        {"probe", "probe haeds", "probe heads --task no_such_task", "probe heads --model /no/such/model",
         "probe heads --samples 4 --by inducton --context 200 --save-heads /tmp/x", "probe duo --full-from nobody",
-        "probe duo --heads /no/such/file.json", "probe duo --steps 0"}) {
+        "probe duo --heads /no/such/file.json", "probe duo --steps 0", "probe sinks --file /no/such/text",
+        "probe sinks --context 9000"}) {
     const auto result = test::heed(arguments);
     EXPECT_EQ(result.status, 2) << arguments;
     EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;

@@ -67,6 +67,47 @@ TEST_F(TapsTest, LookingChangesNothing) {
   EXPECT_TRUE(torch::equal(model->hidden(tokens), model->hidden(tokens, nullptr, 0, &recorder)));
 }
 
+/// Norms may stand anywhere in a block.
+TEST_F(TapsTest, TheResidualStreamGoesFromBlockToBlock) {
+  struct Stream : Taps {
+    void block_input(const LayerContext&, torch::Tensor& x) override { in.push_back(x); }
+    void mlp_input(const LayerContext&, torch::Tensor& x) override { mlp_in.push_back(x); }
+    void mlp_output(const LayerContext&, torch::Tensor& x) override { added.push_back(x); }
+    void block_output(const LayerContext&, torch::Tensor& x) override { out.push_back(x); }
+    std::vector<torch::Tensor> in, mlp_in, added, out;
+  };
+  for (const auto placement : {formats::NormPlacement::pre, formats::NormPlacement::post,
+                               formats::NormPlacement::sandwich, formats::NormPlacement::parallel}) {
+    auto config = small_model();
+    config.block.placement = placement;
+    DecoderLm model(config);
+    for (auto& p : model->named_parameters())
+      if (p.value().dim() == 2) p.value().normal_(0, 0.3);
+    Stream stream;
+    const auto tokens = some_tokens(12);
+    model->hidden(tokens, nullptr, 0, &stream);
+    ASSERT_EQ(stream.out.size(), 3);
+    for (size_t l = 0; l < 3; ++l) {
+      if (l > 0) EXPECT_TRUE(torch::equal(stream.in[l], stream.out[l - 1]));
+      auto& block = model->blocks[l];
+      auto added = block->mlp->stages(stream.mlp_in[l]).back().second;
+      if (block->mlp_output_norm) added = block->mlp_output_norm(added);
+      EXPECT_TRUE(torch::allclose(added, stream.added[l], 1e-5, 1e-6));
+    }
+    // A layer whose channel mixer adds nothing leaves what attention left.
+    struct Drop : Taps {
+      void mlp_output(const LayerContext&, torch::Tensor& x) override { x = torch::zeros_like(x); }
+      void block_output(const LayerContext& layer, torch::Tensor& x) override {
+        if (layer.index == 0) left = x;
+      }
+      torch::Tensor left;
+    } drop;
+    if (placement == formats::NormPlacement::post) continue;
+    model->hidden(tokens, nullptr, 0, &drop);
+    EXPECT_TRUE(torch::allclose(drop.left + stream.added[0], stream.out[0], 1e-5, 1e-6));
+  }
+}
+
 TEST_F(TapsTest, AStepSeesTheWholeCache) {
   DecoderLm model(small_model());
   auto state = model->make_state(1);

@@ -14,6 +14,7 @@ struct CacheCall {
   torch::Tensor positions;            ///< int64 [n]
   const nn::PositionsImpl* encoding;  ///< rotates; the cache owns at which positions
   AttentionOptions options;           ///< scale, soft cap and mask of the mixer
+  torch::Tensor residual;             ///< [B, n, C]: the residual stream that became them; undefined outside a block
 };
 
 /// A state that attends by itself. Mixers whose core is softmax attention over their own tokens hand their calls to it.

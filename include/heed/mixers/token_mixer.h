@@ -33,8 +33,9 @@ struct MixerInput {
   std::optional<torch::Tensor> positions;    ///< int64 [N]; default: 0.. after what the state has seen
   std::optional<Grid> grid;
   LayerContext layer;
-  uint64_t seed = 0;     ///< of everything random inside (dropout)
-  Taps* taps = nullptr;  ///< heed/mixers/taps.h; null: nobody looks
+  uint64_t seed = 0;       ///< of everything random inside (dropout)
+  Taps* taps = nullptr;    ///< heed/mixers/taps.h; null: nobody looks
+  torch::Tensor residual;  ///< [B, N, C]: the residual stream that became x; undefined outside a block
 };
 
 /// What a mixer remembers of the tokens it has seen.

@@ -4,6 +4,9 @@
 #include <torch/torch.h>
 
 #include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "heed/formats/block_config.h"
 #include "heed/mixers/token_mixer.h"
@@ -14,6 +17,8 @@ class ChannelMixer : public torch::nn::Module {
  public:
   /// x [B, N, C] -> [B, N, C].
   virtual torch::Tensor forward(const torch::Tensor& x, const std::optional<Grid>& grid) = 0;
+  /// What x [B, N, C] becomes on its way through, by name; the last is what `forward` gives (without a grid).
+  virtual std::vector<std::pair<std::string, torch::Tensor>> stages(const torch::Tensor& x) = 0;
   /// The weight whose output joins the residual stream; models scale its initial values by their depth.
   virtual torch::Tensor output_weight() const = 0;
 };

@@ -27,7 +27,7 @@ checkpoint::HeadTable duo_gates(const checkpoint::LanguageModel& lm, const tasks
 
 struct ChoiceOptions {
   std::vector<std::string> tasks{"niah_single"};
-  int64_t context = 1024;  ///< bytes of a prompt
+  int64_t context = 1024;  ///< tokens of a prompt
   std::vector<double> sparsities{0.25, 0.5, 0.75};
   int64_t samples = 50, draws = 5;   ///< of a task's split test; of random heads
   int64_t sinks = 64, recent = 256;  ///< of streaming heads

@@ -20,6 +20,7 @@ struct MaskingOptions {
   nlohmann::json parameters = nlohmann::json::object();
   int64_t samples = 20;  ///< of the split test
   int64_t draws = 20;    ///< of random heads outside the found ones, as many as those
+  bool alone = false;    ///< masks every other head by itself, too
   uint64_t seed = 0;
 };
 
@@ -27,8 +28,15 @@ struct MaskingResult {
   Masking masking;
   double unmasked = 0, found = 0;  ///< mean scores of the task: of all heads, without the found ones
   std::vector<double> random;      ///< one a draw
+  std::vector<Heads> drawn;        ///< the heads of each
+  torch::Tensor alone;             ///< float64 [L, H]: without this head only, where asked for; found heads: NaN
 
   double random_mean() const;
+  /// Heads outside the found ones without which, alone, less than half of the score is left: the answer needs them
+  /// although they copy nothing, as heads do that prepare what retrieval heads look for.
+  Heads needed() const;
+  /// Draws, as indices, that hold none of `needed`.
+  std::vector<size_t> clear_draws() const;
 };
 
 /// Greedy answers of the model while heads are masked. Throws heed::Error where fewer others than found heads exist.
