@@ -123,7 +123,8 @@ ModelShape shape_of(const DecoderConfig& config) {
           config.kv_heads,
           config.head_dim,
           config.max_length,
-          config.positions};
+          config.positions,
+          config.dim};
 }
 
 DecoderState make_state(const DecoderLm& model, const Policy& policy, int64_t batch) {

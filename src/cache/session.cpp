@@ -16,9 +16,13 @@ Tensor Session::prefill(const Tensor& tokens, int64_t expected) {
   torch::NoGradGuard no_grad;
   require(tokens.dim() == 2 && tokens.size(1) > 0, "a prompt of [batch, 1 or more] tokens is accepted");
   each_cache(state_, [&](LayerCache& cache) { cache.reserve(std::max(expected, seen() + tokens.size(1))); });
+  int64_t chunk = chunk_;
+  each_cache(state_, [&](LayerCache& cache) {
+    if (cache.wants_whole_prompt()) chunk = tokens.size(1);
+  });
   Tensor last;
-  for (int64_t i = 0; i < tokens.size(1); i += chunk_) {
-    const int64_t n = std::min(chunk_, tokens.size(1) - i);
+  for (int64_t i = 0; i < tokens.size(1); i += chunk) {
+    const int64_t n = std::min(chunk, tokens.size(1) - i);
     last = model_->hidden(tokens.narrow(1, i, n), &state_, 0, taps_).slice(1, n - 1);
   }
   return model_->logits(last).squeeze(1);

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/intervention.h"
 #include "cli/policy.h"
 #include "heed/assets.h"
 #include "heed/bench/depth_map.h"
@@ -19,6 +20,7 @@ struct EvalOptions {
   Common common;
   std::string model, task = "niah_single", suite, split = "test", policy, kv, html;
   std::vector<std::string> text, set, policy_set;
+  InterventionOptions intervention;
   std::vector<int64_t> lengths;
   int64_t context = 0, windows = 1 << 30, samples = 200, depths = 11;
   double threshold = 0.75;
@@ -52,17 +54,19 @@ void run_text(EvalOptions& o) {
   const auto lm = load(o);
   const auto split = parse_split(o.split);
   const auto choice = choice_of(o);
-  const auto policy = choice.make(cache::shape_of(lm.model->config()));
+  const auto policy = caches_of(choice, o.intervention, cache::shape_of(lm.model->config()));
   const auto corpus = tasks::Corpus::read({o.text.begin(), o.text.end()});
   if (!o.context) o.context = lm.model->config().max_length;
   std::unique_ptr<Progress> bar;
-  const auto score = cache::score_text(lm, o.policy.empty() && o.kv.empty() ? nullptr : &policy, corpus, split,
-                                       o.context, o.windows, [&](int64_t done, int64_t total) {
+  const bool plain = o.policy.empty() && o.kv.empty() && o.intervention.name.empty();
+  const auto score = cache::score_text(lm, plain ? nullptr : &policy, corpus, split, o.context, o.windows,
+                                       [&](int64_t done, int64_t total) {
                                          if (!bar) bar = std::make_unique<Progress>("text", total);
                                          bar->update(done);
                                        });
   bar.reset();
   nlohmann::ordered_json result{{"model", o.model}, {"split", o.split}, {"context", o.context}};
+  if (!o.intervention.name.empty()) result["intervention"] = o.intervention.name;
   if (!o.policy.empty() || !o.kv.empty()) result["policy"] = choice.name, result["settings"] = choice.settings;
   result.update({{"windows", score.windows},
                  {"tokens", score.tokens},
@@ -80,7 +84,7 @@ void run_task(EvalOptions& o) {
         parameters["max_tokens"] = o.context ? o.context : lm.model->config().max_length;
   const auto task = tasks::make_text_task(o.task, parameters, cache::token_count(lm));
   const auto choice = choice_of(o);
-  const auto policy = choice.make(cache::shape_of(lm.model->config()));
+  const auto policy = caches_of(choice, o.intervention, cache::shape_of(lm.model->config()));
   std::unique_ptr<Progress> bar;
   const auto score =
       cache::score_task(lm, policy, *task, parse_split(o.split), o.samples, [&](int64_t done, int64_t total) {
@@ -167,6 +171,7 @@ void add_eval(CLI::App& app) {
       ->check(CLI::PositiveNumber);
   of_split(text);
   shared(text);
+  add_intervention(*text, o->intervention);
   text->callback([o] { run_text(*o); });
 
   auto* task = command->add_subcommand(
@@ -177,6 +182,7 @@ void add_eval(CLI::App& app) {
   task->add_option("--samples", o->samples, "samples (default 200)")->check(CLI::Range(1, 1 << 24));
   of_split(task);
   shared(task);
+  add_intervention(*task, o->intervention);
   task->callback([o] { run_task(*o); });
 
   auto* niah =

@@ -10,6 +10,7 @@
 #include "bench/memory_meter.h"
 #include "cli/commands.h"
 #include "cli/dtype.h"
+#include "cli/intervention.h"
 #include "cli/policy.h"
 #include "heed/assets.h"
 #include "heed/cache/generate.h"
@@ -24,6 +25,7 @@ struct GenerateCommand {
   Common common;
   std::string model, prompt, file, kv, policy = "full", dtype = "float32";
   std::vector<std::string> set;
+  InterventionOptions intervention;
   cache::GenerateOptions options;
   std::optional<std::string> system;
   int64_t chunk = 512;
@@ -61,7 +63,7 @@ void run(GenerateCommand& o) {
   if (o.chat) text = conversation(o, directory, text);
   const auto lm = checkpoint::load_language_model(directory, parse_dtype(o.dtype));
   const auto choice = policy_choice(o.policy, o.kv, o.set);
-  const auto policy = choice.make(cache::shape_of(lm.model->config()));
+  const auto policy = caches_of(choice, o.intervention, cache::shape_of(lm.model->config()));
   if (!o.ignore_eos) o.options.eos = lm.eos;
   o.options.sampling.seed = o.common.seed;
 
@@ -98,6 +100,7 @@ void run(GenerateCommand& o) {
                               {"peak_tensor_bytes", weights + meter.peak()},
                               {"pairs_per_step_and_layer", per_step(reads.attended)},
                               {"scored_per_step_and_layer", per_step(reads.scored)}};
+  if (!o.intervention.name.empty()) json["intervention"] = o.intervention.name;
   // Only policies that skip pairs of the prompt count them.
   if (reads.prompt_visible) json["prompt_density"] = double(reads.prompt_pairs) / double(reads.prompt_visible);
   if (write_json(o.common, json.dump(1))) return;
@@ -132,6 +135,7 @@ void add_generate(CLI::App& app) {
   command->add_flag("--ignore-eos", o->ignore_eos, "go on past the model's end of text");
   command->add_flag("--echo", o->echo, "print the prompt first");
   add_policy(*command, o->policy, o->kv, o->set);
+  add_intervention(*command, o->intervention);
   command->add_option("--chunk", o->chunk, "tokens of the prompt that pass the model at a time (default 512)")
       ->check(CLI::PositiveNumber);
   command->add_option("--dtype", o->dtype, "float32 (default), bfloat16 or float16");

@@ -9,6 +9,7 @@
 #include "heed/names.h"
 #include "heed/probe/probe_rows.h"
 #include "heed/registry.h"
+#include "heed/steer/intervention.h"
 #include "heed/tasks/suite.h"
 #include "heed/tasks/task.h"
 
@@ -28,6 +29,7 @@ std::vector<const RegistryRow*> all_rows() {
   for (const auto& row : tasks::suite_rows()) rows.push_back(&row);
   for (const auto& row : cache::policy_rows()) rows.push_back(&row);
   for (const auto& row : probe::probe_rows()) rows.push_back(&row);
+  for (const auto& row : steer::intervention_rows()) rows.push_back(&row);
   for (const auto& row : bench::benchmark_rows()) rows.push_back(&row);
   return rows;
 }

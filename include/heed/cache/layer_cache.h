@@ -36,6 +36,8 @@ class LayerCache : public AttentionCache {
   virtual void meet(const std::vector<LayerCache*>&) {}
   /// The prompt is complete: one-shot policies compress now.
   void finish_prompt();
+  /// The prompt must come in one chunk: what becomes of a row depends on later ones.
+  virtual bool wants_whole_prompt() const { return false; }
   /// Room for this many tokens, so that a long prompt is never moved.
   void reserve(int64_t tokens) {
     expected_ = std::max(expected_, tokens);

@@ -21,6 +21,7 @@ namespace heed::cache {
 struct ModelShape {
   int64_t layers = 0, heads = 0, kv_heads = 0, head_dim = 0, max_length = 0;
   nn::PositionsConfig positions;
+  int64_t dim = 0;  ///< channels of the residual stream
 };
 ModelShape shape_of(const DecoderConfig& config);
 
