@@ -39,6 +39,7 @@ void add_generate(CLI::App& app);
 void add_list(CLI::App& app);
 void add_probe(CLI::App& app);
 void add_run(CLI::App& app);
+void add_steer(CLI::App& app);
 void add_train(CLI::App& app);
 
 }  // namespace heed::cli

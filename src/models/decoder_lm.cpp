@@ -44,6 +44,7 @@ DecoderLmImpl::DecoderLmImpl(DecoderConfig config, torch::ScalarType dtype) : co
 }
 
 Tensor DecoderLmImpl::embed(const Tensor& tokens, int64_t first_position) {
+  check_ids(tokens, config_.vocab_size, "tokens");
   auto x = embedding_(tokens);
   if (config_.embedding_scale != 1) x = x * torch::full({}, config_.embedding_scale, x.options());
   if (!position_embedding_) return x;
@@ -54,9 +55,12 @@ Tensor DecoderLmImpl::embed(const Tensor& tokens, int64_t first_position) {
 }
 
 Tensor DecoderLmImpl::hidden(const Tensor& tokens, DecoderState* state, uint64_t seed, Taps* taps) {
-  check_ids(tokens, config_.vocab_size, "tokens");
+  return hidden_of(embed(tokens, state ? state->seen() : 0), state, seed, taps);
+}
+
+Tensor DecoderLmImpl::hidden_of(const Tensor& embedded, DecoderState* state, uint64_t seed, Taps* taps) {
   MixerInput input;
-  input.x = embed(tokens, state ? state->seen() : 0);
+  input.x = embedded;
   input.taps = taps;
   return norm_(run_blocks(blocks, std::move(input), state ? &state->layers : nullptr, seed));
 }

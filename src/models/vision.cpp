@@ -31,18 +31,23 @@ VisionTransformerImpl::VisionTransformerImpl(VisionConfig config, torch::ScalarT
   to(dtype);
 }
 
-Tensor VisionTransformerImpl::forward(const Tensor& pixels, uint64_t seed, Taps* taps) {
+Tensor VisionTransformerImpl::embed(const Tensor& pixels) {
   const auto& c = config_;
   require(pixels.dim() == 4 && pixels.size(1) == c.channels && pixels.size(2) == c.image_height &&
               pixels.size(3) == c.image_width,
           "pixels do not fit: [batch, {}, {}, {}] is accepted", c.channels, c.image_height, c.image_width);
   auto x = patches_(pixels).flatten(2).transpose(1, 2);
   if (c.class_token) x = torch::cat({class_token_.expand({x.size(0), 1, c.dim}), x}, 1);
+  return x + positions_;
+}
+
+Tensor VisionTransformerImpl::forward(const Tensor& pixels, uint64_t seed, Taps* taps) {
+  const auto& c = config_;
   MixerInput input;
-  input.x = x + positions_;
+  input.x = embed(pixels);
   if (!c.class_token) input.grid = Grid{{c.image_height / c.patch_height, c.image_width / c.patch_width}};
   input.taps = taps;
-  return norm_(run_blocks(blocks, std::move(input), nullptr, seed));
+  return finish(run_blocks(blocks, std::move(input), nullptr, seed));
 }
 
 Tensor VisionTransformerImpl::image_state(const Tensor& hidden) const {

@@ -42,6 +42,11 @@ class DecoderLmImpl : public torch::nn::Module {
   /// tokens int64 [B, N] -> logits [B, N, vocab].
   torch::Tensor forward(const torch::Tensor& tokens, DecoderState* state = nullptr, uint64_t seed = 0,
                         Taps* taps = nullptr);
+  /// The two halves of `hidden`: tokens that stand from `first_position` on -> [B, N, dim], and any such tokens, behind
+  /// what the state has seen -> hidden states after the last norm.
+  torch::Tensor embed(const torch::Tensor& tokens, int64_t first_position = 0);
+  torch::Tensor hidden_of(const torch::Tensor& embedded, DecoderState* state = nullptr, uint64_t seed = 0,
+                          Taps* taps = nullptr);
   /// Logits of hidden states.
   torch::Tensor logits(const torch::Tensor& hidden);
   DecoderState make_state(int64_t batch) const;
@@ -50,8 +55,6 @@ class DecoderLmImpl : public torch::nn::Module {
   std::vector<TransformerBlock> blocks;
 
  private:
-  torch::Tensor embed(const torch::Tensor& tokens, int64_t first_position);
-
   DecoderConfig config_;
   torch::nn::Embedding embedding_{nullptr}, position_embedding_{nullptr};
   nn::Norm norm_{nullptr};

@@ -31,6 +31,9 @@ class VisionTransformerImpl : public torch::nn::Module {
   /// pixels [B, channels, image_height, image_width] -> hidden states [B, tokens, dim] after the last norm; tokens are
   /// the patches row by row, after the class token. Throws heed::Error for another shape.
   torch::Tensor forward(const torch::Tensor& pixels, uint64_t seed = 0, Taps* taps = nullptr);
+  /// The two ends of `forward`: tokens [B, tokens, dim] before the first block, and the norm behind the last.
+  torch::Tensor embed(const torch::Tensor& pixels);
+  torch::Tensor finish(const torch::Tensor& tokens) { return norm_(tokens); }
   /// tanh of a linear map of the image's state, [B, dim]; throws without a pooler.
   torch::Tensor pooled(const torch::Tensor& hidden);
   /// [B, labels]; throws without a classifier.
