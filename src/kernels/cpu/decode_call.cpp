@@ -54,6 +54,8 @@ RotationTable::RotationTable(const ReadRotation& rotation) {
       c[i] = next;
     }
   }
+  period_cosine = std::move(c);
+  period_sine = std::move(s);
 }
 
 DecodeCall::DecodeCall(const DecodeParams& params)

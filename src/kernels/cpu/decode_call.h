@@ -88,11 +88,12 @@ struct SlotSource {
 
 /// cos and sin of (0 .. kPeriod - 1) * frequency: with those of a multiple of kPeriod they give every angle.
 struct RotationTable {
-  static constexpr int64_t kPeriod = 256;
+  static constexpr int64_t kPeriod = 64;  // the table stays in the first cache beside the keys
   explicit RotationTable(const ReadRotation& rotation);
 
   int64_t half = 0;
-  std::vector<float> cosine, sine;  ///< [kPeriod][half]
+  std::vector<float> cosine, sine;                 ///< [kPeriod][half]
+  std::vector<double> period_cosine, period_sine;  ///< of kPeriod itself, [half]
 };
 
 /// Running softmax of the `query_rows` rows of one (sequence, KV head): o is not yet divided by sum.

@@ -46,7 +46,7 @@ struct RowScratch {
     staged_keys = stages_keys(call, call.keys, true) ? arena.take<float>(kStepSlots * q_stride) : nullptr;
     value_stride = round_up(call.dv, 16);
     staged_values = stages_values(call, call.values) ? arena.take<float>(kStepSlots * value_stride) : nullptr;
-    angles = arena.take<float>(2 * call.rotation.half);
+    angles = arena.take<double>(3 * call.rotation.half);
     synthetic = RowState(arena, call.query_rows, call.dv);
   }
 
@@ -57,7 +57,8 @@ struct RowScratch {
   const char **key_rows, **next_key_rows, **value_rows, **some_rows;
   float *key_scale, *key_zero, *value_scale, *position, *some_weights;
   int64_t *slots, *next_slots;
-  float *staged_keys, *staged_values, *angles;
+  float *staged_keys, *staged_values;
+  double* angles;
   RowState synthetic;
 };
 

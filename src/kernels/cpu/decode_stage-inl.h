@@ -150,9 +150,12 @@ HWY_INLINE void stage_slots(const SlotSource& source, int64_t b, int64_t h, cons
 /// Rotates staged keys. Keeps the angles of the last multiple of RotationTable::kPeriod: slots mostly ascend.
 class Rotator {
  public:
-  /// `scratch`: 2 * table.half floats.
-  Rotator(const RotationTable& table, const ReadRotation& rotation, float* scratch)
-      : table_(table), rotation_(rotation), coarse_(scratch) {}
+  /// `scratch`: 3 * table.half doubles.
+  Rotator(const RotationTable& table, const ReadRotation& rotation, double* scratch)
+      : table_(table),
+        rotation_(rotation),
+        exact_(scratch),
+        coarse_(reinterpret_cast<float*>(scratch + 2 * table.half)) {}
 
   /// Whether keys need no staging before.
   bool reads(const SlotSource& source) const {
@@ -198,18 +201,29 @@ class Rotator {
 
  private:
   void move(int64_t position) {
-    coarse_position_ = position;
-    for (int64_t i = 0; i < table_.half; ++i) {
-      const double angle = static_cast<double>(position) * rotation_.inverse_frequencies[i];
-      coarse_[i] = static_cast<float>(std::cos(angle));
-      coarse_[table_.half + i] = static_cast<float>(std::sin(angle));
+    double *c = exact_, *s = exact_ + table_.half;
+    if (position == coarse_position_ + RotationTable::kPeriod) {
+      for (int64_t i = 0; i < table_.half; ++i) {
+        const double next = c[i] * table_.period_cosine[i] - s[i] * table_.period_sine[i];
+        s[i] = s[i] * table_.period_cosine[i] + c[i] * table_.period_sine[i];
+        c[i] = next;
+      }
+    } else {
+      for (int64_t i = 0; i < table_.half; ++i) {
+        const double angle = static_cast<double>(position) * rotation_.inverse_frequencies[i];
+        c[i] = std::cos(angle);
+        s[i] = std::sin(angle);
+      }
     }
+    coarse_position_ = position;
+    for (int64_t i = 0; i < 2 * table_.half; ++i) coarse_[i] = static_cast<float>(exact_[i]);
   }
 
   const RotationTable& table_;
   const ReadRotation& rotation_;
-  float* coarse_;
-  int64_t coarse_position_ = INT64_MIN;
+  double* exact_;  ///< cosines, then sines, of coarse_position_
+  float* coarse_;  ///< the same
+  int64_t coarse_position_ = INT64_MIN / 2;
 };
 
 }  // namespace heed::kernels::HWY_NAMESPACE

@@ -32,7 +32,7 @@ struct ScoresScratch {
     key_scale = arena.take<float>(kStepSlots);
     key_zero = arena.take<float>(kStepSlots);
     if (stages_keys(call.decode, call.decode.keys, true)) staged = arena.take<float>(kStepSlots * q_stride);
-    angles = arena.take<float>(2 * call.decode.rotation.half);
+    angles = arena.take<double>(3 * call.decode.rotation.half);
   }
 
   int64_t q_stride, padded_rows;
@@ -40,7 +40,8 @@ struct ScoresScratch {
   float *x, *reduced;      ///< [padded_rows][kStepSlots]
   int64_t *slots, *next_slots;
   const char **key_rows, **next_rows;
-  float *key_scale, *key_zero, *staged = nullptr, *angles;
+  float *key_scale, *key_zero, *staged = nullptr;
+  double* angles;
 };
 
 /// to = max(to, x) with any NaN, or to + x.
