@@ -63,6 +63,17 @@ AttentionConfig AttentionConfig::read(ConfigReader& reader) {
   return c;
 }
 
+void KvState::append(const Tensor& k, const Tensor& v) {
+  kv.append(k, v);
+  tokens += k.size(2);
+}
+
+void KvState::erase(int64_t begin, int64_t end) {
+  if (begin >= end) return;
+  kv.erase(begin, end);
+  if (padding.defined()) padding = torch::cat({padding.slice(1, 0, begin), padding.slice(1, end)}, 1);
+}
+
 std::unique_ptr<MixerState> KvState::clone() const {
   auto copy = std::make_unique<KvState>();
   copy->kv = kv.clone();
@@ -204,29 +215,25 @@ Tensor AttentionMixer::forward(const MixerInput& in, MixerState* raw_state) {
   if (state) {
     if (in.key_padding || state->padding.defined()) {
       const auto old =
-          state->padding.defined() ? state->padding : torch::zeros({in.x.size(0), state->kv.length()}, torch::kBool);
+          state->padding.defined() ? state->padding : torch::zeros({in.x.size(0), state->slots()}, torch::kBool);
       state->padding = torch::cat({old, in.key_padding.value_or(torch::zeros({in.x.size(0), n}, torch::kBool))}, 1);
       core.key_padding = state->padding;
     }
-    state->kv.append(k, v);
-    state->tokens += n;
-    core.k = state->kv.keys();
-    core.v = state->kv.values();
+    state->append(k, v);
     core.k_positions.reset();
     core.q_positions.reset();
   }
-  if (in.taps) in.taps->core_input(in.layer, core);
-  auto heads = after_core(in, mix(core));
-  if (in.taps) in.taps->core_output(in.layer, heads);
-  if (state) {
-    const auto [begin, end] = evictable(*state);
-    if (begin < end) {
-      state->kv.erase(begin, end);
-      if (state->padding.defined())
-        state->padding = torch::cat({state->padding.slice(1, 0, begin), state->padding.slice(1, end)}, 1);
-    }
+  // Taps are shown all keys and values.
+  auto heads = state && !in.taps ? mix_held(core, *state) : std::nullopt;
+  if (!heads) {
+    if (state) core.k = state->keys(), core.v = state->values();
+    if (in.taps) in.taps->core_input(in.layer, core);
+    heads = mix(core);
   }
-  return o_proj_(heads.transpose(1, 2).flatten(2));
+  heads = after_core(in, *heads);
+  if (in.taps) in.taps->core_output(in.layer, *heads);
+  if (state) evict(*state);
+  return o_proj_(heads->transpose(1, 2).flatten(2));
 }
 
 }  // namespace heed

@@ -219,6 +219,13 @@ void KvSlab::trim() {
   free_.clear();
 }
 
+KvSlab KvSlab::clone() const {
+  KvSlab copy = *this;
+  for (Tensor* held : {&copy.data_, &copy.scale_, &copy.zero_, &copy.exact_of_, &copy.exact_})
+    if (held->defined()) *held = held->clone();
+  return copy;
+}
+
 int64_t KvSlab::bytes() const {
   int64_t bytes = 0;
   for (const auto* held : {&data_, &scale_, &zero_, &exact_of_, &exact_})

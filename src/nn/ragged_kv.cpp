@@ -232,6 +232,13 @@ Tensor RaggedKv::page_table() const {
   return table;
 }
 
+RaggedKv RaggedKv::clone() const {
+  RaggedKv copy = *this;
+  copy.k_ = k_.clone();
+  copy.v_ = v_.clone();
+  return copy;
+}
+
 int64_t RaggedKv::bytes() const {
   int64_t bytes = k_.bytes() + v_.bytes();
   for (const auto& positions : positions_) bytes += static_cast<int64_t>(positions.size() * sizeof(int32_t));

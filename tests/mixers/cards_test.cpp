@@ -304,6 +304,43 @@ TEST(S2, HeadsCoverThePastIfThereAreEnough) {
   }
 }
 
+TEST(S2, StepsEqualTheForwardAndHeadsFreeWhatTheyDrop) {
+  constexpr int64_t kTokens = 96, kBlock = 4, kPrompt = 30;
+  for (const int64_t dense_heads : {0, 1, 2}) {
+    auto mixer = make_mixer("s2_attention", base({{"heads", 8},
+                                                  {"kv_heads", 4},
+                                                  {"block", kBlock},
+                                                  {"stride", 4},
+                                                  {"local_blocks", 2},
+                                                  {"num_dense_heads", dense_heads}}));
+    mixer->eval();
+    torch::NoGradGuard no_grad;
+    MixerInput in;
+    in.x = torch::randn({2, kTokens, 32});
+    const auto whole = mixer->forward(in);
+    auto state = mixer->make_state(2);
+    std::vector<torch::Tensor> parts;
+    for (int64_t at = 0; at < kTokens;) {
+      const int64_t count = at == 0 ? kPrompt : 1;
+      MixerInput part;
+      part.x = in.x.slice(1, at, at + count);
+      parts.push_back(mixer->forward(part, state.get()));
+      at += count;
+    }
+    EXPECT_LT(relative_error(torch::cat(parts, 1), whole), kTolerance) << dense_heads << " dense heads";
+    int64_t slots = 0;  // of one sequence; rows are whole pages of 16 slots, and growth is ahead by a quarter
+    for (int64_t head = 0; head < 4; ++head)
+      for (int64_t block = 0; block < kTokens / kBlock; ++block)
+        if (2 * head + 1 >= 8 - dense_heads || kTokens / kBlock - block < 2 || (block + head) % 4 == 0) slots += kBlock;
+    const int64_t vector = 2 * 2 * (32 / 8) * int64_t(sizeof(float));  // of both sequences, key and value
+    EXPECT_GE(state->bytes(), slots * vector);
+    EXPECT_LE(state->bytes(), (slots * 5 / 4 + 4 * 16) * vector);
+    EXPECT_THROW(state->truncate(50), Error);
+    state->truncate(0);
+    EXPECT_EQ(state->bytes(), 0);
+  }
+}
+
 TEST(BigBird, RowsHaveOneDegree) {
   for (int64_t head = 0; head < 3; ++head)
     EXPECT_EQ(blocks_seen("bigbird", {{"causal", true}, {"random_blocks", 3}}, 3, head, 20, 2).size(),

@@ -1,6 +1,7 @@
 // Projections, positions, state and padding that every softmax-like mixer shares; a mechanism adds its own terms.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "heed/attention.h"
@@ -37,13 +38,22 @@ struct AttentionConfig {
   int64_t group() const { return heads / kv_heads; }
 };
 
-/// Keys and values in a KvStorage, and the padding seen with them.
+/// Keys and values in a KvStorage, and the padding seen with them. A mixer that keeps them elsewhere derives its own.
 struct KvState : MixerState {
   nn::KvStorage kv;
-  torch::Tensor padding;  ///< bool [B, length] or undefined: no padding so far
+  torch::Tensor padding;  ///< bool [B, slots] or undefined: no padding so far
   int64_t tokens = 0;     ///< seen, including those evicted
 
-  int64_t bytes() const override { return kv.bytes() + (padding.defined() ? padding.nbytes() : 0); }
+  /// Appends k [B, Hkv, n, D] and v [B, Hkv, n, Dv] of the next n tokens.
+  virtual void append(const torch::Tensor& k, const torch::Tensor& v);
+  virtual torch::Tensor keys() const { return kv.keys(); }      ///< [B, Hkv, slots, D]
+  virtual torch::Tensor values() const { return kv.values(); }  ///< [B, Hkv, slots, Dv]
+  virtual int64_t slots() const { return kv.length(); }
+  /// Removes slots [begin, end) of kv, if any.
+  void erase(int64_t begin, int64_t end);
+
+  int64_t bytes() const override { return kv.bytes() + padding_bytes(); }
+  int64_t padding_bytes() const { return padding.defined() ? int64_t(padding.nbytes()) : 0; }
   int64_t seen() const override { return tokens; }
   std::unique_ptr<MixerState> clone() const override;
   void truncate(int64_t length) override;
@@ -68,8 +78,11 @@ class AttentionMixer : public TokenMixer {
   virtual void before_core(const MixerInput&, const KvState*, torch::Tensor& q, torch::Tensor& k, torch::Tensor& v) {}
   /// Changes the head outputs [B, Hq, N, Dv] before the output projection.
   virtual torch::Tensor after_core(const MixerInput&, torch::Tensor heads) { return heads; }
-  /// Slots of the state that no later query can see, as [begin, end); asked after every append.
-  virtual std::pair<int64_t, int64_t> evictable(const KvState&) const { return {0, 0}; }
+  /// Drops what no later query can see; called after every append.
+  virtual void evict(KvState&) const {}
+  /// The head outputs of `input`, whose q [B, Hq, n, D] are the newest tokens of the state, read where the state keeps
+  /// them; without a value, mix() is asked on all of its keys and values.
+  virtual std::optional<torch::Tensor> mix_held(const CoreInput&, const KvState&) { return std::nullopt; }
 
   AttentionOptions options_for(const CoreInput&);
   torch::Tensor attend_cached(const MixerInput&, AttentionCache&, const torch::Tensor& q, const torch::Tensor& k,

@@ -50,6 +50,7 @@ class KvSlab {
   void lay_out(int64_t slots, const std::vector<Move>& moves);
   /// Gives room for exact groups back where much of it is in no use.
   void trim();
+  KvSlab clone() const;
   int64_t bytes() const;
   /// What one slot takes as code.
   double slot_bytes() const;

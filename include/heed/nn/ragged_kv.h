@@ -60,6 +60,7 @@ class RaggedKv {
   /// int32 [B, H, pages]: the pages of every row in order; entries beyond a row's last page are 0.
   torch::Tensor page_table() const;
 
+  RaggedKv clone() const;
   int64_t bytes() const;
   /// Of keys and values alone if no slot were spare, or exact in a format that codes.
   int64_t used_bytes() const;

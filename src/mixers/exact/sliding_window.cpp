@@ -32,11 +32,11 @@ class SlidingWindow final : public AttentionMixer {
     if (sink_.defined()) options.sink_logit = sink_;
   }
 
-  std::pair<int64_t, int64_t> evictable(const KvState& state) const override {
+  void evict(KvState& state) const override {
     // Score terms of distance would see sinks move nearer when the slots between are gone.
     const bool distances = config_.positions.kind == "alibi" || config_.positions.kind == "t5";
-    if (distances && window_.sinks > 0) return {0, 0};
-    return {std::min(window_.sinks, state.kv.length()), state.kv.length() - (window_.window - 1)};
+    if (distances && window_.sinks > 0) return;
+    state.erase(std::min(window_.sinks, state.kv.length()), state.kv.length() - (window_.window - 1));
   }
 
  private:
