@@ -180,8 +180,8 @@ TEST(MoaSearch, PlansKeepTheirBoundsAndNoneIsWorseEverywhere) {
   };
   const std::vector<MoaProfile> profiles{profile(16), profile(32)};
   MoaOptions options;
-  options.step = 128;
-  for (const double density : {0.5}) {
+  options.step = 64;  // the band of one block, which a quarter of 16 blocks needs, is among the candidates
+  for (const double density : {0.5, 0.25}) {
     options.density = density;
     const auto plans = moa_pareto(profiles, options);
     ASSERT_FALSE(plans.empty());

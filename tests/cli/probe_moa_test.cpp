@@ -1,0 +1,53 @@
+// `heed probe moa` and `heed probe minference` on the shipped model: what they save is a policy.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "cli/heed_command.h"
+
+namespace heed {
+namespace {
+
+void expect_policy(const std::filesystem::path& file, const std::string& name) {
+  const auto result = test::heed("generate --prompt 'The file system' --max-tokens 4 --json --policy " + file.string());
+  ASSERT_EQ(result.status, 0) << result.err;
+  EXPECT_EQ(nlohmann::json::parse(result.out)["policy"], name);
+}
+
+TEST(ProbeMoaCommand, SavesAPlanThatPoliciesFollow) {
+  const TemporaryDirectory folder;
+  const auto result =
+      test::heed("probe moa --lengths 384,512 --unseen 448 --samples 1 --density 0.9 --step 64 --json --save-policy " +
+                 (folder / "moa.json").string() + " --save-heads " + (folder / "heads.json").string());
+  ASSERT_EQ(result.status, 0) << result.err;
+  const auto json = nlohmann::json::parse(result.out);
+  ASSERT_FALSE(json["plans"].empty());
+  for (const auto& plan : json["plans"])
+    for (const double density : plan["density"]) EXPECT_LE(density, 0.9 + 1e-9);
+  expect_policy(folder / "moa.json", "moa_sparse");
+  const auto heads = test::heed("generate --prompt x --max-tokens 2 --policy moa_sparse --set heads=" +
+                                (folder / "heads.json").string());
+  EXPECT_EQ(heads.status, 0) << heads.err;
+}
+
+TEST(ProbeMinferenceCommand, SavesAPatternForEachHead) {
+  const TemporaryDirectory folder;
+  const auto result =
+      test::heed("probe minference --length 400 --json --save-policy " + (folder / "patterns.json").string());
+  ASSERT_EQ(result.status, 0) << result.err;
+  const auto json = nlohmann::json::parse(result.out);
+  for (const auto& pattern : json["patterns"]) EXPECT_LE(json["error"], pattern["error"]);
+  expect_policy(folder / "patterns.json", "minference");
+}
+
+TEST(ProbeMoaCommand, BadInputIsOneLineAndStatus2) {
+  for (const char* arguments : {"probe moa --task no_such", "probe moa --lengths 256 --unseen 256 --samples 1",
+                                "probe minference --length 100 --scale -1", "probe minference --text /no/such/file"}) {
+    const auto result = test::heed(arguments);
+    EXPECT_EQ(result.status, 2) << arguments;
+    EXPECT_EQ(result.out, "") << arguments;
+  }
+}
+
+}  // namespace
+}  // namespace heed
