@@ -27,8 +27,9 @@ inline cache::Policy caches_of(const cache::PolicyChoice& policy, const Interven
                                const cache::ModelShape& shape) {
   require(!options.name.empty() || options.settings.empty(), "--intervention-set goes with --intervention");
   if (options.name.empty()) return policy.make(shape);
-  require(policy.name == "full", "--intervention {}: it goes with the full cache, not with policy {}", options.name,
-          policy.name);
+  require(policy.name == "full" && policy.settings.empty(),
+          "--intervention {}: it goes with the exact full cache, not with policy {} {}", options.name, policy.name,
+          policy.settings.dump());
   auto choice = steer::InterventionChoice::parse(options.name);
   choice.settings.update(parse_settings(options.settings));
   return choice.make(shape);

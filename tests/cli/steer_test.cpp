@@ -63,6 +63,7 @@ TEST(Steer, BadInputIsOneLineAndStatusTwo) {
   for (const char* arguments :
        {"steer", "steer serach", "steer search --intervention no_such", "steer search --set heads=all",
         "generate --prompt abc --intervention act_calibration --policy streaming_llm",
+        "generate --prompt abc --intervention act_calibration --kv int8",
         "generate --prompt abc --intervention-set beta=1", "generate --prompt abc --intervention var_redistribution",
         "generate --prompt abc --intervention /no/such/file.json",
         "generate --prompt abc --intervention act_calibration --intervention-set beta=2",
