@@ -11,19 +11,24 @@ TileCover cover_tile(const Mask& mask, const MaskScope& scope, int64_t i0, int64
   const Coverage quick = mask.classify_quickly(scope, i0, i1, j0, j1);
   if (quick == Coverage::empty) return {};
   if (quick == Coverage::full) return {j0, j1, false};
-  // Groups of keys that nobody sees are cut off both ends: the diagonal of a causal mask then wastes little.
-  constexpr int64_t kGroup = 8;
-  while (j0 < j1 && mask.classify_quickly(scope, i0, i1, j0, std::min(j0 + kGroup, j1)) == Coverage::empty)
-    j0 += kGroup;
-  while (j0 < j1 && mask.classify_quickly(scope, i0, i1, std::max(j1 - kGroup, j0), j1) == Coverage::empty)
-    j1 -= kGroup;
+  // Groups of keys that nobody sees are cut off both ends, large ones first: the edges of a band then waste little.
+  for (const int64_t group : {64, 8}) {
+    while (j0 < j1 && mask.classify_quickly(scope, i0, i1, j0, std::min(j0 + group, j1)) == Coverage::empty)
+      j0 += group;
+    while (j0 < j1 && mask.classify_quickly(scope, i0, i1, std::max(j1 - group, j0), j1) == Coverage::empty)
+      j1 -= group;
+  }
   if (j0 >= j1) return {};
 
   uint64_t any = 0, all = ~uint64_t{0};
   std::array<uint64_t, 64> words{};
   for (int64_t j = j0; j < j1; j += 64) {
     const uint64_t valid = j1 - j >= 64 ? ~uint64_t{0} : (uint64_t{1} << (j1 - j)) - 1;
-    mask.block_bits(scope, i0, rows, j, words.data());
+    if (mask.classify_quickly(scope, i0, i1, j, std::min(j + 64, j1)) == Coverage::full) {
+      words.fill(valid);
+    } else {
+      mask.block_bits(scope, i0, rows, j, words.data());
+    }
     uint32_t* low = bits + (j - j0) / 32 * width;
     uint32_t* high = j1 - j > 32 ? low + width : nullptr;
     for (int64_t r = 0; r < rows; ++r) {
