@@ -5,14 +5,19 @@
 #include "checkpoint/architectures/decoders.h"
 #include "heed/checkpoint/tensor_file.h"
 #include "heed/error.h"
+#include "heed/formats/atomic_file.h"
 #include "heed/formats/byte_tokenizer.h"
 #include "heed/formats/gguf_config.h"
+#include "heed/formats/mapped_file.h"
 
 namespace heed::checkpoint {
 namespace {
 
 constexpr const char* kConfigFile = "config.json";
 constexpr const char* kWeightsFile = "model.safetensors";
+/// What stands beside configuration and weights.
+constexpr const char* kTextFiles[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+                                      "generation_config.json", "chat_template.jinja"};
 
 nn::RopeConfig rope_config(const formats::DecoderModelConfig& config) {
   nn::RopeConfig rope;
@@ -166,9 +171,11 @@ DecoderLm load_decoder(const std::filesystem::path& path, torch::ScalarType dtyp
   return model_from(config, *open_safetensors(path), dtype);
 }
 
-void save_decoder(const std::filesystem::path& directory, DecoderLm& model, torch::ScalarType dtype) {
+namespace {
+
+void save(const std::filesystem::path& directory, DecoderLm& model, formats::DecoderModelConfig config,
+          torch::ScalarType dtype) {
   std::filesystem::create_directories(directory);
-  auto config = model_config(model->config());
   config.torch_dtype = dtype_name(dtype);
   const auto layout = llama_layout(model->config());
   TensorMap tensors;
@@ -176,6 +183,35 @@ void save_decoder(const std::filesystem::path& directory, DecoderLm& model, torc
     tensors[file_name(layout, entry.key())] = entry.value().detach().to(dtype);
   save_tensors(directory / kWeightsFile, tensors, {{"format", "pt"}});
   formats::write_decoder_config(directory / kConfigFile, config);
+}
+
+}  // namespace
+
+void save_decoder(const std::filesystem::path& directory, DecoderLm& model, torch::ScalarType dtype) {
+  save(directory, model, model_config(model->config()), dtype);
+}
+
+void save_decoder_like(const std::filesystem::path& directory, DecoderLm& model, const std::filesystem::path& like,
+                       torch::ScalarType dtype) {
+  require(std::filesystem::is_directory(like), "{}: no directory, whose tokenizer could stand beside the new weights",
+          like.string());
+  require(!std::filesystem::exists(directory) || !std::filesystem::equivalent(directory, like),
+          "{}: is what was read; another folder is accepted", directory.string());
+  const auto old = formats::read_decoder_config(config_path(like));
+  auto config = model_config(model->config());
+  config.bos_token_id = old.bos_token_id;
+  config.eos_token_ids = old.eos_token_ids;
+  config.tokenizer = old.tokenizer;
+  config.initializer_range = old.initializer_range;
+  config.extra = old.extra;
+  config.heed_extra = old.heed_extra;
+  save(directory, model, config, dtype);
+  for (const char* name : kTextFiles) {
+    if (!std::filesystem::exists(like / name)) continue;
+    formats::AtomicFile file(directory / name);
+    file.write(formats::MappedFile(like / name).bytes());
+    file.commit();
+  }
 }
 
 }  // namespace heed::checkpoint

@@ -40,6 +40,7 @@ void add_list(CLI::App& app);
 void add_probe(CLI::App& app);
 void add_run(CLI::App& app);
 void add_steer(CLI::App& app);
+void add_surgery(CLI::App& app);
 void add_train(CLI::App& app);
 
 }  // namespace heed::cli

@@ -1,4 +1,4 @@
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <nlohmann/json.hpp>
 
@@ -10,6 +10,7 @@
 #include "heed/probe/probe_rows.h"
 #include "heed/registry.h"
 #include "heed/steer/intervention.h"
+#include "heed/surgery/conversion_rows.h"
 #include "heed/tasks/suite.h"
 #include "heed/tasks/task.h"
 
@@ -30,6 +31,7 @@ std::vector<const RegistryRow*> all_rows() {
   for (const auto& row : cache::policy_rows()) rows.push_back(&row);
   for (const auto& row : probe::probe_rows()) rows.push_back(&row);
   for (const auto& row : steer::intervention_rows()) rows.push_back(&row);
+  for (const auto& row : surgery::conversion_rows()) rows.push_back(&row);
   for (const auto& row : bench::benchmark_rows()) rows.push_back(&row);
   return rows;
 }
@@ -43,11 +45,9 @@ void print_table(const std::vector<const RegistryRow*>& rows) {
   fmt::print("{:<28} {:<10} {:<34} {:<5} {:<5} {:<12} {}\n", "name", "kind", "family", "step", "core", "cost",
              "patterns");
   for (const auto* row : rows) {
-    std::string patterns;
-    const auto names = to_json(*row)["patterns"];
-    for (const auto& pattern : names) patterns += (patterns.empty() ? "" : " ") + pattern.get<std::string>();
+    const auto patterns = to_json(*row)["patterns"].get<std::vector<std::string>>();
     fmt::print("{:<28} {:<10} {:<34} {:<5} {:<5} {:<12} {}\n", row->name, to_string(row->kind), row->family,
-               row->step ? "yes" : "-", row->core ? "yes" : "-", row->cost, patterns);
+               row->step ? "yes" : "-", row->core ? "yes" : "-", row->cost, fmt::join(patterns, " "));
   }
 }
 

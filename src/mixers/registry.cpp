@@ -45,6 +45,7 @@ std::span<const RegistryRow> mixer_rows() {
       rows::bigbird(),
       rows::quantizable_attention(),
       rows::selective_self_attention(),
+      rows::shared_attention(),
   };
   return rows;
 }

@@ -31,5 +31,6 @@ RegistryRow linformer();
 RegistryRow bigbird();
 RegistryRow quantizable_attention();
 RegistryRow selective_self_attention();
+RegistryRow shared_attention();
 
 }  // namespace heed::rows

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "heed/error.h"
+#include "heed/mixers/attention_share.h"
 #include "heed/mixers/taps.h"
 
 namespace heed {
@@ -115,6 +116,8 @@ void check_ids(const Tensor& ids, int64_t count, const char* what) {
 
 Tensor run_blocks(std::vector<TransformerBlock>& blocks, MixerInput input,
                   const std::vector<std::unique_ptr<MixerState>>* states, uint64_t seed) {
+  AttentionShare share;
+  input.share = &share;
   input.layer.count = int64_t(blocks.size());
   for (size_t i = 0; i < blocks.size(); ++i) {
     input.layer.index = int64_t(i);

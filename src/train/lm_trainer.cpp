@@ -133,12 +133,14 @@ double train_lm(DecoderLm& model, const BatchSource& batches, const LmTrainOptio
   const auto state_path = options.out / kStateFile;
   require(!options.resume || std::filesystem::exists(state_path), "{}: there is no training to resume",
           state_path.string());
-  std::filesystem::create_directories(options.out);
+  if (!options.out.empty()) std::filesystem::create_directories(options.out);
   Optimizer optimizer(model, options);
   int64_t step = 0;
   if (options.resume) step = optimizer.load(state_path);
 
+  const LossFunction loss_of = options.loss ? options.loss : LossFunction(lm_loss);
   const auto keep = [&](int64_t done) {
+    if (options.out.empty()) return;
     optimizer.save(state_path, done);
     save(model);
   };
@@ -152,7 +154,7 @@ double train_lm(DecoderLm& model, const BatchSource& batches, const LmTrainOptio
     torch::Tensor loss;
     {
       const Autocast autocast(options.bfloat16);
-      loss = lm_loss(model, batch, options.seed + uint64_t(step));
+      loss = loss_of(model, batch, options.seed + uint64_t(step));
     }
     last_loss = loss.item<double>();
     if (!std::isfinite(last_loss)) fail("step {}: the loss is {}: a lower --lr may help", step, last_loss);

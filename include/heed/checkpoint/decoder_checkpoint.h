@@ -22,4 +22,9 @@ DecoderLm load_decoder(const std::filesystem::path& path, torch::ScalarType dtyp
 /// `dtype`.
 void save_decoder(const std::filesystem::path& directory, DecoderLm& model, torch::ScalarType dtype = torch::kBFloat16);
 
+/// The same, for a model that was made from the directory `like`: with its tokenizer, special tokens and other keys of
+/// its configuration. Throws heed::Error for a GGUF file, whose tokenizer is not written, and for `like` itself.
+void save_decoder_like(const std::filesystem::path& directory, DecoderLm& model, const std::filesystem::path& like,
+                       torch::ScalarType dtype = torch::kBFloat16);
+
 }  // namespace heed::checkpoint

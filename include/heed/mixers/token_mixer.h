@@ -14,6 +14,7 @@
 namespace heed {
 
 class Taps;
+struct AttentionShare;
 
 /// Sizes of a token grid, outermost first, whose product is N (images: {height, width}).
 struct Grid {
@@ -33,8 +34,10 @@ struct MixerInput {
   std::optional<torch::Tensor> positions;    ///< int64 [N]; default: 0.. after what the state has seen
   std::optional<Grid> grid;
   LayerContext layer;
-  uint64_t seed = 0;       ///< of everything random inside (dropout)
-  Taps* taps = nullptr;    ///< heed/mixers/taps.h; null: nobody looks
+  uint64_t seed = 0;     ///< of everything random inside (dropout)
+  Taps* taps = nullptr;  ///< heed/mixers/taps.h; null: nobody looks
+  /// heed/mixers/attention_share.h: between the layers of a model; null: a layer stands alone.
+  AttentionShare* share = nullptr;
   torch::Tensor residual;  ///< [B, N, C]: the residual stream that became x; undefined outside a block
 };
 
@@ -56,6 +59,7 @@ struct CoreInput {
   std::optional<torch::Tensor> q_positions, k_positions;  ///< int64 [N], [M]; default: bottom-right aligned 0..
   uint64_t seed = 0;
   nn::CoreReport* report = nullptr;  ///< asks the core what it looked at; mechanisms without an answer leave it alone
+  AttentionShare* share = nullptr;   ///< a core whose weights later layers use leaves them here
 };
 
 class TokenMixer : public torch::nn::Module {

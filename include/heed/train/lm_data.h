@@ -1,6 +1,7 @@
-// What a byte language model is trained on and measured by: batches and bits per byte.
+// What a language model is trained on and measured by: batches and bits per byte.
 #pragma once
 
+#include "heed/formats/tokenizer.h"
 #include "heed/tasks/corpus.h"
 #include "heed/tasks/mixture.h"
 #include "heed/tasks/task.h"
@@ -10,6 +11,11 @@ namespace heed::train {
 
 /// Batch `step` of `size` windows of a mixture, each of `context` targets: a pure function of the step.
 LmBatch mixture_batch(const tasks::Mixture& mixture, int64_t step, int64_t size, int64_t context);
+
+/// Batch `step` of `size` windows of `context` targets of a corpus in the tokens of any tokenizer: a pure function of
+/// the arguments. Throws heed::Error where the split is too short.
+LmBatch text_batch(const formats::Tokenizer& tokenizer, const tasks::Corpus& corpus, tasks::Split split, int64_t step,
+                   int64_t size, int64_t context, uint64_t seed = 0);
 
 /// Bits per byte of `model` over non-overlapping windows of `context` bytes of a split, at most `most_windows` of them
 /// spread evenly.

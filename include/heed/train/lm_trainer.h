@@ -21,8 +21,11 @@ struct LmBatch {
 /// have.
 using BatchSource = std::function<LmBatch(int64_t step)>;
 
+/// Scalar loss of a batch; `seed` of dropout.
+using LossFunction = std::function<torch::Tensor(DecoderLm& model, const LmBatch& batch, uint64_t seed)>;
+
 struct LmTrainOptions {
-  std::filesystem::path out;    ///< folder of the checkpoint and of the training state
+  std::filesystem::path out;    ///< folder of the checkpoint and of the training state; empty: none is written
   int64_t steps = 1000;         ///< of this schedule, counted from its begin
   double learning_rate = 1e-3;  ///< peak
   double final_rate = 0.1;      ///< share of the peak at the end of the cosine
@@ -34,6 +37,7 @@ struct LmTrainOptions {
   uint64_t seed = 0;      ///< of dropout
   bool bfloat16 = false;  ///< matrix products in bfloat16; weights, norms and the loss stay float32
   bool resume = false;    ///< go on from the training state in `out`
+  LossFunction loss;      ///< default: lm_loss
 };
 
 struct LmEvaluation {
@@ -48,9 +52,9 @@ double scheduled_rate(const LmTrainOptions& options, int64_t step);
 /// Weighted mean cross-entropy in nats.
 torch::Tensor lm_loss(DecoderLm& model, const LmBatch& batch, uint64_t seed = 0);
 
-/// Trains `model` in place. Every `save_every` steps and at the end, writes `training.safetensors` (weights in float32,
-/// both moments, the step; one file, written beside and renamed, so that a kill leaves the old or the new one) and
-/// calls `save` to export the checkpoint. Returns the last training loss.
+/// Trains `model` in place. Where there is a folder `out`: every `save_every` steps and at the end, writes
+/// `training.safetensors` (weights in float32, both moments, the step; one file, written beside and renamed, so that a
+/// kill leaves the old or the new one) and calls `save` to export the checkpoint. Returns the last training loss.
 double train_lm(DecoderLm& model, const BatchSource& batches, const LmTrainOptions& options,
                 const std::function<void(DecoderLm&)>& save,
                 const std::function<void(const LmEvaluation&)>& report = {});

@@ -1,0 +1,16 @@
+// What the attention of one layer leaves for later layers that use its weights again.
+#pragma once
+
+#include "heed/attention.h"
+
+namespace heed {
+
+/// One a forward of a model; a leader fills it, the layers behind it up to the next leader read it.
+struct AttentionShare {
+  torch::Tensor q, k;        ///< [B, Hq, n, D], [B, Hk, M, D] after positions; with a state all keys that it holds
+  AttentionOptions options;  ///< the leader's mask and score terms
+  /// float [B, Hq, M]: the weights of a single token behind others. Undefined where they are to be made from q and k.
+  torch::Tensor weights;
+};
+
+}  // namespace heed
