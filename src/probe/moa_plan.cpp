@@ -68,17 +68,18 @@ struct Problem {
 /// Finer than a hundredth of a head's share, and few enough for a table.
 int64_t most_units(const Problem& p) { return std::clamp<int64_t>(64 * p.layers * p.heads, 4096, 65536); }
 
+constexpr double kMostStates = 1 << 21;
+
 /// The least loss at `primary` while the densities at all lengths, and the losses at those with a bound, are kept.
 /// `bounds` [length]: infinite where there is none.
 class BoundedSearch {
  public:
   BoundedSearch(const Problem& problem, const MoaOptions& options, size_t primary)
       : p_(problem), o_(options), primary_(primary) {
-    const int64_t total = p_.causal[primary] * p_.layers * p_.heads;
-    const int64_t unit = (total + most_units(p_) - 1) / most_units(p_);
-    for (const int64_t visible : p_.visible[primary]) knapsack_.size.push_back((visible + unit - 1) / unit);
-    knapsack_.most = int64_t(std::floor(o_.density * double(total) / double(unit) + 1e-9));
-    knapsack_.least = int64_t(std::ceil(o_.least * o_.density * double(total) / double(unit) - 1e-9));
+    knapsack_.bounds.push_back(bound_of(primary));
+    auto& used = knapsack_.bounds[0];
+    used.least = int64_t(
+        std::ceil(o_.least * o_.density * double(p_.causal[primary] * heads()) / double(unit_of(primary)) - 1e-9));
   }
 
   std::optional<RuleChoice> run(const std::vector<double>& bounds) {
@@ -107,10 +108,33 @@ class BoundedSearch {
       if (fits && (!best || loss < p_.loss_of(*best, primary_))) best = choice;
       if (round == 0 && fits) break;  // no bound binds
     }
-    return best;
+    const bool free = std::none_of(bounds.begin(), bounds.end(), [](double bound) { return std::isfinite(bound); });
+    return best || !free ? best : exactly();
   }
 
  private:
+  int64_t heads() const { return p_.layers * p_.heads; }
+  int64_t unit_of(size_t n) const { return (p_.causal[n] * heads() + most_units(p_) - 1) / most_units(p_); }
+  /// The density at one length as a bound of the knapsack, in units of blocks.
+  KnapsackBound bound_of(size_t n) const {
+    KnapsackBound bound;
+    const int64_t unit = unit_of(n);
+    for (const int64_t visible : p_.visible[n]) bound.size.push_back((visible + unit - 1) / unit);
+    bound.most = int64_t(std::floor(o_.density * double(p_.causal[n] * heads()) / double(unit) + 1e-9));
+    return bound;
+  }
+
+  /// The densities at all lengths as bounds of one knapsack, where its table is small: with few blocks the plans that
+  /// multipliers lead to lie too far apart, and none of them may fit.
+  std::optional<RuleChoice> exactly() const {
+    auto problem = knapsack_;
+    problem.cost = p_.loss[primary_];
+    for (size_t n = 0; n < p_.lengths(); ++n)
+      if (n != primary_) problem.bounds.push_back(bound_of(n));
+    if (problem.states() > kMostStates) return std::nullopt;
+    return cheapest_rules(problem);
+  }
+
   std::optional<RuleChoice> minimise(const std::vector<double>& of_loss, const std::vector<double>& of_density) {
     auto cost = p_.loss[primary_];
     const double share = 1 / double(p_.layers * p_.heads);

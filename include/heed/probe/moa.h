@@ -65,7 +65,8 @@ MoaPlan moa_plan_of(std::vector<std::vector<cache::MoaRule>> rules, const std::v
 
 /// Plans of which none is better at every length: the loss at the longest length is minimised while those at the others
 /// are bounded at `levels` values between their own minimum and what the first plan costs there. Bounds enter by
-/// Lagrange multipliers around an exact knapsack. Throws heed::Error where no plan fits the density.
+/// Lagrange multipliers around an exact knapsack; where these find no plan that keeps the density at all lengths and
+/// the table is small, the knapsack itself has a bound a length. Throws heed::Error where no plan fits the density.
 std::vector<MoaPlan> moa_pareto(const std::vector<MoaProfile>& profiles, const MoaOptions& options);
 
 /// The plan with the least loss at a length that the search has not seen.
