@@ -62,11 +62,17 @@ TaskSample PasskeysTask::sample(Split split, uint64_t index) const {
   std::vector<std::string> passkeys;
   for (int64_t p = 0; p < passkeys_; ++p) {
     std::string words;
-    for (int64_t w = 0; w < words_; ++w) words += (w ? " " : "") + std::string(kNato[random.below(kNato.size())]);
+    for (int64_t w = 0; w < words_; ++w) {
+      if (w) words += ' ';
+      words += kNato[random.below(kNato.size())];
+    }
     passkeys.push_back(std::move(words));
   }
   std::string tail;
-  for (size_t p = 0; p < passkeys.size(); ++p) tail += (p ? ".\n" : "") + statement(p) + passkeys[p];
+  for (size_t p = 0; p < passkeys.size(); ++p) {
+    if (p) tail += ".\n";
+    tail += statement(p) + passkeys[p];
+  }
 
   // As much filler as the limit can take, however many bytes a token has.
   const Random start = random;

@@ -206,7 +206,9 @@ class Stripper {
     } else if (name == "SH" || name == "SS" || name == "Sh" || name == "Ss") {
       end_paragraph();
       fill_ = true;
-      out_ += "\n" + joined(words, " ") + "\n";
+      out_ += '\n';
+      out_ += joined(words, " ");
+      out_ += '\n';
     } else if (name == "br") {
       end_paragraph();
     } else if (name == "IP" || name == "It") {
@@ -231,7 +233,8 @@ class Stripper {
       paragraph_ += words;
     } else {
       end_paragraph();
-      out_ += words + "\n";
+      out_ += words;
+      out_ += '\n';
     }
   }
 

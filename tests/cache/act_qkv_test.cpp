@@ -118,7 +118,9 @@ TEST(ActQkv, LayersShareABudgetExactly) {
       EXPECT_GE(budgets[i], least);
       EXPECT_LE(budgets[i], 2 * mean);
       for (int64_t j = 0; j < layers; ++j)
-        if (wanted[i] < wanted[j]) EXPECT_LE(budgets[i], budgets[j]);
+        if (wanted[i] < wanted[j]) {
+          EXPECT_LE(budgets[i], budgets[j]);
+        }
     }
     EXPECT_EQ(sum, layers * mean) << layers << " layers, mean " << mean << ", least " << least;
   }

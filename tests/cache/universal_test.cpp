@@ -102,8 +102,9 @@ TEST_P(PoliciesWithABudget, GiveSettingsThatAreAcceptedForAny) {
   auto model = small_decoder();
   const HeadRanking ranking{{1, 0}, {0, 1}, {0, 0}, {1, 1}};
   for (const int64_t budget : {2, 3, 5, 16, 63, 64, 100, 513, 5000}) {
-    if (row().at_budget)
+    if (row().at_budget) {
       EXPECT_NO_THROW(policy(row().at_budget(budget), model)) << budget << ": " << row().at_budget(budget);
+    }
     if (!row().at_mean_budget) continue;
     for (const int64_t prompt : {8, 64, 600, 5001})
       EXPECT_NO_THROW(policy(row().at_mean_budget(budget, prompt, ranking), model)) << budget << " of " << prompt;

@@ -64,7 +64,9 @@ TEST_F(CompareCommand, TakesChoicesAndSettings) {
   EXPECT_EQ(report["source"]["layers"], json({1}));
   for (const auto& row : report["results"]) {
     if (row["N"] != 48) continue;
-    if (row["name"] == "sliding_window") EXPECT_LT(row["mass"].get<double>(), 0.99);
+    if (row["name"] == "sliding_window") {
+      EXPECT_LT(row["mass"].get<double>(), 0.99);
+    }
   }
 }
 

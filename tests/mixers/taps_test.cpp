@@ -88,7 +88,9 @@ TEST_F(TapsTest, TheResidualStreamGoesFromBlockToBlock) {
     model->hidden(tokens, nullptr, 0, &stream);
     ASSERT_EQ(stream.out.size(), 3);
     for (size_t l = 0; l < 3; ++l) {
-      if (l > 0) EXPECT_TRUE(torch::equal(stream.in[l], stream.out[l - 1]));
+      if (l > 0) {
+        EXPECT_TRUE(torch::equal(stream.in[l], stream.out[l - 1]));
+      }
       auto& block = model->blocks[l];
       auto added = block->mlp->stages(stream.mlp_in[l]).back().second;
       if (block->mlp_output_norm) added = block->mlp_output_norm(added);

@@ -103,7 +103,9 @@ TEST(HeadTemperature, DividesLogitsInItsHeads) {
   for (int64_t h = 0; h < 4; ++h) {
     const auto want = plain.select(1, h).log().div(temperatures[size_t(h)]).softmax(2);
     EXPECT_LE(testing::most(got.select(1, h) - want), 1e-5) << h;
-    if (temperatures[size_t(h)] == 1) EXPECT_TRUE(torch::equal(got.select(1, h), full.select(1, h)));
+    if (temperatures[size_t(h)] == 1) {
+      EXPECT_TRUE(torch::equal(got.select(1, h), full.select(1, h)));
+    }
   }
   table.set(0, 1, 0);
   table.save(file);
@@ -136,7 +138,9 @@ TEST(HeadSearch, FindsTheHeadsThatGain) {
   double least = 0;
   for (int64_t l = 0; l < 6; ++l)
     for (int64_t h = 0; h < 6; ++h) {
-      if (l != 1) EXPECT_EQ(search.gains.number(l, h), 0) << l << " " << h;
+      if (l != 1) {
+        EXPECT_EQ(search.gains.number(l, h), 0) << l << " " << h;
+      }
       least = std::min(least, search.gains.number(l, h));
     }
   EXPECT_LT(least, 0);
