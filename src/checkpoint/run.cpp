@@ -8,6 +8,7 @@
 #include "heed/kernels/mask_text.h"
 #include "heed/mixers/token_mixer.h"
 #include "heed/nn/config.h"
+#include "heed/ops/delta_chunk.h"
 #include "heed/ops/dispatch.h"
 #include "heed/registry.h"
 
@@ -107,10 +108,42 @@ BlockListTensors lists_of(const Tensor& block_mask, int64_t query_block, int64_t
 }
 
 struct Result {
-  Tensor out, lse;
+  Tensor out, lse, state;
 };
 
+Result run_recurrence(const std::string& name, const RunRequest& request, Inputs& inputs) {
+  const auto q = inputs.required("q"), k = inputs.required("k"), v = inputs.required("v");
+  ConfigReader reader("op:" + name, request.settings);
+  ops::LinearChunkOptions o;
+  o.scale = reader.get("scale", 1.0);
+  o.chunk = reader.integer("chunk", 64, 1);
+  if (name == "delta_chunk") {
+    const auto beta = inputs.required("beta"), g = inputs.optional("log_decay").value_or(Tensor());
+    const auto state = inputs.optional("initial_state");
+    o.cu_seqlens = inputs.optional("cu_seqlens");
+    reader.finish();
+    inputs.finish();
+    const auto result = ops::delta_chunk(q, k, v, beta, g, state, {o.scale, o.chunk, o.cu_seqlens});
+    return {result.out, {}, result.state};
+  }
+  o.normalize = reader.get("normalize", false);
+  o.eps = reader.get("eps", 1e-6);
+  if (!reader.get("causal", true)) {
+    const auto padding = inputs.optional("key_padding");
+    reader.finish();
+    inputs.finish();
+    return {ops::linear_noncausal(o.scale == 1 ? q : q * o.scale, k, v, padding, o.normalize, o.eps), {}, {}};
+  }
+  const auto g = inputs.optional("log_decay"), state = inputs.optional("initial_state");
+  o.cu_seqlens = inputs.optional("cu_seqlens");
+  reader.finish();
+  inputs.finish();
+  const auto result = ops::linear_chunk(q, k, v, g, state, o);
+  return {result.out, {}, result.state};
+}
+
 Result run_operator(const std::string& name, const RunRequest& request, Inputs& inputs) {
+  if (name == "linear_chunk" || name == "delta_chunk") return run_recurrence(name, request, inputs);
   const auto q = inputs.required("q"), k = inputs.required("k"), v = inputs.required("v");
   ConfigReader reader("op:" + name, request.settings);
   const bool decoding = name == "decode" || name == "lean_attention";
@@ -127,13 +160,13 @@ Result run_operator(const std::string& name, const RunRequest& request, Inputs& 
   inputs.finish();
   if (!decoding) {
     const auto result = attention_with_lse(q, k, v, options);
-    return {result.out, result.lse};
+    return {result.out, result.lse, {}};
   }
   require(!request.grad, "op:{} has no gradient: it serves generation; op:flash has one", name);
   ops::FlashCall call(q, k, v, options);
   call.allocate_outputs();
   ops::run_decode(call);
-  return {call.out, call.lse};
+  return {call.out, call.lse, {}};
 }
 
 std::shared_ptr<TokenMixer> prepared_mixer(const std::string& name, nlohmann::json config, const RunRequest& request,
@@ -173,7 +206,7 @@ Result run_core(const std::string& name, const RunRequest& request, Inputs& inpu
                                    {"kv_heads", core.k.size(1)},
                                    {"head_dim", core.q.size(3)}})
     if (!config.contains(key)) config[key] = value;
-  return {prepared_mixer(name, config, request, core.q.scalar_type())->mix(core), {}};
+  return {prepared_mixer(name, config, request, core.q.scalar_type())->mix(core), {}, {}};
 }
 
 Result run_mixer(const RunRequest& request, Inputs& inputs, std::shared_ptr<TokenMixer>& mixer) {
@@ -190,7 +223,7 @@ Result run_mixer(const RunRequest& request, Inputs& inputs, std::shared_ptr<Toke
   auto config = request.settings;
   if (!config.contains("dim")) config["dim"] = input.x.size(2);
   mixer = prepared_mixer(request.name, config, request, input.x.scalar_type());
-  return {mixer->forward(input), {}};
+  return {mixer->forward(input), {}, {}};
 }
 
 }  // namespace
@@ -212,6 +245,7 @@ void run(const RunRequest& request) {
                                                           : run_mixer(request, inputs, mixer);
   TensorMap outputs{{"out", result.out}};
   if (result.lse.defined()) outputs["lse"] = result.lse;
+  if (result.state.defined()) outputs["state"] = result.state;
   if (request.grad) {
     const auto found = inputs.tensors().find("grad");
     require(found != inputs.tensors().end(), "{}: tensor grad is missing: --grad takes it, in the shape of out",

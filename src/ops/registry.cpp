@@ -76,6 +76,27 @@ std::span<const RegistryRow> operator_rows() {
                       {"softcap", 0.0, "c > 0: c * tanh(s / c)"},
                       {"window", 0, "visible keys, the own one included; 0: no window"},
                       {"sinks", 0, "first keys that a window keeps visible"}}},
+      {.name = "linear_chunk",
+       .kind = Kind::op,
+       .family = "linear_and_recurrent",
+       .paper = "Gated Linear Attention Transformers with Hardware-Efficient Training (arXiv 2312.06635); Lightning "
+                "Attention-2 (arXiv 2401.04658)",
+       .year = 2023,
+       .patterns = {true, true, true, false},
+       .cost = "O(N)",
+       .parameters = {{"causal", true, "false: all keys at once, no decay"},
+                      {"scale", 1.0, "of q"},
+                      {"normalize", false, "divide by the sum of the weights"},
+                      {"eps", 1e-6, "normalize: the least denominator"},
+                      {"chunk", 64, "tokens a chunk, 1 to 512"}}},
+      {.name = "delta_chunk",
+       .kind = Kind::op,
+       .family = "linear_and_recurrent",
+       .paper = "Parallelizing Linear Transformers with the Delta Rule over Sequence Length (arXiv 2406.06484)",
+       .year = 2024,
+       .patterns = {false, true, false, false},
+       .cost = "O(N)",
+       .parameters = {{"scale", 1.0, "of q"}, {"chunk", 64, "tokens a chunk, 1 to 512"}}},
   };
   return rows;
 }

@@ -18,9 +18,10 @@ struct RunRequest {
   bool grad = false;  ///< also the gradients of sum(out * grad), as d_NAME of every floating input
 };
 
-/// Reads, applies, writes `out` and, where there is one, `lse`. A mixer takes x [B, N, C], and memory, key_padding,
-/// cu_seqlens, positions where given; an operator or core takes q, k, v [B, H, N, D] and the optional tensors of
-/// attention under their names. float64 in gives float64 out. Throws heed::Error before anything is written.
+/// Reads, applies, writes `out` and, where there is one, `lse` or `state`. A mixer takes x [B, N, C], and memory,
+/// key_padding, cu_seqlens, positions where given; an operator or core takes q, k, v [B, H, N, D] and the optional
+/// tensors of attention or of the recurrence (log_decay, beta, initial_state) under their names. float64 in gives
+/// float64 out. Throws heed::Error before anything is written.
 void run(const RunRequest& request);
 
 }  // namespace heed::checkpoint

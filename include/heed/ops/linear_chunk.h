@@ -1,0 +1,57 @@
+// Linear attention with a recurrent state on torch tensors: causal by chunks, non-causal, and with given coefficients.
+#pragma once
+
+#include <torch/torch.h>
+
+#include <optional>
+
+namespace heed::ops {
+
+struct LinearChunkOptions {
+  double scale = 1.0;                       ///< of q
+  bool normalize = false;                   ///< divide by q_t sum_s (decayed k_s), where that is above eps
+  double eps = 1e-6;                        ///< the least denominator
+  int64_t chunk = 64;                       ///< tokens of a chunk, 1 to 512; changes speed and rounding alone
+  std::optional<torch::Tensor> cu_seqlens;  ///< int [S + 1]: packed sequences (B = 1), each with a state of its own
+};
+
+struct LinearChunkOutput {
+  torch::Tensor out;    ///< [B, H, T, Dv], dtype of q
+  torch::Tensor state;  ///< after the last token, [B, H, Dk, Dv] ([S, ...] packed); float32, of float64 calls float64
+};
+
+/// out_t = scale q_t S_t, S_t = diag(exp(log_decay_t)) S_{t-1} + k_t^T v_t; heed/kernels/linear_chunk.h has the papers.
+/// q [B, Hq, T, Dk], k [B, Hk, T, Dk], v [B, Hv, T, Dv] of float32, bfloat16, float16 or float64; H is the largest
+/// number of heads and the others divide it: a head is shared by neighbours.
+/// `log_decay`, at most 0: absent, [Hg], [B, Hg, T] or [B, Hg, T, Dk]. `initial_state` [B, H, Dk, Dv].
+/// With `normalize` states have Dv + 1 columns, of which the last sums keys: the denominator's; q and k must not be
+/// negative. Differentiable once in every tensor, `state` included. Throws heed::Error for what does not fit.
+LinearChunkOutput linear_chunk(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
+                               const std::optional<torch::Tensor>& log_decay = {},
+                               const std::optional<torch::Tensor>& initial_state = {},
+                               const LinearChunkOptions& options = {});
+
+/// out_i = q_i sum_j k_j^T v_j, divided by max(q_i sum_j k_j, eps) with `normalize`. q [B, Hq, N, Dk], k [B, Hk, M,
+/// Dk], v [B, Hv, M, Dv] (heads as above); `key_padding` bool [B, M], true = seen by nobody. Plain matrix products,
+/// differentiable any number of times.
+torch::Tensor linear_noncausal(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
+                               const std::optional<torch::Tensor>& key_padding = {}, bool normalize = false,
+                               double eps = 1e-6);
+
+/// What takes the place of decays when their products are not what a mechanism weighs pairs by (Titans, arXiv
+/// 2501.00663). T tokens are N chunks of C = T / N. Sizes of 1 broadcast.
+struct LinearCoefficients {
+  torch::Tensor
+      pairs;  ///< [B, H, N, C, C]: weight of token j in the output of token i >= j; above the diagonal ignored
+  torch::Tensor reads;    ///< [B, H, T]: of the state before the chunk in the output of a token
+  torch::Tensor writes;   ///< [B, H, T]: of a token in the state after its chunk
+  torch::Tensor carries;  ///< [B, H, N]: of the state before a chunk in that after it
+};
+
+/// In every chunk, with S the state before it: out = diag(reads) q S + (tril(q k^T) * pairs) v, and the state after it
+/// is carries S + k^T diag(writes) v. Tensor operations, differentiable any number of times; all of one dtype.
+LinearChunkOutput linear_coefficients(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
+                                      const LinearCoefficients& coefficients,
+                                      const std::optional<torch::Tensor>& initial_state = {});
+
+}  // namespace heed::ops
