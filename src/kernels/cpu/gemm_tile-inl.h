@@ -109,13 +109,10 @@ HWY_INLINE void store_sums(const Store& store, int64_t row, int64_t column, cons
   }
 }
 
-/// One register tile of R x V accumulators. `a_row` and `a_step` are A's strides along its result rows and along k.
-template <int R, int V, bool kTransposed, class Store>
-HWY_INLINE void gemm_register_tile(const float* HWY_RESTRICT a, ptrdiff_t lda, const float* HWY_RESTRICT b,
-                                   ptrdiff_t ldb, float* HWY_RESTRICT c, ptrdiff_t ldc, int64_t depth, int64_t row,
-                                   int64_t column, const Store& store) {
-  Vector sum[R][V];
-  start_sums(store, column, sum);
+/// sum += A B for a register tile of R x V accumulators; of A^T B when kTransposed, with A's rows along the depth.
+template <int R, int V, bool kTransposed>
+HWY_INLINE void accumulate(const float* HWY_RESTRICT a, ptrdiff_t lda, const float* HWY_RESTRICT b, ptrdiff_t ldb,
+                           int64_t depth, Vector (&sum)[R][V]) {
   const ptrdiff_t a_row = kTransposed ? 1 : lda, a_step = kTransposed ? lda : 1;
   // A second base, so that two bases and two multiples of the stride address all eight rows.
   const float* a_high = forget_origin(a + 4 * a_row);
@@ -127,6 +124,15 @@ HWY_INLINE void gemm_register_tile(const float* HWY_RESTRICT a, ptrdiff_t lda, c
     b += 2 * ldb;
   }
   if (depth % 2 != 0) add_products<R, V>(a, a_high, a_row, b, sum);
+}
+
+template <int R, int V, bool kTransposed, class Store>
+HWY_INLINE void gemm_register_tile(const float* HWY_RESTRICT a, ptrdiff_t lda, const float* HWY_RESTRICT b,
+                                   ptrdiff_t ldb, float* HWY_RESTRICT c, ptrdiff_t ldc, int64_t depth, int64_t row,
+                                   int64_t column, const Store& store) {
+  Vector sum[R][V];
+  start_sums(store, column, sum);
+  accumulate<R, V, kTransposed>(a, lda, b, ldb, depth, sum);
   store_sums(store, row, column, sum, c, ldc);
 }
 

@@ -1,0 +1,37 @@
+// The chunk engines' entries behind the dispatch: one head of one sequence at a time, in scratch that the caller owns.
+#pragma once
+
+#include "kernels/recurrence_problem.h"
+
+namespace heed::kernels {
+
+struct ChunkItem {
+  int64_t sequence, head;
+};
+
+struct LinearTask {
+  explicit LinearTask(const LinearChunkParams& params);
+
+  const LinearChunkParams& p;
+  DecayKind decay;
+  int64_t heads, d, dv;
+  int64_t chunk;  ///< tokens of a chunk, as the decays allow
+  int64_t group;  ///< of the backward: tokens whose chunks share one kept state
+};
+
+struct ItemGradients {
+  bool valid = true;      ///< no log decay is above 0
+  double d_constant = 0;  ///< of a head's constant log decay
+};
+
+/// Each returns false when a log decay is above 0. `block`: as many bytes as the other function says, 64-byte aligned.
+bool run_linear_item(const LinearTask& task, const ChunkItem& item, void* block);
+int64_t linear_scratch_bytes(const LinearTask& task);
+/// A sequence of one token.
+bool run_linear_step(const LinearTask& task, const ChunkItem& item);
+/// Gradients have all heads. `longest`: tokens of the longest sequence.
+ItemGradients run_linear_gradient_item(const LinearTask& task, const LinearChunkGrads& grads, const ChunkItem& item,
+                                       int64_t longest, void* block);
+int64_t linear_gradient_scratch_bytes(const LinearTask& task, int64_t longest);
+
+}  // namespace heed::kernels
