@@ -1,11 +1,45 @@
 #include "heed/kernels/delta_chunk.h"
 
+#include "heed/kernels/runtime.h"
+#include "kernels/chunk_items.h"
+#include "kernels/chunk_shared.h"
+
 namespace heed::kernels {
 
-void delta_chunk(const DeltaChunkParams& p) { reference::delta_chunk(p); }
+DeltaTask::DeltaTask(const DeltaChunkParams& params)
+    : p(params),
+      decay(decay_kind(params.log_decay, params.q.size[3])),
+      heads(params.out.size[1]),
+      d(params.q.size[3]),
+      dv(params.v.size[3]),
+      chunk(params.chunk) {}
+
+void delta_chunk(const DeltaChunkParams& p) {
+  if (use_reference() || p.q.dtype == DType::f64) return reference::delta_chunk(p);
+  check(p);
+  const DeltaTask task(p);
+  const bool valid = for_each_chunk_item(
+      p, delta_scratch_bytes(task),
+      [&](const ChunkItem& item, void* block) { return run_delta_item(task, item, block); },
+      [&](const ChunkItem& item) { return run_delta_step(task, item); });
+  if (!valid) check_not_positive("delta_chunk", p.log_decay);
+}
 
 void delta_chunk_backward(const DeltaChunkParams& p, const DeltaChunkGrads& g) {
-  reference::delta_chunk_backward(p, g);
+  if (use_reference() || p.q.dtype == DType::f64) return reference::delta_chunk_backward(p, g);
+  check(p, g);
+  const DeltaTask task(p);
+  const int64_t longest = longest_span(p);
+  DeltaChunkGrads all = g;
+  SharedGradients shared(task.heads);
+  for (AnyView* grad : {&all.d_q, &all.d_k, &all.d_v, &all.d_beta}) shared.widen(*grad);
+  if (task.decay != DecayKind::constant) shared.widen(all.d_log_decay);
+  const std::vector<ItemGradients> results = for_each_gradient_item(
+      p, delta_gradient_scratch_bytes(task, longest),
+      [&](const ChunkItem& item, void* block) { return run_delta_gradient_item(task, all, item, longest, block); });
+  if (!all_valid(results)) check_not_positive("delta_chunk", p.log_decay);
+  shared.reduce();
+  if (task.decay == DecayKind::constant) write_constants(results, task.heads, g.d_log_decay);
 }
 
 }  // namespace heed::kernels

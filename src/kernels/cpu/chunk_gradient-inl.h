@@ -79,9 +79,8 @@ struct GroupRows {
   float* gate;      ///< [d_width] of the state before the group: sum over its columns of state * d_state
   float* own_pair;  ///< [group] gradient of the product of a token's query with its own key
 
-  template <class Params>
-  GroupRows(Arena& arena, const Params& p, int64_t group)
-      : inputs(arena, p, group),
+  GroupRows(Arena& arena, const ChunkRows& inputs, int64_t group)
+      : inputs(inputs),
         d_out(arena.take<float>(group * inputs.dv_width)),
         d_q(arena.take<float>(group * inputs.d_width)),
         d_k(arena.take<float>(group * inputs.d_width)),

@@ -122,13 +122,6 @@ class ChunkDecays {
   ChannelDecays channels_;
 };
 
-/// Adds A B to a register tile.
-template <int R, int V>
-HWY_INLINE void add_rows(const float* a, ptrdiff_t lda, const float* b, ptrdiff_t ldb, int64_t depth,
-                         Vector (&sum)[R][V]) {
-  accumulate<R, V, false>(a, lda, b, ldb, depth, sum);
-}
-
 /// Where rows of whole vectors are computed: in place when the view can hold them, else in scratch, to be written.
 class FloatTarget {
  public:

@@ -19,6 +19,14 @@ struct LinearTask {
   int64_t group;  ///< of the backward: tokens whose chunks share one kept state
 };
 
+struct DeltaTask {
+  explicit DeltaTask(const DeltaChunkParams& params);
+
+  const DeltaChunkParams& p;
+  DecayKind decay;
+  int64_t heads, d, dv, chunk;
+};
+
 struct ItemGradients {
   bool valid = true;      ///< no log decay is above 0
   double d_constant = 0;  ///< of a head's constant log decay
@@ -33,5 +41,12 @@ bool run_linear_step(const LinearTask& task, const ChunkItem& item);
 ItemGradients run_linear_gradient_item(const LinearTask& task, const LinearChunkGrads& grads, const ChunkItem& item,
                                        int64_t longest, void* block);
 int64_t linear_gradient_scratch_bytes(const LinearTask& task, int64_t longest);
+
+bool run_delta_item(const DeltaTask& task, const ChunkItem& item, void* block);
+int64_t delta_scratch_bytes(const DeltaTask& task);
+bool run_delta_step(const DeltaTask& task, const ChunkItem& item);
+ItemGradients run_delta_gradient_item(const DeltaTask& task, const DeltaChunkGrads& grads, const ChunkItem& item,
+                                      int64_t longest, void* block);
+int64_t delta_gradient_scratch_bytes(const DeltaTask& task, int64_t longest);
 
 }  // namespace heed::kernels

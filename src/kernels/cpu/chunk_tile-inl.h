@@ -93,6 +93,18 @@ HWY_INLINE void lower_products(const float* a, ptrdiff_t lda, const float* b, pt
   }
 }
 
+/// Adds A B to a register tile; A^T B, A given from the column of the tile's first row.
+template <int R, int V>
+HWY_INLINE void add_rows(const float* a, ptrdiff_t lda, const float* b, ptrdiff_t ldb, int64_t depth,
+                         Vector (&sum)[R][V]) {
+  accumulate<R, V, false>(a, lda, b, ldb, depth, sum);
+}
+template <int R, int V>
+HWY_INLINE void add_columns(const float* a, ptrdiff_t lda, const float* b, ptrdiff_t ldb, int64_t depth,
+                            Vector (&sum)[R][V]) {
+  accumulate<R, V, true>(a, lda, b, ldb, depth, sum);
+}
+
 /// Adds rows [row, row + R) of L B to a register tile, L lower triangular [n][n].
 template <int R, int V>
 HWY_INLINE void add_lower(const float* l, ptrdiff_t ldl, const float* b, ptrdiff_t ldb, int64_t row,

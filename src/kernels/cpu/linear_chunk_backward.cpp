@@ -18,7 +18,7 @@ struct LinearGradientScratch {
   int64_t padded, state_floats;
 
   LinearGradientScratch(Arena& arena, const LinearTask& task, int64_t longest)
-      : rows(arena, task.p, task.group), padded(round_up(task.chunk, kLanes)) {
+      : rows(arena, ChunkRows(arena, task.p, task.group), task.group), padded(round_up(task.chunk, kLanes)) {
     const int64_t stride = std::max(padded, kMostChannelChunk), width = rows.inputs.d_width,
                   dv_width = rows.inputs.dv_width;
     transposed = arena.take<float>(std::max(task.d, task.dv) * padded);
