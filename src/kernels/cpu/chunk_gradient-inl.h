@@ -14,15 +14,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace heed::kernels::HWY_NAMESPACE {
 
-/// sum[r] *= factors[r]
-template <int R, int V>
-HWY_INLINE void scale_tile(const float* factors, Vector (&sum)[R][V]) {
-  HWY_UNROLL(8) for (int r = 0; r < R; ++r) {
-    const Vector factor = hn::Set(Lanes(), factors[r]);
-    HWY_UNROLL(4) for (int v = 0; v < V; ++v) sum[r][v] = hn::Mul(sum[r][v], factor);
-  }
-}
-
 /// 1 on and below the diagonal, else 0.
 HWY_INLINE void lower_ones(float* to, int64_t n, int64_t stride) {
   std::fill_n(to, n * stride, 0.0f);
@@ -65,11 +56,7 @@ HWY_INLINE void add_scaled_rows(const float* rows, const float* factors, int64_t
 /// factor * rows into rows [begin, begin + n) of head h of a gradient, if that is asked for.
 HWY_INLINE void write_gradient(const float* from, int64_t width, float factor, const AnyView& to, int64_t b, int64_t h,
                                int64_t begin, int64_t n) {
-  if (!to) return;
-  with_float_type(to, [&](auto* data) {
-    const auto typed = to.as<std::remove_pointer_t<decltype(data)>>();
-    for (int64_t r = 0; r < n; ++r) write_row(from + r * width, factor, to.size[3], typed.row(b, h, begin + r));
-  });
+  if (to) RowWriter(to).write(from, width, factor, b, h, begin, n);
 }
 
 /// Inputs and gradients of a group of chunks.

@@ -6,6 +6,8 @@
 #define HEED_KERNELS_CPU_CHUNK_ROWS_INL_H_
 #endif
 
+#include <initializer_list>
+
 #include "kernels/cpu/chunk_decay-inl.h"
 #include "kernels/cpu/chunk_task.h"
 #include "kernels/cpu/chunk_tile-inl.h"
@@ -41,12 +43,14 @@ struct ChunkRows {
         decayed_k(arena.take<float>(chunk * d_width)) {}
 
   template <class Params>
-  void read(const Params& p, int64_t b, int64_t h, int64_t begin, int64_t n) const {
-    const int64_t heads = p.out.size[1];
-    read_rows(p.q, b, shared_head(p.q, h, heads), begin, n, q, d_width);
+  void read_queries(const Params& p, int64_t b, int64_t h, int64_t begin, int64_t n) const {
+    read_rows(p.q, b, shared_head(p.q, h, p.out.size[1]), begin, n, q, d_width);
     scale_in_place(static_cast<float>(p.scale), q, n * d_width);
-    read_rows(p.k, b, shared_head(p.k, h, heads), begin, n, k, d_width);
-    read_rows(p.v, b, shared_head(p.v, h, heads), begin, n, v, dv_width);
+  }
+  template <class Params>
+  void read_keys_and_values(const Params& p, int64_t b, int64_t h, int64_t begin, int64_t n) const {
+    read_rows(p.k, b, shared_head(p.k, h, p.out.size[1]), begin, n, k, d_width);
+    read_rows(p.v, b, shared_head(p.v, h, p.out.size[1]), begin, n, v, dv_width);
   }
 };
 
@@ -81,16 +85,24 @@ class ChunkDecays {
     return true;
   }
 
-  /// Queries as they meet the state before the chunk, keys as the state after it holds them.
-  void apply(const float* q, const float* k, int64_t n, float* decayed_q, float* decayed_k) const {
+  /// Queries as they meet the state before the chunk.
+  void apply_to_queries(const float* q, int64_t n, float* decayed_q) const {
     if (kind_ == DecayKind::channel) {
       multiply(q, channels_.reads, n * d_width_, decayed_q);
-      multiply(k, channels_.writes, n * d_width_, decayed_k);
     } else {
       scale_rows(q, pairs_.reads, n, d_width_, decayed_q);
+    }
+  }
+  /// Keys as the state after the chunk holds them.
+  void apply_to_keys(const float* k, int64_t n, float* decayed_k) const {
+    if (kind_ == DecayKind::channel) {
+      multiply(k, channels_.writes, n * d_width_, decayed_k);
+    } else {
       scale_rows(k, pairs_.writes(n), n, d_width_, decayed_k);
     }
   }
+  /// Factors of the products of undecayed queries with the state; null where channels differ.
+  const float* reads() const { return kind_ == DecayKind::channel ? nullptr : pairs_.reads; }
 
   /// weights = the products of all pairs, decayed, 0 where the key comes later; returns their stride.
   int64_t pair_products(const float* q, const float* k, int64_t n, int64_t d, float* transposed, int64_t padded,
@@ -122,31 +134,107 @@ class ChunkDecays {
   ChannelDecays channels_;
 };
 
-/// Where rows of whole vectors are computed: in place when the view can hold them, else in scratch, to be written.
+/// Rows that are written once and, in tensors larger than a core's caches, past these.
+class RowWriter {
+ public:
+  explicit RowWriter(const AnyView& view) : view_(view) {
+    constexpr int64_t kCaches = int64_t{4} << 20;
+    whole_ = view.dtype == DType::f32 && view.size[3] % kLanes == 0;
+    const int64_t bytes = view.size[0] * view.size[1] * view.size[2] * view.size[3] * 4;
+    bool aligned = reinterpret_cast<uintptr_t>(view.data) % sizeof(Vector) == 0;
+    for (int axis = 0; axis < 3; ++axis) aligned &= view.stride[axis] % kLanes == 0;
+    streams_ = whole_ && aligned && bytes >= kCaches;
+  }
+  /// Rows of whole vectors may be computed where they belong.
+  bool in_place() const { return whole_ && !streams_; }
+
+  /// factor * from into rows [begin, begin + n) of a head.
+  void write(const float* from, int64_t width, float factor, int64_t b, int64_t h, int64_t begin, int64_t n) const {
+    if (streams_) {
+      const Vector f = hn::Set(Lanes(), factor);
+      for (int64_t r = 0; r < n; ++r) {
+        float* to = view_.as<float>().row(b, h, begin + r);
+        for (int64_t c = 0; c < view_.size[3]; c += kLanes)
+          hn::Stream(hn::Mul(f, hn::LoadU(Lanes(), from + r * width + c)), Lanes(), to + c);
+      }
+      return;
+    }
+    with_float_type(view_, [&](auto* typed) {
+      const auto to = view_.as<std::remove_pointer_t<decltype(typed)>>();
+      for (int64_t r = 0; r < n; ++r) write_row(from + r * width, factor, view_.size[3], to.row(b, h, begin + r));
+    });
+  }
+
+ private:
+  const AnyView& view_;
+  bool whole_, streams_;
+};
+
+/// Where rows of whole vectors are computed: in place, or in scratch, to be written.
 class FloatTarget {
  public:
   FloatTarget(const AnyView& view, int64_t b, int64_t h, int64_t begin, float* scratch, int64_t width)
-      : view_(view), b_(b), h_(h), begin_(begin) {
-    in_place_ = view.dtype == DType::f32 && view.size[3] % kLanes == 0;
-    data = in_place_ ? view.as<float>().row(b, h, begin) : scratch;
-    stride = in_place_ ? view.stride[2] : width;
+      : writer_(view), b_(b), h_(h), begin_(begin) {
+    data = writer_.in_place() ? view.as<float>().row(b, h, begin) : scratch;
+    stride = writer_.in_place() ? view.stride[2] : width;
   }
   void write(int64_t rows) const {
-    if (in_place_) return;
-    with_float_type(view_, [&](auto* typed) {
-      const auto to = view_.as<std::remove_pointer_t<decltype(typed)>>();
-      for (int64_t r = 0; r < rows; ++r) write_row(data + r * stride, 1, view_.size[3], to.row(b_, h_, begin_ + r));
-    });
+    if (!writer_.in_place()) writer_.write(data, stride, 1, b_, h_, begin_, rows);
   }
 
   float* data;
   int64_t stride;
 
  private:
-  const AnyView& view_;
+  const RowWriter writer_;
   int64_t b_, h_, begin_;
-  bool in_place_;
 };
+
+/// The rows that come next, brought nearer while these are at work.
+class NextRows {
+ public:
+  NextRows() = default;
+  NextRows(int64_t b, int64_t begin, int64_t rows) : b_(b), begin_(begin), rows_(rows) {}
+  void add(const AnyView& view, int64_t h) {
+    if (rows_ <= 0) return;
+    const auto element = static_cast<int64_t>(size_of(view.dtype));
+    const int64_t offset = b_ * view.stride[0] + h * view.stride[1] + begin_ * view.stride[2];
+    sources_[count_++] = {static_cast<const char*>(view.data) + offset * element, view.stride[2] * element,
+                          view.size[3] * element, element};
+  }
+  /// What lies in the place of a register tile.
+  template <int R, int V>
+  HWY_INLINE void fetch(int64_t row, int64_t column, const Vector (&)[R][V]) const {
+    constexpr int64_t kLine = 64;
+    for (int i = 0; i < count_; ++i) {
+      const Source& source = sources_[i];
+      const int64_t first = column * source.element, last = std::min(first + V * kLanes * source.element, source.bytes);
+      for (int64_t r = row; r < std::min(row + R, rows_); ++r) {
+        for (int64_t byte = first; byte < last; byte += kLine)
+          __builtin_prefetch(source.data + r * source.stride + byte, 0, 2);
+      }
+    }
+  }
+
+ private:
+  struct Source {
+    const char* data;
+    int64_t stride, bytes, element;
+  };
+  int64_t b_ = 0, begin_ = 0, rows_ = 0;
+  int count_ = 0;
+  Source sources_[4];
+};
+
+/// Rows [begin, begin + n) of some of a head's tensors, as far as they are of its sequence.
+template <class Params>
+HWY_INLINE NextRows next_rows(const Params& p, const TokenSpan& span, int64_t h, int64_t begin, int64_t n,
+                              std::initializer_list<const AnyView*> views) {
+  const int64_t first = std::max(begin, span.begin);
+  NextRows next(span.batch, first, std::min(begin + n, span.end) - first);
+  for (const AnyView* view : views) next.add(*view, shared_head(*view, h, p.out.size[1]));
+  return next;
+}
 
 /// [d][width] of the item's state, or 0 where there is none.
 HWY_INLINE void read_state(const AnyView& view, const ChunkItem& item, int64_t d, int64_t width, float* state) {

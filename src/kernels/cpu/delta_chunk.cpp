@@ -34,16 +34,20 @@ bool DeltaItem(const DeltaTask& task, const ChunkItem& item, void* block) {
   for (int64_t begin = span.begin; begin < span.end; begin += task.chunk) {
     const int64_t n = std::min(task.chunk, span.end - begin);
     valid &= s.chunk.read(p, span.batch, item.head, begin, n);
+    rows.read_queries(p, span.batch, item.head, begin, n);
     s.chunk.solve(s.state, n, task.d);
     const PairDecays& pairs = s.chunk.decays.pairs();
     lower_products(rows.q, width, s.chunk.transposed, padded, n, task.d, pairs.pairs, pairs.stride, s.weights, padded);
+    const NextRows next = next_rows(p, span, item.head, begin + n, n, {&p.q, &p.k, &p.v});
     const FloatTarget out(p.out, span.batch, item.head, begin, s.out, dv_width);
     // A NaN or infinity that was written must not meet the zeros of queries before it.
     const int64_t most_rows = has_nonfinite(s.chunk.written, dv_width, n, dv_width) ? 1 : kTileRows;
     for_tiles(
         out.data, out.stride, n, dv_width / kLanes,
-        [&](int64_t row, int64_t column, auto& sum) {
-          add_rows(rows.decayed_q + row * width, width, s.state + column, dv_width, task.d, sum);
+        [&](int64_t row, int64_t column, auto& sum) HEED_ALWAYS_INLINE {
+          next.fetch(row, column, sum);
+          add_rows(rows.q + row * width, width, s.state + column, dv_width, task.d, sum);
+          scale_tile(pairs.reads + row, sum);
           add_lower(s.weights, padded, s.chunk.written + column, dv_width, row, sum);
         },
         store::Overwrite(), most_rows);

@@ -102,11 +102,15 @@ class DeltaGradientHead {
 
   void chunk(int64_t i) {
     const int64_t begin = span_.begin + i * task_.chunk, n = solve(i);
+    const ChunkRows& in = s_.chunk.rows;
+    in.read_queries(p_, span_.batch, item_.head, begin, n);
+    s_.chunk.decays.apply_to_queries(in.q, n, in.decayed_q);
     read_rows(g_.d_out, span_.batch, item_.head, begin, n, s_.rows.d_out, dv_width_);
     turn(state_before(i), s_.state_transposed);
     values(n);
     pairs(n);
-    queries_and_keys(n);
+    queries_and_keys(
+        n, next_rows(p_, span_, item_.head, begin - task_.chunk, task_.chunk, {&p_.q, &p_.k, &p_.v, &g_.d_out}));
     state(n);
     if (g_.d_log_decay) {
       column_products(s_.state_transposed, s_.d_state_transposed, task_.dv, width_, s_.rows.gate);
@@ -128,7 +132,7 @@ class DeltaGradientHead {
     lower(s_.erasing_keys, width_, in.transposed, n, task_.d, s_.spreading);
     for_tiles(
         s_.d_written, dv_width_, n, dv_width_ / kLanes,
-        [&](int64_t row, int64_t column, auto& sum) {
+        [&](int64_t row, int64_t column, auto& sum) HEED_ALWAYS_INLINE {
           add_rows(in.rows.decayed_k + row * width_, width_, s_.d_state + column, dv_width_, task_.d, sum);
           add_lower_transposed(s_.weights, padded_, s_.rows.d_out + column, dv_width_, row, n, sum);
         },
@@ -153,13 +157,14 @@ class DeltaGradientHead {
   template <int V>
   void solve_back(int64_t n, int64_t column) const {
     int64_t row = n;
-    const auto tile = [&]<int R>() {
+    const auto tile = [&]<int R>() HEED_ALWAYS_INLINE {
       row -= R;
       const int64_t after = row + R;
       const float *from = s_.d_written + row * dv_width_ + column, *triangle = s_.spreading + row * padded_ + row;
       float* to = s_.d_errors + row * dv_width_ + column;
       Vector sum[R][V];
-      for_tile<R, V>([&](int r, int v) { sum[r][v] = hn::LoadU(Lanes(), from + r * dv_width_ + v * kLanes); });
+      for_tile<R, V>([&](int r, int v)
+                         HEED_ALWAYS_INLINE { sum[r][v] = hn::LoadU(Lanes(), from + r * dv_width_ + v * kLanes); });
       accumulate<R, V, true>(s_.spreading + after * padded_ + row, padded_, s_.d_errors + after * dv_width_ + column,
                              dv_width_, n - after, sum);
       HWY_UNROLL(8) for (int j = R - 1; j > 0; --j) {
@@ -168,7 +173,8 @@ class DeltaGradientHead {
           HWY_UNROLL(4) for (int v = 0; v < V; ++v) add_product(factor, sum[j][v], sum[r][v]);
         }
       }
-      for_tile<R, V>([&](int r, int v) { hn::StoreU(sum[r][v], Lanes(), to + r * dv_width_ + v * kLanes); });
+      for_tile<R, V>([&](int r, int v)
+                         HEED_ALWAYS_INLINE { hn::StoreU(sum[r][v], Lanes(), to + r * dv_width_ + v * kLanes); });
     };
     while (row >= kTileRows) tile.template operator()<kTileRows>();
     while (row > 0) tile.template operator()<1>();
@@ -187,12 +193,13 @@ class DeltaGradientHead {
     for (int64_t r = 0; r < n; ++r) s_.d_key_pairs[r * padded_ + r] = 0;
   }
 
-  void queries_and_keys(int64_t n) const {
+  void queries_and_keys(int64_t n, const NextRows& next) const {
     const ChunkRows& in = s_.chunk.rows;
     const PairDecays& decays = s_.chunk.decays.pairs();
     for_tiles(
         s_.rows.d_q, width_, n, width_ / kLanes,
-        [&](int64_t row, int64_t column, auto& sum) {
+        [&](int64_t row, int64_t column, auto& sum) HEED_ALWAYS_INLINE {
+          next.fetch(row, column, sum);
           add_rows(s_.rows.d_out + row * dv_width_, dv_width_, s_.state_transposed + column, width_, task_.dv, sum);
           scale_tile(decays.reads + row, sum);
           add_lower(s_.d_weights, padded_, in.k + column, width_, row, sum);
@@ -200,7 +207,7 @@ class DeltaGradientHead {
         store::Overwrite());
     for_tiles(
         s_.rows.d_k, width_, n, width_ / kLanes,
-        [&](int64_t row, int64_t column, auto& sum) {
+        [&](int64_t row, int64_t column, auto& sum) HEED_ALWAYS_INLINE {
           add_rows(s_.chunk.written + row * dv_width_, dv_width_, s_.d_state_transposed + column, width_, task_.dv,
                    sum);
           scale_tile(decays.writes(n) + row, sum);
@@ -217,7 +224,7 @@ class DeltaGradientHead {
     const DeltaRows& in = s_.chunk;
     for_tiles(
         s_.d_state, dv_width_, task_.d, dv_width_ / kLanes,
-        [&](int64_t row, int64_t column, auto& sum) {
+        [&](int64_t row, int64_t column, auto& sum) HEED_ALWAYS_INLINE {
           add_columns(in.rows.decayed_q + row, width_, s_.rows.d_out + column, dv_width_, n, sum);
           add_columns(in.scaled + row, width_, s_.rows.d_v + column, dv_width_, n, sum);
         },

@@ -67,13 +67,13 @@ struct DeltaRows {
         errors(arena.take<float>(task.chunk * rows.dv_width)),
         written(arena.take<float>(task.chunk * rows.dv_width)) {}
 
-  /// Tokens [begin, begin + n); false where a log decay is above 0.
+  /// Tokens [begin, begin + n), all but their queries; false where a log decay is above 0.
   bool read(const DeltaChunkParams& p, int64_t b, int64_t h, int64_t begin, int64_t n) const {
-    rows.read(p, b, h, begin, n);
+    rows.read_keys_and_values(p, b, h, begin, n);
     const auto strengths = p.beta.as<const float>();
     for (int64_t r = 0; r < n; ++r) beta[r] = *strengths.row(b, shared_head(p.beta, h, p.out.size[1]), begin + r);
     const bool valid = decays.read(p, b, h, begin, n);
-    decays.apply(rows.q, rows.k, n, rows.decayed_q, rows.decayed_k);
+    decays.apply_to_keys(rows.k, n, rows.decayed_k);
     return valid;
   }
 
@@ -87,7 +87,7 @@ struct DeltaRows {
     negative_rows(rows.k, pairs.reads, n, width, scaled);
     for_tiles(
         errors, dv_width, n, dv_width / kLanes,
-        [&](int64_t row, int64_t column, auto& sum) {
+        [&](int64_t row, int64_t column, auto& sum) HEED_ALWAYS_INLINE {
           add_rows(scaled + row * width, width, state + column, dv_width, d, sum);
           add_rows(erasing + row * padded, padded, errors + column, dv_width, row, sum);
           add_within(erasing + row * padded + row, rows.v + row * dv_width + column, sum);
@@ -99,8 +99,8 @@ struct DeltaRows {
 
   /// state <- that after the chunk.
   void add_tokens(int64_t n, int64_t d, float* state) const {
-    gemm_tn(rows.decayed_k, rows.d_width, written, rows.dv_width, state, rows.dv_width, d, rows.dv_width / kLanes, n,
-            store::RescaleRowsAdd(decays.totals(n)));
+    multiply_columns(rows.decayed_k, rows.d_width, written, rows.dv_width, state, rows.dv_width, d,
+                     rows.dv_width / kLanes, n, store::RescaleRowsAdd(decays.totals(n)));
   }
 
  private:

@@ -43,24 +43,31 @@ class LinearHead {
   bool chunk(int64_t begin, int64_t n) const {
     const ChunkRows& rows = s_.rows;
     const int64_t width = rows.d_width, dv_width = rows.dv_width, padded = round_up(task_.chunk, kLanes);
-    rows.read(p_, span_.batch, item_.head, begin, n);
+    rows.read_queries(p_, span_.batch, item_.head, begin, n);
+    rows.read_keys_and_values(p_, span_.batch, item_.head, begin, n);
     const bool valid = s_.decays.read(p_, span_.batch, item_.head, begin, n);
-    s_.decays.apply(rows.q, rows.k, n, rows.decayed_q, rows.decayed_k);
+    s_.decays.apply_to_keys(rows.k, n, rows.decayed_k);
+    const float* reads = s_.decays.reads();
+    if (reads == nullptr) s_.decays.apply_to_queries(rows.q, n, rows.decayed_q);
+    const float* queries = reads == nullptr ? rows.decayed_q : rows.q;
     const int64_t stride = s_.decays.pair_products(rows.q, rows.k, n, task_.d, s_.keys_transposed, padded, s_.weights);
 
+    const NextRows next = next_rows(p_, span_, item_.head, begin + n, n, {&p_.q, &p_.k, &p_.v});
     const FloatTarget out(p_.out, span_.batch, item_.head, begin, s_.out, dv_width);
     // A NaN or infinity among the values must not meet the zeros of pairs that nobody sees.
     const int64_t most_rows = has_nonfinite(rows.v, dv_width, n, dv_width) ? 1 : kTileRows;
     for_tiles(
         out.data, out.stride, n, dv_width / kLanes,
-        [&](int64_t row, int64_t column, auto& sum) {
-          add_rows(rows.decayed_q + row * width, width, s_.state + column, dv_width, task_.d, sum);
+        [&](int64_t row, int64_t column, auto& sum) HEED_ALWAYS_INLINE {
+          next.fetch(row, column, sum);
+          add_rows(queries + row * width, width, s_.state + column, dv_width, task_.d, sum);
+          if (reads != nullptr) scale_tile(reads + row, sum);
           add_lower(s_.weights, stride, rows.v + column, dv_width, row, sum);
         },
         store::Overwrite(), most_rows);
     out.write(n);
-    gemm_tn(rows.decayed_k, width, rows.v, dv_width, s_.state, dv_width, task_.d, dv_width / kLanes, n,
-            store::RescaleRowsAdd(s_.decays.totals(n)));
+    multiply_columns(rows.decayed_k, width, rows.v, dv_width, s_.state, dv_width, task_.d, dv_width / kLanes, n,
+                     store::RescaleRowsAdd(s_.decays.totals(n)));
     return valid;
   }
 

@@ -65,44 +65,59 @@ class LinearGradientHead {
   int64_t tokens_of(int64_t group) const { return std::min(task_.group, span_.length() - group * task_.group); }
 
   /// state [dv][d] <- that after n more tokens, whose rows begin at row `at` of the group.
-  void add_tokens(const ChunkDecays& decays, int64_t at, int64_t n, float* state) const {
+  void add_tokens(const ChunkDecays& decays, int64_t at, int64_t n, float* state, const NextRows& next) const {
     const ChunkRows& in = s_.rows.inputs;
-    gemm_tn(in.v + at * dv_width_, dv_width_, in.decayed_k + at * width_, width_, state, width_, task_.dv,
-            width_ / kLanes, n, store::RescaleAdd(decays.totals(n)));
+    const float *v = in.v + at * dv_width_, *k = in.decayed_k + at * width_;
+    for_tiles(
+        state, width_, task_.dv, width_ / kLanes,
+        [&](int64_t row, int64_t column, auto& sum) HEED_ALWAYS_INLINE {
+          next.fetch(row, column, sum);
+          add_columns(v + row, dv_width_, k + column, width_, n, sum);
+        },
+        store::RescaleAdd(decays.totals(n)));
   }
 
+  /// Keys, values and decays.
   void read_group(int64_t i) {
     const int64_t begin = span_.begin + i * task_.group, count = tokens_of(i);
     const ChunkRows& in = s_.rows.inputs;
-    in.read(p_, span_.batch, item_.head, begin, count);
+    in.read_keys_and_values(p_, span_.batch, item_.head, begin, count);
     for (int64_t at = 0; at < count; at += task_.chunk) {
       const int64_t n = std::min(task_.chunk, count - at);
       const ChunkDecays& decays = s_.decays[at / task_.chunk];
       result_.valid &= decays.read(p_, span_.batch, item_.head, begin + at, n);
-      decays.apply(in.q + at * width_, in.k + at * width_, n, in.decayed_q + at * width_, in.decayed_k + at * width_);
+      decays.apply_to_keys(in.k + at * width_, n, in.decayed_k + at * width_);
     }
   }
 
   void walk(int64_t i) {
     read_group(i);
     std::copy_n(state_before(i), s_.state_floats, state_before(i + 1));
-    const int64_t count = tokens_of(i);
-    for (int64_t at = 0; at < count; at += task_.chunk)
-      add_tokens(s_.decays[at / task_.chunk], at, std::min(task_.chunk, count - at), state_before(i + 1));
+    const int64_t begin = span_.begin + i * task_.group, count = tokens_of(i);
+    for (int64_t at = 0; at < count; at += task_.chunk) {
+      const int64_t n = std::min(task_.chunk, count - at);
+      const NextRows next = next_rows(p_, span_, item_.head, begin + at + task_.group, n, {&p_.k, &p_.v});
+      add_tokens(s_.decays[at / task_.chunk], at, n, state_before(i + 1), next);
+    }
   }
 
   void group(int64_t i) {
     const int64_t begin = span_.begin + i * task_.group, count = tokens_of(i);
     read_group(i);
+    const ChunkRows& in = s_.rows.inputs;
+    in.read_queries(p_, span_.batch, item_.head, begin, count);
     read_rows(g_.d_out, span_.batch, item_.head, begin, count, s_.rows.d_out, dv_width_);
     const float* state = state_before(i);
     for (int64_t at = 0; at < count; at += task_.chunk) {
       const int64_t n = std::min(task_.chunk, count - at);
-      queries(at, n, state);
+      s_.decays[at / task_.chunk].apply_to_queries(in.q + at * width_, n, in.decayed_q + at * width_);
+      const NextRows next =
+          next_rows(p_, span_, item_.head, begin + at - task_.group, n, {&p_.q, &p_.k, &p_.v, &g_.d_out});
+      queries(at, n, state, next);
       if (at + n == count) break;
       if (state != s_.state) std::copy_n(state, s_.state_floats, s_.state);
       state = s_.state;
-      add_tokens(s_.decays[at / task_.chunk], at, n, s_.state);
+      add_tokens(s_.decays[at / task_.chunk], at, n, s_.state, NextRows());
     }
     for (int64_t at = (count - 1) / task_.chunk * task_.chunk; at >= 0; at -= task_.chunk)
       keys_and_values(at, std::min(task_.chunk, count - at));
@@ -118,7 +133,7 @@ class LinearGradientHead {
   float* d_weights_at(int64_t at) const { return s_.d_weights + at * s_.padded; }
 
   /// d_q = (d_out S^T) decayed + d_weights K, of scaled queries and without a token's pair with itself.
-  void queries(int64_t at, int64_t n, const float* state) const {
+  void queries(int64_t at, int64_t n, const float* state, const NextRows& next) const {
     const GroupRows& rows = s_.rows;
     const ChunkDecays& decays = decays_at(at);
     const bool channel = task_.decay == DecayKind::channel;
@@ -130,14 +145,15 @@ class LinearGradientHead {
                    d_weights, s_.padded);
     take_diagonal(d_weights, n, s_.padded, rows.own_pair + at);
     if (channel) {
-      gemm_nn(d_out, dv_width_, state, width_, d_q, width_, n, width_ / kLanes, task_.dv, store::Overwrite());
+      multiply_rows(d_out, dv_width_, state, width_, d_q, width_, n, width_ / kLanes, task_.dv, store::Overwrite());
       multiply(d_q, decays.channels().reads, n * width_, d_q);
       decays.channels().add_query_gradients(d_weights, s_.padded, k, n, d_q);
       return;
     }
     for_tiles(
         d_q, width_, n, width_ / kLanes,
-        [&](int64_t row, int64_t column, auto& sum) {
+        [&](int64_t row, int64_t column, auto& sum) HEED_ALWAYS_INLINE {
+          next.fetch(row, column, sum);
           add_rows(d_out + row * dv_width_, dv_width_, state + column, width_, task_.dv, sum);
           scale_tile(pairs.reads + row, sum);
           add_lower(d_weights, s_.padded, k + column, width_, row, sum);
@@ -158,28 +174,28 @@ class LinearGradientHead {
         decays.pair_products(q, in.k + at * width_, n, task_.d, s_.transposed, s_.padded, s_.weights);
     for_tiles(
         rows.d_v + at * dv_width_, dv_width_, n, dv_width_ / kLanes,
-        [&](int64_t row, int64_t column, auto& sum) {
+        [&](int64_t row, int64_t column, auto& sum) HEED_ALWAYS_INLINE {
           add_rows(decayed_k + row * width_, width_, s_.d_state + column, dv_width_, task_.d, sum);
           add_lower_transposed(s_.weights, stride, d_out + column, dv_width_, row, n, sum);
         },
         store::Overwrite());
     if (channel) {
-      gemm_nn(v, dv_width_, s_.d_state_transposed, width_, d_k, width_, n, width_ / kLanes, task_.dv,
-              store::Overwrite());
+      multiply_rows(v, dv_width_, s_.d_state_transposed, width_, d_k, width_, n, width_ / kLanes, task_.dv,
+                    store::Overwrite());
       multiply(d_k, decays.channels().writes, n * width_, d_k);
       decays.channels().add_key_gradients(d_weights, s_.padded, q, n, d_k);
     } else {
       for_tiles(
           d_k, width_, n, width_ / kLanes,
-          [&](int64_t row, int64_t column, auto& sum) {
+          [&](int64_t row, int64_t column, auto& sum) HEED_ALWAYS_INLINE {
             add_rows(v + row * dv_width_, dv_width_, s_.d_state_transposed + column, width_, task_.dv, sum);
             scale_tile(decays.pairs().writes(n) + row, sum);
             add_lower_transposed(d_weights, s_.padded, q + column, width_, row, n, sum);
           },
           store::Overwrite());
     }
-    gemm_tn(in.decayed_q + at * width_, width_, d_out, dv_width_, s_.d_state, dv_width_, task_.d, dv_width_ / kLanes, n,
-            store::RescaleRowsAdd(decays.totals(n)));
+    multiply_columns(in.decayed_q + at * width_, width_, d_out, dv_width_, s_.d_state, dv_width_, task_.d,
+                     dv_width_ / kLanes, n, store::RescaleRowsAdd(decays.totals(n)));
     turn_d_state();
   }
 
