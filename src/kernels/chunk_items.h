@@ -1,4 +1,4 @@
-// How the calls of the chunk engines are spread over threads: one item a head of a sequence.
+// How the calls of the chunk engines are spread over threads: by heads of sequences and, forward, columns of values.
 #pragma once
 
 #include <omp.h>
@@ -13,24 +13,58 @@
 
 namespace heed::kernels {
 
-/// Runs run(item, scratch) for the heads of all sequences; sequences of one token run step(item). False if one was.
-template <class Params, class Run, class Step>
-bool for_each_chunk_item(const Params& p, int64_t scratch_bytes, const Run& run, const Step& step) {
+/// The call for columns [begin, end) of the values, which no others see.
+template <class Params>
+Params columns_of(Params p, int64_t begin, int64_t end) {
+  for (AnyView* view : {&p.v, &p.out, &p.initial_state, &p.final_state}) {
+    if (is_absent(*view)) continue;
+    if (view->data != nullptr)
+      view->data = static_cast<char*>(view->data) + begin * static_cast<int64_t>(size_of(view->dtype));
+    view->size[3] = end - begin;
+  }
+  return p;
+}
+
+/// The call by columns of its values: as many parts as leave no thread idle, unless they became narrow. Every column's
+/// bits are its own, so the number of threads does not change them.
+template <class Params>
+std::vector<Params> cut_columns(const Params& p) {
+  constexpr int64_t kLeastColumns = 32, kStep = 16;
+  const int64_t items = std::max<int64_t>(count_spans(p, p.q) * p.out.size[1], 1), columns = p.v.size[3];
+  const int64_t wanted =
+      std::clamp<int64_t>((num_threads() + items - 1) / items, 1, std::max<int64_t>(columns / kLeastColumns, 1));
+  const int64_t width = ((columns + wanted - 1) / wanted + kStep - 1) / kStep * kStep;
+  std::vector<Params> parts;
+  for (int64_t begin = 0; begin < columns; begin += width)
+    parts.push_back(columns_of(p, begin, std::min(begin + width, columns)));
+  return parts;
+}
+
+/// Runs run(task, item, scratch) for the heads of all sequences and the parts of a call; sequences of one token run
+/// step(task, item). False if one was.
+template <class Task, class Params, class Bytes, class Run, class Step>
+bool for_each_chunk_item(const Params& p, const Bytes& scratch_bytes, const Run& run, const Step& step) {
   const int64_t heads = p.out.size[1], count = count_spans(p, p.q) * heads;
-  if (count == 0) return true;
   // A few states are walked faster than threads are woken.
   constexpr int64_t kLeastWork = int64_t{1} << 17;
   const bool small = count * p.q.size[3] * p.v.size[3] * std::max<int64_t>(p.q.size[2], 1) < kLeastWork;
-  const int threads = small ? 1 : static_cast<int>(std::min<int64_t>(num_threads(), count));
+  const std::vector<Params> parts = small ? std::vector<Params>{p} : cut_columns(p);
+  std::vector<Task> tasks;
+  for (const Params& part : parts) tasks.emplace_back(part);
+  const int64_t total = count * static_cast<int64_t>(tasks.size());
+  if (total == 0) return true;
+  const int threads = small ? 1 : static_cast<int>(std::min<int64_t>(num_threads(), total));
   const bool steps = p.cu_seqlens == nullptr && p.q.size[2] == 1;
-  const Block scratch = allocate(steps ? 0 : scratch_bytes * threads);
+  const int64_t bytes = steps ? 0 : scratch_bytes(tasks.front());
+  const Block scratch = allocate(bytes * threads);
   std::atomic<bool> valid{true};
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-  for (int64_t i = 0; i < count; ++i) {
-    const ChunkItem item{i / heads, i % heads};
+  for (int64_t i = 0; i < total; ++i) {
+    const Task& task = tasks[i / count];
+    const ChunkItem item{i % count / heads, i % heads};
     const bool one = span_at(p, p.q, item.sequence).length() == 1;
-    char* block = static_cast<char*>(scratch.get()) + scratch_bytes * omp_get_thread_num();
-    if (!(one ? step(item) : run(item, block))) valid = false;
+    char* block = static_cast<char*>(scratch.get()) + bytes * omp_get_thread_num();
+    if (!(one ? step(task, item) : run(task, item, block))) valid = false;
   }
   return valid;
 }

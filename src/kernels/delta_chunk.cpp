@@ -17,11 +17,7 @@ DeltaTask::DeltaTask(const DeltaChunkParams& params)
 void delta_chunk(const DeltaChunkParams& p) {
   if (use_reference() || p.q.dtype == DType::f64) return reference::delta_chunk(p);
   check(p);
-  const DeltaTask task(p);
-  const bool valid = for_each_chunk_item(
-      p, delta_scratch_bytes(task),
-      [&](const ChunkItem& item, void* block) { return run_delta_item(task, item, block); },
-      [&](const ChunkItem& item) { return run_delta_step(task, item); });
+  const bool valid = for_each_chunk_item<DeltaTask>(p, delta_scratch_bytes, run_delta_item, run_delta_step);
   if (!valid) check_not_positive("delta_chunk", p.log_decay);
 }
 

@@ -18,11 +18,7 @@ LinearTask::LinearTask(const LinearChunkParams& params)
 void linear_chunk(const LinearChunkParams& p) {
   if (use_reference() || p.q.dtype == DType::f64) return reference::linear_chunk(p);
   check(p);
-  const LinearTask task(p);
-  const bool valid = for_each_chunk_item(
-      p, linear_scratch_bytes(task),
-      [&](const ChunkItem& item, void* block) { return run_linear_item(task, item, block); },
-      [&](const ChunkItem& item) { return run_linear_step(task, item); });
+  const bool valid = for_each_chunk_item<LinearTask>(p, linear_scratch_bytes, run_linear_item, run_linear_step);
   if (!valid) check_not_positive("linear_chunk", p.log_decay);
 }
 

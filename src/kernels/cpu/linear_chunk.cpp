@@ -52,7 +52,8 @@ class LinearHead {
     const float* queries = reads == nullptr ? rows.decayed_q : rows.q;
     const int64_t stride = s_.decays.pair_products(rows.q, rows.k, n, task_.d, s_.keys_transposed, padded, s_.weights);
 
-    const NextRows next = next_rows(p_, span_, item_.head, begin + n, n, {&p_.q, &p_.k, &p_.v});
+    NextRows next = next_rows(p_, span_, item_.head, begin + n, n, {&p_.q, &p_.k, &p_.v});
+    if (task_.decay == DecayKind::channel) next.add(p_.log_decay, shared_head(p_.log_decay, item_.head, task_.heads));
     const FloatTarget out(p_.out, span_.batch, item_.head, begin, s_.out, dv_width);
     // A NaN or infinity among the values must not meet the zeros of pairs that nobody sees.
     const int64_t most_rows = has_nonfinite(rows.v, dv_width, n, dv_width) ? 1 : kTileRows;
