@@ -128,6 +128,51 @@ TEST(Run, GradientsAreDifferences) {
   }
 }
 
+TEST(Run, RecurrencesAreTheirSteps) {
+  const TemporaryDirectory folder;
+  const int64_t tokens = 9;
+  Arrays in{{"q", random_array({1, kHeads, tokens, kSize}, 1)},
+            {"k", random_array({1, kHeads, tokens, kSize}, 2)},
+            {"v", random_array({1, kHeads, tokens, kSize}, 3)},
+            {"log_decay", random_array({1, kHeads, tokens}, 4)},
+            {"initial_state", random_array({1, kHeads, kSize, kSize}, 5)}};
+  for (auto& value : in["log_decay"].values) value = -std::abs(value);
+  for (const bool delta : {false, true}) {
+    if (delta) in["beta"] = random_array({1, kHeads, tokens}, 6);
+    write(folder / "in", in);
+    const std::string name = delta ? "op:delta_chunk" : "op:linear_chunk";
+    const auto result = test::heed("run " + name + " --in " + (folder / "in").string() + " --out " +
+                                   (folder / "out").string() + " --set scale=0.5 chunk=4");
+    ASSERT_EQ(result.status, 0) << result.err;
+    const auto out = read(folder / "out", "out"), last = read(folder / "out", "state");
+    for (int64_t h = 0; h < kHeads; ++h) {
+      const auto row = [&](const char* tensor, int64_t t) {
+        return in.at(tensor).values.data() + (h * tokens + t) * (std::string(tensor).size() == 1 ? kSize : 1);
+      };
+      for (int64_t e = 0; e < kSize; ++e) {
+        std::vector<double> state(kSize);
+        for (int64_t c = 0; c < kSize; ++c)
+          state[size_t(c)] = in.at("initial_state").values[size_t((h * kSize + c) * kSize + e)];
+        for (int64_t t = 0; t < tokens; ++t) {
+          double found = 0, sum = 0;
+          for (int64_t c = 0; c < kSize; ++c) {
+            state[size_t(c)] *= std::exp(*row("log_decay", t));
+            found += row("k", t)[c] * state[size_t(c)];
+          }
+          const double written = delta ? *row("beta", t) * (row("v", t)[e] - found) : row("v", t)[e];
+          for (int64_t c = 0; c < kSize; ++c) {
+            state[size_t(c)] += row("k", t)[c] * written;
+            sum += 0.5 * row("q", t)[c] * state[size_t(c)];
+          }
+          EXPECT_NEAR(out.values[size_t((h * tokens + t) * kSize + e)], sum, 1e-12) << name;
+        }
+        for (int64_t c = 0; c < kSize; ++c)
+          EXPECT_NEAR(last.values[size_t((h * kSize + c) * kSize + e)], state[size_t(c)], 1e-12) << name;
+      }
+    }
+  }
+}
+
 TEST(Run, MixersKeepTheirWeights) {
   const TemporaryDirectory folder;
   write(folder / "in", {{"x", random_array({2, 11, 16}, 6)}});
@@ -178,6 +223,16 @@ TEST(Run, BadInputIsOneClearLine) {
   wrong["biass"] = random_array({1, 1, kQueries, kKeys}, 7);
   write(path, wrong);
   expect_refused(folder, "run op:flash --in " + path, "bias");
+
+  auto same = in;
+  same["q"] = random_array({1, kHeads, kKeys, kSize}, 7);
+  write(path, same);
+  expect_refused(folder, "run op:linear_chunk --in " + path + " --set chunk=0", "chunk");
+  expect_refused(folder, "run op:linear_chunk --in " + path + " --set window=3", "window");
+  expect_refused(folder, "run op:delta_chunk --in " + path, "beta");
+  same["log_decay"] = {{kHeads}, {-0.5, 0.25}};
+  write(path, same);
+  expect_refused(folder, "run op:linear_chunk --in " + path, "0.25");
 
   write(path, {{"x", random_array({2, 11, 16}, 6)}});
   expect_refused(folder, "run dense --in " + path + " --set heads=4 kv_heads=3", "3");
