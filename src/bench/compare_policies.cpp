@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "bench/memory_meter.h"
+#include "bench/policy_steps.h"
 #include "heed/bench/measure.h"
 #include "heed/error.h"
 #include "heed/probe/head_scores.h"
@@ -27,6 +29,18 @@ cache::HeadRanking ranking_of(const checkpoint::LanguageModel& lm, const PolicyC
   return cache::rank_heads(table, cache::shape_of(lm.model->config()));
 }
 
+/// Budget of a policy with another dial, until it is measured.
+constexpr double kMeasured = 0;
+
+bool has_budget(const cache::PolicyRow& policy) { return policy.at_budget || policy.at_mean_budget; }
+
+PolicyChoice at_budget(const cache::PolicyRow& policy, double budget, int64_t prompt,
+                       const cache::HeadRanking& ranking) {
+  const auto tokens = std::max<int64_t>(2, std::llround(budget * double(prompt)));
+  return {policy.row.name,
+          policy.at_budget ? policy.at_budget(tokens) : policy.at_mean_budget(tokens, prompt, ranking)};
+}
+
 std::vector<Contestant> contestants(const checkpoint::LanguageModel& lm, const PolicyCompareOptions& o) {
   std::vector<Contestant> all{{PolicyChoice{}, 1}};
   const auto wanted = [&](const std::string& name) {
@@ -34,20 +48,18 @@ std::vector<Contestant> contestants(const checkpoint::LanguageModel& lm, const P
   };
   cache::HeadRanking ranking;
   for (const auto& policy : cache::policies()) {
-    if ((!policy.at_budget && !policy.at_mean_budget) || !wanted(policy.row.name)) continue;
+    if (!wanted(policy.row.name)) continue;
+    if (policy.variants)
+      for (const auto& settings : policy.variants(o.prompt)) all.push_back({{policy.row.name, settings}, kMeasured});
+    if (!has_budget(policy)) continue;
     if (policy.at_mean_budget && ranking.empty()) ranking = ranking_of(lm, o);
-    for (const double budget : o.budgets) {
-      const auto tokens = std::max<int64_t>(2, std::llround(budget * double(o.prompt)));
-      all.push_back({{policy.row.name,
-                      policy.at_budget ? policy.at_budget(tokens) : policy.at_mean_budget(tokens, o.prompt, ranking)},
-                     budget});
-    }
+    for (const double budget : o.budgets) all.push_back({at_budget(policy, budget, o.prompt, ranking), budget});
   }
   for (const auto& name : o.policies) {
     const auto known = [&](const cache::PolicyRow& policy) { return policy.row.name == name; };
     const auto row = std::find_if(cache::policies().begin(), cache::policies().end(), known);
     // A file, a policy without a budget, or a name that make_policy refuses.
-    if (name != "full" && (row == cache::policies().end() || (!row->at_budget && !row->at_mean_budget)))
+    if (name != "full" && (row == cache::policies().end() || (!has_budget(*row) && !row->variants)))
       all.push_back({PolicyChoice::parse(name), 1});
   }
   if (o.kv.empty()) return all;
@@ -64,7 +76,6 @@ Tensor tokens_of(const checkpoint::LanguageModel& lm, const std::string& text, i
   return torch::tensor(at::ArrayRef<int64_t>(ids.data(), size_t(count))).unsqueeze(0);
 }
 
-constexpr int64_t kWarmUpSteps = 8;
 constexpr int64_t kRecallKeys = 16;
 
 /// What the caches hold once the last step is done.
@@ -107,7 +118,18 @@ Tensor pass(const checkpoint::LanguageModel& lm, const cache::Policy& policy, co
     const double chosen = now();
     result.prompt_bytes = session->cache_bytes();
     session->finish_prompt();
-    if (run == 0) continue;
+    if (run == 0) {
+      const auto steps = time_steps(*session, lm.model->config().kv_heads, tokens[0].slice(0, o.prompt));
+      result.decode_ms = steps.decode_ms;
+      result.decode_p95_ms = steps.decode_p95_ms;
+      result.tokens_per_second = 1e3 / steps.decode_ms;
+      result.attention_ms = steps.attention_ms;
+      result.policy_ms = steps.policy_ms;
+      result.read = steps.read;
+      result.scored = steps.scored;
+      result.full_steps = steps.full_steps;
+      continue;
+    }
     prefill.push_back(now() - start);
     build.push_back(now() - chosen);
     first.push_back(chosen - start);
@@ -117,29 +139,13 @@ Tensor pass(const checkpoint::LanguageModel& lm, const cache::Policy& policy, co
   result.ttft_s = median(first);
 
   std::vector<Tensor> logits{last};
-  std::vector<double> times;
   for (int64_t i = 0; i + 1 < o.steps; ++i) {
-    const double start = now();
     logits.push_back(session->step(tokens[0].narrow(0, o.prompt + i, 1))[0]);
-    times.push_back(now() - start);
     result.cache_bytes = std::max(result.cache_bytes, session->cache_bytes());
   }
   const auto reads = session->reads();
-  const double rows = double(reads.steps) * double(lm.model->config().kv_heads);
-  if (reads.steps) {
-    result.read = double(reads.attended) / rows;
-    result.scored = double(reads.scored) / rows;
-    result.full_steps = double(reads.full_steps) / double(reads.steps);
-    const double steps = double(times.size());
-    result.attention_ms = 1e3 * reads.attention_seconds / steps;
-    result.policy_ms = 1e3 * reads.policy_seconds / steps;
-  }
+  if (reads.prompt_visible) result.prompt_density = double(reads.prompt_pairs) / double(reads.prompt_visible);
   count_slots(*session, result);
-  times.erase(times.begin(), times.begin() + std::min<std::ptrdiff_t>(kWarmUpSteps, std::ssize(times) / 2));
-  result.decode_ms = 1e3 * median(times);
-  result.tokens_per_second = 1e3 / result.decode_ms;
-  std::sort(times.begin(), times.end());
-  result.decode_p95_ms = 1e3 * times[size_t(std::ceil(0.95 * double(times.size()))) - 1];
   return torch::stack(logits);
 }
 
@@ -160,7 +166,12 @@ std::vector<int64_t> greedy(const checkpoint::LanguageModel& lm, const cache::Po
 /// How far the policy follows the full cache's own text, and what it loses in every layer.
 void compare_paths(const checkpoint::LanguageModel& lm, const cache::Policy& policy, const Tensor& tokens,
                    const PolicyCompareOptions& o, const std::vector<int64_t>& full, PolicyResult& result) {
-  const auto ids = greedy(lm, policy, tokens, o, full);
+  const auto ids = [&] {
+    const MemoryMeter meter;
+    auto ids = greedy(lm, policy, tokens, o, full);
+    result.peak_bytes = meter.peak();
+    return ids;
+  }();
   result.first_divergence = std::mismatch(ids.begin(), ids.end(), full.begin()).first - ids.begin();
   result.layers =
       cache::layer_losses(lm.model, policy, tokens.narrow(1, 0, o.prompt + o.steps - 1), o.prompt, kRecallKeys);
@@ -191,6 +202,40 @@ std::string model_hash(const DecoderLm& model) {
   return fmt::format("{:016x}", hash);
 }
 
+/// Every policy with a budget, and the full cache, at several lengths.
+std::vector<PolicySpeed> speeds_of(const checkpoint::LanguageModel& lm, const std::string& text,
+                                   const std::vector<Contestant>& all, const PolicyCompareOptions& o) {
+  auto lengths = o.lengths;
+  if (lengths.empty()) lengths = {o.prompt / 4, o.prompt / 2, o.prompt};
+  std::erase_if(lengths, [](int64_t length) { return length < 2; });
+  std::sort(lengths.begin(), lengths.end());
+  lengths.erase(std::unique(lengths.begin(), lengths.end()), lengths.end());
+  const auto shape = cache::shape_of(lm.model->config());
+  cache::HeadRanking ranking;
+  std::vector<PolicySpeed> speeds;
+  if (lengths.empty()) return speeds;
+  const auto tokens = tokens_of(lm, text, lengths.back() + o.steps);
+  const auto measure = [&](const PolicyChoice& choice, int64_t prompt) {
+    cache::Session session(lm.model, choice.make(shape));
+    session.prefill(tokens.narrow(1, 0, prompt), prompt + o.steps);
+    session.finish_prompt();
+    const auto steps = time_steps(session, shape.kv_heads, tokens[0].narrow(0, prompt, o.steps));
+    speeds.push_back({choice.name, prompt, steps.decode_ms, steps.attention_ms, steps.policy_ms});
+  };
+  for (const int64_t prompt : lengths) measure({}, prompt);
+  for (const auto& policy : cache::policies()) {
+    const auto takes_part = [&](const Contestant& c) { return c.choice.name == policy.row.name; };
+    if (!has_budget(policy) || std::none_of(all.begin(), all.end(), takes_part)) continue;
+    if (policy.at_mean_budget && ranking.empty()) ranking = ranking_of(lm, o);
+    for (const int64_t prompt : lengths) {
+      auto choice = at_budget(policy, o.speed_budget, prompt, ranking);
+      if (!o.kv.empty()) choice.settings["kv"] = o.kv;
+      measure(choice, prompt);
+    }
+  }
+  return speeds;
+}
+
 bool within(const PolicyResult& r, const PolicyLimits& limits) {
   return (!limits.max_kl || r.fidelity.kl <= *limits.max_kl) &&
          (!limits.max_bytes || r.cache_bytes <= *limits.max_bytes) &&
@@ -204,6 +249,10 @@ PolicyComparison compare_policies(
     const std::function<void(int64_t done, int64_t total, const std::string& next)>& progress) {
   for (const double budget : options.budgets)
     require(budget > 0 && budget < 1, "budget {}: a share of the prompt above 0 and below 1 is accepted", budget);
+  for (const int64_t length : options.lengths)
+    require(length >= 2, "length {}: a prompt of 2 or more tokens is accepted", length);
+  require(options.speed_budget > 0 && options.speed_budget < 1,
+          "speed budget {}: a share of the prompt above 0 and below 1 is accepted", options.speed_budget);
   require(options.repeats >= 1, "repeats {}: 1 or more is accepted", options.repeats);
   require(options.prompt >= 2 && options.steps >= 2, "prompt {} and steps {}: 2 or more tokens each are accepted",
           options.prompt, options.steps);
@@ -246,10 +295,13 @@ PolicyComparison compare_policies(
     }
     compare_paths(lm, policies[i], tokens, options, full_text, result);
     result.fidelity = cache::fidelity(full, logits, next);
+    if (all[i].budget == kMeasured)
+      result.budget = std::min(result.prompt_density, double(result.cache_bytes) / double(c.rows.front().cache_bytes));
     if (task) result.task = cache::score_task(lm, policies[i], *task, tasks::Split::test, options.task_samples);
     result.allowed = within(result, options.limits);
     c.rows.push_back(std::move(result));
   }
+  c.speeds = speeds_of(lm, text, all, options);
   for (size_t i = 0; i < c.rows.size(); ++i) {
     const auto cost = [](const PolicyResult& r) { return std::pair(r.cache_bytes, r.read + r.scored); };
     if (c.rows[i].allowed && (!c.chosen || cost(c.rows[i]) < cost(c.rows[*c.chosen]))) c.chosen = i;

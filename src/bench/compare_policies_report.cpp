@@ -2,21 +2,14 @@
 #include <fmt/format.h>
 
 #include "bench/page.h"
-#include "bench/plot.h"
+#include "bench/policy_plots.h"
+#include "bench/svg.h"
 #include "bench/units.h"
 #include "heed/bench/compare_policies.h"
 #include "heed/bench/measure.h"
 
 namespace heed::bench {
 namespace {
-
-std::string settings_text(const nlohmann::json& settings) {
-  std::string text;
-  for (const auto& [key, value] : settings.items())
-    text += fmt::format("{}{}={}", text.empty() ? "" : " ", key,
-                        value.is_string() ? value.get<std::string>() : value.dump());
-  return text;
-}
 
 std::string task_text(const PolicyResult& r) {
   return r.task ? fmt::format("{:.2f} ({:.2f} to {:.2f})", r.task->score, r.task->interval.low, r.task->interval.high)
@@ -30,33 +23,17 @@ std::string source_text(const PolicyComparison& c) {
       c.options.task.empty() ? "" : fmt::format(", {} samples of {}", c.options.task_samples, c.options.task));
 }
 
-/// Where in the plot: bytes to the right, KL upwards; one series a policy.
-std::string pareto(const PolicyComparison& c) {
-  // Below it two caches differ by the rounding of float32 only.
-  constexpr double kLeast = 1e-7;
-  std::vector<Series> all;
-  for (const auto& row : c.rows) {
-    const auto& name = row.choice.name;
-    auto found = std::find_if(all.begin(), all.end(), [&](const Series& s) { return s.name == name; });
-    if (found == all.end()) {
-      const int index = int(all.size());
-      found = all.insert(all.end(), Series{name, {index < kStyles ? index : -1}, {}, {}});
-    }
-    found->points.emplace_back(double(row.cache_bytes), std::max(row.fidelity.kl, kLeast));
-    found->tooltips.push_back(fmt::format("{} {}: {}, KL {:.2g}, {:.0f} tokens/s", name,
-                                          settings_text(row.choice.settings), bytes_text(row.cache_bytes),
-                                          row.fidelity.kl, row.tokens_per_second));
-  }
-  PlotAxes axes{"Distance from the full cache against bytes held", "bytes of the cache", "KL(full || policy), nats"};
-  axes.x = Unit::bytes;
-  axes.y = Unit::error;
-  std::vector<double> ticks;
-  int64_t most = 1;
-  for (const auto& row : c.rows) most = std::max(most, row.cache_bytes);
-  for (double tick = 1024; tick <= 2.0 * double(most); tick *= 4)
-    if (tick * 256 > double(most)) ticks.push_back(tick);
-  return line_plot(axes, all, ticks);
-}
+constexpr const char* kProtocol =
+    "<p>The prompt goes through the model in chunks, then the text's own next tokens are fed one at a time under each "
+    "policy. <b>KL</b> is the mean over these positions of KL(full cache || policy) in nats, <b>top-1</b> the share of "
+    "positions with the same likeliest token. Times are those of 64 steps at the length of the prompt, after 8: the "
+    "cache forgets the token of every step; medians. <b>Attention</b> and <b>policy</b> split the time of a step's "
+    "layers: reading the cache, and storing, selecting and dropping. <b>Cache</b> is the most that is held after the "
+    "prompt, scores and summaries included, <b>peak</b> the most that the allocator gave out for prompt and steps "
+    "beside the weights. <b>Read</b> counts the pairs of key and value that a step attends to, <b>scored</b> the "
+    "key-sized vectors touched only to select, both per layer and KV head. <b>Budget</b> is the share of the prompt "
+    "that a policy was given, sinks, windows and what it observes inside it; of policies with another dial, the share "
+    "that was measured. Task answers are greedy, with 95 % Wilson intervals.</p>\n";
 
 }  // namespace
 
@@ -77,6 +54,7 @@ nlohmann::ordered_json to_json(const PolicyComparison& c) {
                                {"policy_ms", r.policy_ms},
                                {"cache_bytes", r.cache_bytes},
                                {"prompt_bytes", r.prompt_bytes},
+                               {"peak_bytes", r.peak_bytes},
                                {"kv_bytes_hot", r.kv_bytes_hot},
                                {"kv_bytes_cold", r.kv_bytes_cold},
                                {"kv_bytes_used", r.kv_bytes_used},
@@ -86,6 +64,7 @@ nlohmann::ordered_json to_json(const PolicyComparison& c) {
                                {"pairs_read_bytes", r.read_bytes},
                                {"scored", r.scored},
                                {"scored_bytes", r.scored_bytes},
+                               {"prompt_density", r.prompt_density},
                                {"full_steps", r.full_steps},
                                {"kl", r.fidelity.kl},
                                {"kl_p95", r.fidelity.kl_p95},
@@ -114,6 +93,13 @@ nlohmann::ordered_json to_json(const PolicyComparison& c) {
                      {"samples", r.task->samples}};
     json["results"].push_back(std::move(row));
   }
+  for (const auto& s : c.speeds)
+    json["speeds"].push_back({{"policy", s.policy},
+                              {"budget", s.policy == "full" ? 1 : c.options.speed_budget},
+                              {"prompt", s.prompt},
+                              {"decode_ms", s.decode_ms},
+                              {"attention_ms", s.attention_ms},
+                              {"policy_ms", s.policy_ms}});
   json["chosen"] = c.chosen ? nlohmann::ordered_json{{"policy", c.rows[*c.chosen].choice.name},
                                                      {"settings", c.rows[*c.chosen].choice.settings}}
                             : nlohmann::ordered_json(nullptr);
@@ -139,49 +125,49 @@ std::string decision(const PolicyComparison& c) {
 
 std::string policy_table(const PolicyComparison& c) {
   std::string text = machine_line(c.machine) + "\n" + source_text(c) + "\n";
-  text += fmt::format("  {:<18} {:>7} {:>9} {:>9} {:>9} {:>9} {:>10} {:>9} {:>8} {:>9} {:>6}  {}\n", "policy", "budget",
-                      "prefill", "tokens/s", "attention", "policy", "cache", "read", "scored", "KL", "top-1",
-                      c.options.task);
+  const auto after = [](const std::string& last) { return last.empty() ? "" : "  " + last; };
+  text += fmt::format("  {:<19} {:>7} {:>9} {:>9} {:>9} {:>9} {:>10} {:>10} {:>9} {:>8} {:>9} {:>6}{}\n", "policy",
+                      "budget", "prefill", "tokens/s", "attention", "policy", "cache", "peak", "read", "scored", "KL",
+                      "top-1", after(c.options.task));
   for (const auto& r : c.rows)
-    text +=
-        fmt::format("{} {:<18} {:>7.3g} {:>9} {:>9.1f} {:>9} {:>9} {:>10} {:>9.0f} {:>8.0f} {:>9.2g} {:>6.3f}  {}\n",
-                    c.chosen && &r == &c.rows[*c.chosen] ? "*" : " ", r.choice.name, r.budget, time_text(r.prefill_s),
-                    r.tokens_per_second, time_text(1e-3 * r.attention_ms), time_text(1e-3 * r.policy_ms),
-                    bytes_text(r.cache_bytes), r.read, r.scored, r.fidelity.kl, r.fidelity.top1, task_text(r));
+    text += fmt::format(
+        "{} {:<19} {:>7.3g} {:>9} {:>9.1f} {:>9} {:>9} {:>10} {:>10} {:>9.0f} {:>8.0f} {:>9.2g} {:>6.3f}{}\n",
+        c.chosen && &r == &c.rows[*c.chosen] ? "*" : " ", r.choice.name, r.budget, time_text(r.prefill_s),
+        r.tokens_per_second, time_text(1e-3 * r.attention_ms), time_text(1e-3 * r.policy_ms), bytes_text(r.cache_bytes),
+        bytes_text(r.peak_bytes), r.read, r.scored, r.fidelity.kl, r.fidelity.top1, after(task_text(r)));
   return text + decision(c) + "\n";
 }
 
 std::string policy_html(const PolicyComparison& c) {
-  std::string rows;
-  for (const auto& r : c.rows)
+  std::string rows, formats;
+  for (const auto& r : c.rows) {
     rows += fmt::format(
-        "<tr{}><td>{}</td><td>{:.3g}</td><td>{}</td><td>{:.1f}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.0f}</"
-        "td><td>{:.0f}</"
-        "td><td>{:.2g}</td>"
-        "<td>{:.3f}</td><td>{}</td><td class=\"word\"><code>{}</code></td></tr>\n",
+        "<tr{}><td>{}</td><td>{:.3g}</td><td>{}</td><td>{:.1f}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>"
+        "<td>{:.0f}</td><td>{:.0f}</td><td>{:.2g}</td><td>{:.3f}</td><td>{}</td><td class=\"word\"><code>{}</code></td>"
+        "</tr>\n",
         c.chosen && &r == &c.rows[*c.chosen] ? " class=\"exact\"" : "", escape_xml(r.choice.name), r.budget,
         time_text(r.prefill_s), r.tokens_per_second, time_text(1e-3 * r.attention_ms), time_text(1e-3 * r.policy_ms),
-        bytes_text(r.cache_bytes), r.read, r.scored, r.fidelity.kl, r.fidelity.top1, task_text(r),
-        escape_xml(settings_text(r.choice.settings)));
+        bytes_text(r.cache_bytes), bytes_text(r.peak_bytes), r.read, r.scored, r.fidelity.kl, r.fidelity.top1,
+        task_text(r), escape_xml(settings_text(r.choice.settings)));
+    if (r.choice.settings.contains("kv") || r.choice.name == "full")
+      formats += fmt::format(
+          "<tr><td>{}</td><td><code>{}</code></td><td>{}</td><td>{:.1f} %</td><td>{:.2g}</td><td>{:.3f}</td><td>{}</td>"
+          "</tr>\n",
+          escape_xml(r.choice.name), escape_xml(r.choice.settings.value("kv", "exact")), bytes_text(r.kv_bytes_used),
+          100.0 * double(r.kv_bytes_used) / double(std::max<int64_t>(1, c.rows[0].kv_bytes_used)), r.fidelity.kl,
+          r.fidelity.top1, task_text(r));
+  }
+  std::string figures;
+  for (const auto& plot : policy_plots(c)) figures += "<figure>" + plot + "</figure>\n";
   const auto body = fmt::format(
-      "<p class=\"finding\">{}</p>\n<figure>{}</figure>\n<h2>Figures</h2>\n<div class=\"scroll\"><table>\n<tr>"
-      "<th>policy</th><th>budget</th><th>prefill</th><th>tokens/s</th><th>attention</th><th>policy</th><th>cache</"
-      "th><th>read</th><th>scored</"
-      "th><th>KL</th>"
-      "<th>top-1</th><th>{}</th><th>settings</th></tr>\n{}</table></div>\n"
-      "<h2>How it was measured</h2>\n<p>The prompt goes through the model in chunks, then the text's own next tokens "
-      "are "
-      "fed one at a time under each policy. <b>KL</b> is the mean over these positions of KL(full cache || policy) in "
-      "nats, "
-      "<b>top-1</b> the share of positions with the same likeliest token. <b>Cache</b> is the most that is held after "
-      "the "
-      "prompt, scores and summaries included. <b>Attention</b> and <b>policy</b> split the time of a step's layers: "
-      "reading the cache, and storing, selecting and dropping. <b>Read</b> counts the pairs of key and value that a "
-      "step attends to, "
-      "<b>scored</b> the key-sized vectors touched only to select, both per layer and KV head. Task answers are "
-      "greedy, "
-      "with 95 % Wilson intervals.</p>\n",
-      escape_xml(decision(c)), pareto(c), escape_xml(c.options.task), rows);
+      "<p class=\"finding\">{0}</p>\n{1}<h2>Figures</h2>\n<div class=\"scroll\"><table>\n<tr><th>policy</th>"
+      "<th>budget</th><th>prefill</th><th>tokens/s</th><th>attention</th><th>policy</th><th>cache</th><th>peak</th>"
+      "<th>read</th><th>scored</th><th>KL</th><th>top-1</th><th>{2}</th><th>settings</th></tr>\n{3}</table></div>\n"
+      "<h2>Few bits</h2>\n<p>Keys and values stored as codes, against the bytes that they take.</p>\n<div "
+      "class=\"scroll\">"
+      "<table>\n<tr><th>policy</th><th>format</th><th>bytes</th><th>of the full cache</th><th>KL</th><th>top-1</th>"
+      "<th>{2}</th></tr>\n{4}</table></div>\n<h2>How it was measured</h2>\n{5}",
+      escape_xml(decision(c)), figures, escape_xml(c.options.task), rows, formats, kProtocol);
   return page("heed compare --policies", "Cache policies side by side", source_text(c), body, machine_line(c.machine));
 }
 

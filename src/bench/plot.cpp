@@ -20,21 +20,25 @@ struct Tick {
   bool named = true;
 };
 
-/// Values on a logarithmic scale of pixels.
+/// Values on a logarithmic scale of pixels, shares on a linear one.
 class Axis {
  public:
-  Axis(double low, double high, double from, double to)
-      : low_(std::log(low)), high_(std::log(high)), from_(from), to_(to) {
+  Axis(Unit unit, std::pair<double, double> range, double from, double to)
+      : linear_(unit == Unit::share), low_(scaled(range.first)), high_(scaled(range.second)), from_(from), to_(to) {
+    if (linear_) low_ = 0, high_ = 1;
     if (high_ - low_ < 1e-9) low_ -= 0.35, high_ += 0.35;
     const double margin = 0.03 * (high_ - low_);
     low_ -= margin, high_ += margin;
   }
-  double at(double value) const { return from_ + (std::log(value) - low_) / (high_ - low_) * (to_ - from_); }
-  bool holds(double value) const { return std::log(value) >= low_ - 1e-9 && std::log(value) <= high_ + 1e-9; }
-  double low() const { return std::exp(low_); }
-  double high() const { return std::exp(high_); }
+  double at(double value) const { return from_ + (scaled(value) - low_) / (high_ - low_) * (to_ - from_); }
+  bool holds(double value) const { return scaled(value) >= low_ - 1e-9 && scaled(value) <= high_ + 1e-9; }
+  double low() const { return linear_ ? low_ : std::exp(low_); }
+  double high() const { return linear_ ? high_ : std::exp(high_); }
 
  private:
+  double scaled(double value) const { return linear_ ? value : std::log(value); }
+
+  bool linear_;
   double low_, high_, from_, to_;
 };
 
@@ -51,15 +55,21 @@ std::string tick_text(Unit unit, double value) {
     }
     case Unit::error:
       return value < 0.9e-3 ? fmt::format("{:.0e}", value) : fmt::format("{:.4g}", value);
+    case Unit::share:
+      return fmt::format("{:.1f}", value);
     case Unit::length:
       break;
   }
   return fmt::format("{:.0f}", value);
 }
 
-/// Powers of ten, with 2 and 5 between them where there is room; powers of two for bytes.
+/// Powers of ten, with 2 and 5 between them where there is room; powers of two for bytes, fifths for shares.
 std::vector<Tick> ticks_of(Unit unit, const Axis& axis) {
   std::vector<Tick> ticks;
+  if (unit == Unit::share) {
+    for (int fifth = 0; fifth <= 5; ++fifth) ticks.push_back({fifth / 5.0});
+    return ticks;
+  }
   if (unit == Unit::bytes) {
     const double octaves = std::log2(axis.high() / axis.low());
     const double step = octaves > 21 ? 10 : octaves > 10 ? 4 : octaves > 4 ? 2 : 1;
@@ -101,10 +111,9 @@ struct Frame {
 };
 
 Frame frame_of(const PlotAxes& axes, const std::vector<Series>& series, double right) {
-  const auto [x_low, x_high] = range_of(series, true);
-  const auto [y_low, y_high] = range_of(series, false);
   const double bottom = axes.y_downwards ? kTop : kBottom, top = axes.y_downwards ? kBottom : kTop;
-  return {Axis(x_low, x_high, kLeft, right), Axis(y_low, y_high, bottom, top), right};
+  return {Axis(axes.x, range_of(series, true), kLeft, right), Axis(axes.y, range_of(series, false), bottom, top),
+          right};
 }
 
 void draw_frame(Svg& svg, const PlotAxes& axes, const Frame& f, const std::vector<Tick>& x_ticks) {

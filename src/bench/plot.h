@@ -1,4 +1,4 @@
-// Log-log plots of named series, labelled at the line's end or beside the point.
+// Plots of named series, logarithmic unless an axis is a share, labelled at the line's end or beside the point.
 #pragma once
 
 #include <fmt/format.h>
@@ -10,7 +10,13 @@
 
 namespace heed::bench {
 
-enum class Unit { length, seconds, bytes, error };
+enum class Unit {
+  length,
+  seconds,
+  bytes,
+  error,
+  share  ///< 0 to 1, the one unit that is not logarithmic
+};
 
 /// How a series looks everywhere: colour, marker and dashes, so that none is told by colour alone.
 struct SeriesStyle {
@@ -26,7 +32,7 @@ inline constexpr int kStyles = 16;
 struct Series {
   std::string name;
   SeriesStyle style;
-  std::vector<Point> points;  ///< in units of the axes; positive
+  std::vector<Point> points;  ///< in units of the axes; positive on logarithmic ones
   std::vector<std::string> tooltips;
 };
 

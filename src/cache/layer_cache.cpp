@@ -39,6 +39,14 @@ void LayerCache::truncate(int64_t tokens) {
   seen_ = tokens;
 }
 
+void LayerCache::hold_at(int64_t slots) {
+  if (kv_.longest() <= slots) return;
+  bool whole = true;  // no row has dropped anything: places follow the slots
+  for (int64_t r = 0; r < kv_.rows(); ++r) whole &= kv_.length(r) == seen_;
+  kv_.shorten(slots);
+  if (whole) seen_ = slots;
+}
+
 Tensor LayerCache::rotate(const Chunk& chunk, const Tensor& x, const Tensor& positions) const {
   return chunk.call.encoding->rotate(x, positions);
 }

@@ -19,7 +19,7 @@ struct Options {
   std::vector<int64_t> layers;
   std::vector<std::string> set;
   bench::CompareOptions compare;
-  bool policies = false;
+  bool policies = false, protocol = false;
   bench::PolicyCompareOptions policy;
   std::string save_policy;
 };
@@ -44,6 +44,15 @@ std::unique_ptr<bench::QkvSource> source_of(const Options& o) {
                               o.layers, parse_dtype(o.dtype)});
 }
 
+void follow_protocol(bench::PolicyCompareOptions& policy) {
+  policy.budgets = {1.0 / 32, 1.0 / 16, 1.0 / 8, 1.0 / 4, 1.0 / 2};
+  policy.task_samples = std::max<int64_t>(200, policy.task_samples);
+  policy.steps = std::max<int64_t>(256, policy.steps);
+  auto& names = policy.policies;
+  if (!names.empty() && std::find(names.begin(), names.end(), "streaming_llm") == names.end())
+    names.insert(names.begin(), "streaming_llm");
+}
+
 void run_policies(Options& o) {
   require(o.qkv.empty(), "--policies needs a model and a text, not --qkv");
   const auto model = o.model.empty() ? find_asset("tiny-lm").string() : o.model;
@@ -52,6 +61,7 @@ void run_policies(Options& o) {
   o.policy.policies = o.compare.only;
   o.policy.repeats = o.compare.repeats;
   o.policy.seed = o.common.seed;
+  if (o.protocol) follow_protocol(o.policy);
   bench::PolicyComparison result;
   {
     std::unique_ptr<Progress> bar;
@@ -133,6 +143,17 @@ void add_compare(CLI::App& app) {
               "keys and values of all but the exact full cache: int8, int4, kivi2 or kivi2_token");
   of_policies("--task", o->policy.task, "a text task (default niah_single; '' for none)");
   of_policies("--samples", o->policy.task_samples, "samples of the task (default 20)")->check(CLI::Range(1, 1 << 24));
+  of_policies("--speed-lengths", o->policy.lengths,
+              "prompts at which a step is timed, too (default: a quarter, half and all of --prompt)")
+      ->delimiter(',')
+      ->check(CLI::Range(2, 1 << 24));
+  of_policies("--speed-budget", o->policy.speed_budget, "share of the prompt that policies get there (default 0.25)");
+  command
+      ->add_flag("--protocol", o->protocol,
+                 "the whole protocol, which takes an hour or more: budgets from 1/32 to 1/2, 200 samples of the task, "
+                 "streaming_llm beside whatever --only names")
+      ->needs(policies)
+      ->group("with --policies");
   of_policies("--max-kl", o->policy.limits.max_kl, "allow at most this mean KL, in nats");
   of_policies("--max-bytes", o->policy.limits.max_bytes, "allow at most so many bytes of cache");
   of_policies("--min-tokens-per-second", o->policy.limits.min_tokens_per_second, "allow no slower decoding");

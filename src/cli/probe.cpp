@@ -85,6 +85,7 @@ void add_probe(CLI::App& app) {
   add_probe_moa(*command);
   add_probe_minference(*command);
   add_probe_sinks(*command);
+  add_probe_keys(*command);
 }
 
 }  // namespace heed::cli

@@ -24,5 +24,6 @@ void add_probe_duo(CLI::App& probe);
 void add_probe_moa(CLI::App& probe);
 void add_probe_minference(CLI::App& probe);
 void add_probe_sinks(CLI::App& probe);
+void add_probe_keys(CLI::App& probe);
 
 }  // namespace heed::cli

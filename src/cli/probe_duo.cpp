@@ -51,8 +51,8 @@ void print_choices(const std::vector<probe::ChoiceScore>& all, const probe::Choi
     std::string draws;
     if (c.scores.size() > 1)
       for (const double score : c.scores) draws += fmt::format(" {:.2f}", score);
-    fmt::print("{:<16} {:<10} {:>8.0f}% {:>7.3f} {:>8} {}\n", c.task, c.choice, 100 * c.sparsity, c.mean(),
-               full > 0 ? fmt::format("{:.3f}", c.mean() / full) : "-", draws);
+    fmt::print("{:<16} {:<10} {:>8.0f}% {:>7.3f} {:>8}{}\n", c.task, c.choice, 100 * c.sparsity, c.mean(),
+               full > 0 ? fmt::format("{:.3f}", c.mean() / full) : "-", draws.empty() ? "" : " " + draws);
   }
 }
 

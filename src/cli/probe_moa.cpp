@@ -6,6 +6,7 @@
 #include "heed/assets.h"
 #include "heed/cache/policy.h"
 #include "heed/error.h"
+#include "heed/probe/head_scores.h"
 #include "heed/probe/moa.h"
 
 namespace heed::cli {
@@ -19,6 +20,9 @@ struct ProbeMoa {
   int64_t unseen = 0, step = 0;
   probe::MoaProfileOptions profile;
   probe::MoaOptions search;
+  probe::WindowCompareOptions windows;
+  std::string ranking;
+  bool compare = false;
 };
 
 nlohmann::ordered_json json_of(const probe::MoaPlan& plan) {
@@ -38,6 +42,26 @@ void print(const probe::MoaPlan& plan, const std::vector<probe::MoaProfile>& pro
     for (const auto& rule : plan.rules[l]) fmt::print(" {:>14}", fmt::format("{} + {} N", rule.a, rule.b));
     fmt::print("\n");
   }
+}
+
+void print(const std::vector<probe::WindowScore>& scores, const probe::WindowCompareOptions& o) {
+  fmt::print("\n{}, {} samples, as many bytes for each choice\n{:>8} {:<8} {:>12} {:>7}  {}\n", o.task, o.samples,
+             "tokens", "choice", "KV bytes", "score", "95 %");
+  for (const auto& s : scores)
+    fmt::print("{:>8} {:<8} {:>12} {:>7.3f}  {:.2f} to {:.2f}\n", s.length, s.choice, s.kv_bytes, s.mean, s.score.low,
+               s.score.high);
+}
+
+/// At the longest profiled length and at twice as many tokens.
+std::vector<probe::WindowScore> compare(ProbeMoa& o, const checkpoint::LanguageModel& lm, const probe::MoaPlan& plan) {
+  const auto table =
+      o.ranking.empty() ? probe::to_table(probe::induction_scores(lm)) : checkpoint::HeadTable::load(o.ranking);
+  o.windows.task = o.profile.task;
+  o.windows.parameters = o.profile.parameters;
+  std::unique_ptr<Progress> bar;
+  return probe::compare_windows(lm, plan, {o.lengths.back(), 2 * o.lengths.back()},
+                                cache::rank_heads(table, cache::shape_of(lm.model->config())), o.windows,
+                                progress_bar(bar, "choices"));
 }
 
 void run(ProbeMoa& o) {
@@ -68,8 +92,18 @@ void run(ProbeMoa& o) {
   nlohmann::ordered_json json{{"model", o.model}, {"chosen", best}};
   for (const auto& profile : profiles) json["lengths"].push_back(profile.length);
   for (const auto& each : plans) json["plans"].push_back(json_of(each));
-  if (!write_json(o.common, json.dump(1)))
-    print(plan, profiles, plans.size(), probe::moa_plan_of(plan.rules, {profiles.back()}).loss[0]);
+  std::vector<probe::WindowScore> scores;
+  if (o.compare) scores = compare(o, lm, plan);
+  for (const auto& s : scores)
+    json["comparison"].push_back({{"tokens", s.length},
+                                  {"choice", s.choice},
+                                  {"kv_bytes", s.kv_bytes},
+                                  {"score", s.mean},
+                                  {"low", s.score.low},
+                                  {"high", s.score.high}});
+  if (write_json(o.common, json.dump(1))) return;
+  print(plan, profiles, plans.size(), probe::moa_plan_of(plan.rules, {profiles.back()}).loss[0]);
+  if (o.compare) print(scores, o.windows);
 }
 
 }  // namespace
@@ -97,6 +131,12 @@ void add_probe_moa(CLI::App& probe) {
       ->check(CLI::NonNegativeNumber);
   moa->add_option("--save-heads", o->save, "write the plan as a head table, for moa_sparse's setting heads");
   moa->add_option("--save-policy", o->save_policy, "write it as a policy, for --policy of other commands");
+  moa->add_flag("--compare", o->compare,
+                "score the task with the plan, with one window for all heads and with DuoAttention, each of as many "
+                "bytes, at the longest length and at twice as many tokens");
+  moa->add_option("--compare-samples", o->windows.samples, "prompts of each (default 50)")->check(CLI::PositiveNumber);
+  moa->add_option("--heads", o->ranking,
+                  "head table by which DuoAttention keeps heads whole (default: induction scores, measured)");
   add_threads(*moa, o->common);
   add_json(*moa, o->common);
   moa->callback([o] { run(*o); });

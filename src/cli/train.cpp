@@ -15,6 +15,7 @@ struct TrainOptions {
   std::vector<std::string> layer_mixers;
   std::string mixture = "text=1";
   int64_t batch = 8, context = 1024;
+  std::vector<int64_t> curriculum;
   bool resume = false;
   DecoderConfig model;
   int64_t layers = 6;
@@ -90,7 +91,9 @@ void run(TrainOptions& o) {
     fmt::print("text: {} documents, {:.1f} MB train, {:.1f} MB valid, {:.1f} MB test\n", report.documents,
                double(report.bytes[0]) / 1e6, double(report.bytes[1]) / 1e6, double(report.bytes[2]) / 1e6);
   }
-  const tasks::Mixture mixture(o.mixture, corpus.get(), o.context, o.common.seed);
+  if (o.curriculum.empty()) o.curriculum = {o.context};
+  o.context = *std::max_element(o.curriculum.begin(), o.curriculum.end());
+  const train::Curriculum curriculum(o.mixture, corpus.get(), o.curriculum, o.batch, o.training.steps, o.common.seed);
   auto model = make_model(o);
   int64_t parameters = 0;
   for (const auto& p : model->parameters()) parameters += p.numel();
@@ -110,9 +113,39 @@ void run(TrainOptions& o) {
   o.training.out = o.out;
   o.training.resume = o.resume;
   train::train_lm(
-      model, [&](int64_t step) { return train::mixture_batch(mixture, step, o.batch, o.context); }, o.training, save,
-      report);
+      model, [&](int64_t step) { return curriculum.batch(step); }, o.training, save, report);
   fmt::print("written: {}\n", o.out);
+}
+
+/// The small model on which cache policies are compared: it learns to retrieve, and nothing else.
+void add_ruler_tiny(CLI::App& train) {
+  auto o = std::make_shared<TrainOptions>();
+  o->layers = 4;
+  o->model.dim = 128;
+  o->model.heads = 8;
+  o->model.kv_heads = 2;
+  o->model.head_dim = 16;
+  o->model.hidden = 352;
+  o->mixture = "induction=1,assoc_recall=1,niah_single_1=1,niah_multikey_2=1";
+  o->curriculum = {64, 128, 256, 512};
+  o->training.steps = 4000;
+  auto* ruler = train.add_subcommand(
+      "ruler_tiny",
+      "a byte model of 4 layers that learns to retrieve: induction, recall, niah_single_1 and niah_multikey_2, loss on "
+      "the answers alone, contexts from 64 to 512\nexample: heed train ruler_tiny --out ruler-tiny && heed compare "
+      "--policies --model ruler-tiny --task niah_single_1 --prompt 512");
+  ruler->add_option("--out", o->out, "folder of the checkpoint")->required();
+  ruler->add_flag("--resume", o->resume, "go on where a stopped training in --out was");
+  ruler->add_option("--curriculum", o->curriculum, "contexts in turn (default 64,128,256,512)")
+      ->delimiter(',')
+      ->check(CLI::Range(32, 1 << 24));
+  ruler->add_option("--batch", o->batch, "sequences of the last context a step (default 8)")
+      ->check(CLI::Range(1, 1 << 20));
+  ruler->add_option("--steps", o->training.steps, "steps (default 4000)")->check(CLI::Range(1, 1 << 30));
+  ruler->add_option("--lr", o->training.learning_rate, "peak learning rate (default 1e-3)")->check(CLI::PositiveNumber);
+  add_threads(*ruler, o->common);
+  add_seed(*ruler, o->common);
+  ruler->callback([o] { run(*o); });
 }
 
 }  // namespace
@@ -131,6 +164,11 @@ void add_train(CLI::App& app) {
                  "shares of text and tasks, as text=0.6,niah_single=0.2,repeat=0.2 (default text=1)");
   lm->add_option("--mixer", options->layer_mixers, "mixer of all layers (NAME, NAME:{json}) or of one (INDEX=NAME)");
   lm->add_option("--context", options->context, "tokens a sequence (default 1024)")->check(CLI::Range(8, 1 << 24));
+  lm->add_option("--curriculum", options->curriculum,
+                 "contexts in turn in place of --context, as 64,128,256,512: equal shares of the steps, tasks that do "
+                 "not fit left out, as many tokens a step")
+      ->delimiter(',')
+      ->check(CLI::Range(8, 1 << 24));
   lm->add_option("--batch", options->batch, "sequences a step (default 8)")->check(CLI::Range(1, 1 << 20));
   lm->add_option("--steps", options->training.steps, "steps (default 1000)")->check(CLI::Range(1, 1 << 30));
   lm->add_option("--lr", options->training.learning_rate, "peak learning rate (default 1e-3)")
@@ -160,6 +198,7 @@ void add_train(CLI::App& app) {
   add_threads(*lm, options->common);
   add_seed(*lm, options->common);
   lm->callback([options] { run(*options); });
+  add_ruler_tiny(*command);
 }
 
 }  // namespace heed::cli

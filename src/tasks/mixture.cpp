@@ -127,6 +127,22 @@ Mixture::Mixture(std::string_view spec, const Corpus* corpus, int64_t context, u
   for (auto& component : components_) component.share /= sum;
 }
 
+std::string Mixture::fitting(std::string_view spec, int64_t context) {
+  std::string kept;
+  for (std::string_view rest = spec; !rest.empty();) {
+    const std::string_view item = rest.substr(0, rest.find(','));
+    rest.remove_prefix(std::min(rest.size(), item.size() + 1));
+    auto name = item.substr(0, item.find('='));
+    if (name == "niah") name = "niah_single";
+    const auto sizing = sizings().find(name);
+    if (sizing != sizings().end() && sizing->second.least > context) continue;  // what is unknown is refused later
+    if (!kept.empty()) kept += ',';
+    kept += item;
+  }
+  require(!kept.empty(), "mixture '{}': no part fits a context of {}", spec, context);
+  return kept;
+}
+
 Mixture::Window Mixture::window(Split split, uint64_t index) const {
   Random random(stream_key("mixture", split, seed_), index);
   double point = random.uniform();

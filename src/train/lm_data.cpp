@@ -41,6 +41,24 @@ LmBatch mixture_batch(const tasks::Mixture& mixture, int64_t step, int64_t size,
   return batch;
 }
 
+Curriculum::Curriculum(std::string_view mixture, const tasks::Corpus* corpus, const std::vector<int64_t>& contexts,
+                       int64_t size, int64_t steps, uint64_t seed)
+    : steps_(steps) {
+  require(!contexts.empty() && size >= 1 && steps >= 1, "a curriculum of {} contexts, {} windows and {} steps",
+          contexts.size(), size, steps);
+  for (const int64_t context : contexts)
+    stages_.push_back(
+        {tasks::Mixture(contexts.size() == 1 ? std::string(mixture) : tasks::Mixture::fitting(mixture, context), corpus,
+                        context, seed),
+         context, std::max<int64_t>(1, size * contexts.back() / context)});
+}
+
+LmBatch Curriculum::batch(int64_t step) const {
+  const auto count = int64_t(stages_.size());
+  const auto& stage = stages_[size_t(std::clamp<int64_t>(step * count / steps_, 0, count - 1))];
+  return mixture_batch(stage.mixture, step, stage.size, stage.context);
+}
+
 LmBatch text_batch(const formats::Tokenizer& tokenizer, const tasks::Corpus& corpus, Split split, int64_t step,
                    int64_t size, int64_t context, uint64_t seed) {
   LmBatch batch{torch::empty({size, context + 1}, torch::kInt64), torch::ones({size, context})};

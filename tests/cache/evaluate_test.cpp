@@ -6,6 +6,7 @@
 #include "heed/bench/compare_policies.h"
 #include "heed/error.h"
 #include "support/temporary_directory.h"
+#include "support/xml_check.h"
 
 namespace heed::cache {
 namespace {
@@ -63,7 +64,7 @@ TEST_F(Shipped, TheComparisonFindsWhatFits) {
   auto c = bench::compare_policies(lm, text, options);
   ASSERT_EQ(c.rows.size(), 3u);
   EXPECT_LE(c.rows[0].fidelity.kl, 1e-9);
-  EXPECT_EQ(c.rows[0].read, 192 + (23 + 1) / 2.0);
+  EXPECT_EQ(c.rows[0].read, 192 + 1);  // every step at the length of the prompt
   EXPECT_EQ(c.rows[0].fidelity.top1, 1);
   EXPECT_EQ(c.rows[0].fidelity.top5_overlap, 1);
   EXPECT_EQ(c.rows[0].mass, 1);
@@ -83,6 +84,7 @@ TEST_F(Shipped, TheComparisonFindsWhatFits) {
     EXPECT_TRUE(row.slots_min <= row.slots_mean && row.slots_mean <= row.slots_max) << row.choice.name;
     EXPECT_TRUE(row.build_s <= row.prefill_s && row.ttft_s <= row.prefill_s) << row.choice.name;
     EXPECT_LE(row.decode_ms, row.decode_p95_ms) << row.choice.name;
+    EXPECT_GE(row.peak_bytes, row.cache_bytes) << row.choice.name;
     EXPECT_EQ(row.layers.size(), lm.model->config().layers.size()) << row.choice.name;
   }
   EXPECT_NE(c.chosen, std::optional<size_t>(0));
@@ -93,6 +95,12 @@ TEST_F(Shipped, TheComparisonFindsWhatFits) {
     EXPECT_TRUE(c.rows[i].recall > 0 && c.rows[i].recall < 1) << c.rows[i].choice.name;
     EXPECT_GT(c.rows[i].out_rel_err, 1e-4) << c.rows[i].choice.name;
     EXPECT_EQ(c.rows[i].full_steps, 0) << c.rows[i].choice.name;
+  }
+  ASSERT_EQ(c.speeds.size(), 3u * 3);  // at 48, 96 and 192 tokens
+  for (size_t i = 0; i < c.speeds.size(); ++i) {
+    EXPECT_EQ(c.speeds[i].prompt, std::array{48, 96, 192}[i % 3]);
+    EXPECT_GE(c.speeds[i].decode_ms, c.speeds[i].attention_ms);
+    EXPECT_GT(c.speeds[i].attention_ms, 0);
   }
   const auto json = bench::to_json(c);
   for (const char* key : {"model_hash", "dtype", "seed", "repeats"}) EXPECT_TRUE(json["source"].contains(key)) << key;
@@ -111,7 +119,39 @@ TEST_F(Shipped, TheComparisonFindsWhatFits) {
   c = bench::compare_policies(lm, text, options);
   EXPECT_FALSE(c.chosen);
   EXPECT_NE(bench::decision(c).find("no policy fits"), std::string::npos);
-  EXPECT_NE(bench::policy_html(c).find("</svg>"), std::string::npos);
+  const auto page = bench::policy_html(c);
+  EXPECT_EQ(testing::xml_complaint(page.substr(page.find("<html")), {"meta"}), "");
+  size_t plots = 0;
+  for (auto at = page.find("<svg"); at != std::string::npos; at = page.find("<svg", at + 1)) ++plots;
+  EXPECT_EQ(plots, 3u);  // the task's is missing where there is none
+}
+
+TEST_F(Shipped, PoliciesWithAnotherDialAreComparedByIt) {
+  bench::PolicyCompareOptions options;
+  options.policies = {"kv_quant", "flex_prefill"};
+  options.prompt = 512;
+  options.steps = 12;
+  options.repeats = 1;
+  options.task_samples = 1;
+  options.lengths = {64};
+  std::string text;
+  for (int i = 0; i < 60; ++i) text += "The quick brown fox number " + std::to_string(i) + " jumps. ";
+  const auto c = bench::compare_policies(lm, text, options);
+  ASSERT_EQ(c.rows.size(), 1u + 4 + 4);
+  for (size_t i = 1; i < c.rows.size(); ++i) {
+    EXPECT_GT(c.rows[i].budget, 0) << i;
+    EXPECT_LE(c.rows[i].budget, 1) << i;
+    if (c.rows[i].choice.name == "flex_prefill") {
+      EXPECT_EQ(c.rows[i].budget, c.rows[i].prompt_density) << i;
+      EXPECT_TRUE(i == 1 || c.rows[i].budget >= c.rows[i - 1].budget) << i;  // the masses ascend
+    } else {
+      EXPECT_LT(c.rows[i].budget, 0.5) << i;
+    }
+  }
+  ASSERT_EQ(c.speeds.size(), 1u);  // of the full cache: neither has a budget
+  const auto page = bench::policy_html(c);
+  for (const char* format : {"int8", "int4", "kivi2", "kivi2_token"})
+    EXPECT_NE(page.find(std::string("<code>") + format + "</code>"), std::string::npos) << format;
 }
 
 TEST(PolicyChoice, IsWrittenAndReadBack) {

@@ -93,6 +93,42 @@ TEST_P(Policies, SequencesOfABatchDoNotSeeEachOther) {
   }
 }
 
+TEST_P(Policies, StepsCanBeRepeatedAtOneLength) {
+  auto model = small_decoder();
+  for (const int64_t prompt : {63, 64, 79, 187}) {  // at borders of blocks and chunks, and elsewhere
+    Session session(model, policy(row().tight, model), 2, 64);
+    session.prefill(random_tokens(2, prompt, 10), prompt + 40);
+    session.finish_prompt();
+    const auto token = random_tokens(1, 2, 11)[0];
+    std::vector<int64_t> longest;
+    each_cache(session.state(), [&](LayerCache& cache) { longest.push_back(cache.kv().longest()); });
+    Tensor first;
+    for (int64_t i = 0; i < 40; ++i) {
+      const auto logits = session.step(token);
+      EXPECT_TRUE(torch::isfinite(logits).all().item<bool>()) << prompt << ", step " << i;
+      if (!first.defined()) first = logits;
+      if (row().row.name == "full") {
+        EXPECT_TRUE(torch::equal(logits, first)) << prompt << ", step " << i;
+      }
+      auto slots = longest.begin();
+      each_cache(session.state(), [&](LayerCache& cache) {
+        cache.hold_at(*slots);
+        EXPECT_LE(cache.kv().longest(), *slots++) << prompt << ", step " << i;
+      });
+    }
+    if (row().row.name == "full") {
+      EXPECT_EQ(session.reads().attended, 40 * 2 * 2 * 2 * (prompt + 1));
+    }
+  }
+}
+
+TEST_P(Policies, VariantsAreAccepted) {
+  if (!row().variants) return;
+  auto model = small_decoder();
+  for (const int64_t prompt : {2, 64, 5000})
+    for (const auto& settings : row().variants(prompt)) EXPECT_NO_THROW(policy(settings, model)) << settings;
+}
+
 TEST_P(Policies, UnknownSettingsAreRefused) {
   auto model = small_decoder();
   EXPECT_THROW(policy({{"no_such_setting", 1}}, model), Error);

@@ -30,6 +30,22 @@ TEST(ProbeMoaCommand, SavesAPlanThatPoliciesFollow) {
   EXPECT_EQ(heads.status, 0) << heads.err;
 }
 
+TEST(ProbeMoaCommand, ComparesWindowsOfEqualBytes) {
+  const auto result = test::heed(
+      "probe moa --task niah_single --lengths 384,512 --unseen 448 --samples 1 --density 0.7 --step 64 --compare "
+      "--compare-samples 2 --json");
+  ASSERT_EQ(result.status, 0) << result.err;
+  const auto json = nlohmann::json::parse(result.out);
+  ASSERT_EQ(json["comparison"].size(), 2u * 4);
+  for (size_t i = 0; i < 8; i += 4) {
+    const double bytes = json["comparison"][i + 1]["kv_bytes"];
+    EXPECT_LT(bytes, 0.9 * double(json["comparison"][i]["kv_bytes"]));
+    // The dials of the others are tokens, for every head or for those that are not whole.
+    for (const size_t other : {i + 2, i + 3})
+      EXPECT_NEAR(double(json["comparison"][other]["kv_bytes"]), bytes, 0.06 * bytes) << other;
+  }
+}
+
 TEST(ProbeMinferenceCommand, SavesAPatternForEachHead) {
   const TemporaryDirectory folder;
   const auto result =

@@ -81,6 +81,21 @@ TEST(Train, FineTunesWithAnotherMixer) {
             0);
 }
 
+TEST(Train, RulerTinyLearnsFromAnswersAlone) {
+  const TemporaryDirectory folder;
+  const auto out = (folder / "ruler").string();
+  const auto trained = test::heed("train ruler_tiny --curriculum 64,128 --batch 2 --steps 4 --threads 1 --out " + out);
+  ASSERT_EQ(trained.status, 0) << trained.err;
+  const auto config = nlohmann::json::parse(slurp(folder / "ruler/config.json"));
+  EXPECT_EQ(config["num_hidden_layers"], 4);
+  EXPECT_EQ(config["hidden_size"], 128);
+  EXPECT_EQ(config["num_attention_heads"], 8);
+  EXPECT_EQ(config["num_key_value_heads"], 2);
+  EXPECT_EQ(config["max_position_embeddings"], 128);
+  EXPECT_EQ(test::heed("eval task niah_single_1 --context 128 --samples 1 --model " + out).status, 0);
+  EXPECT_EQ(test::heed("train ruler_tiny --curriculum 33,x --out " + out).status, 2);
+}
+
 TEST(Train, BadInputIsOneClearLine) {
   const TemporaryDirectory folder;
   write_text(folder / "text");

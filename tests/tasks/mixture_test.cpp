@@ -49,6 +49,15 @@ TEST_F(MixtureTest, WindowsHaveTheirSizeAndWeights) {
   }
 }
 
+TEST(MixtureParts, ThoseThatFitAContextAreKept) {
+  constexpr std::string_view kSpec = "induction=1,niah_single_1=2,niah_multikey_2=0.5";
+  EXPECT_EQ(Mixture::fitting(kSpec, 64), "induction=1");
+  EXPECT_EQ(Mixture::fitting(kSpec, 100), "induction=1,niah_single_1=2");
+  EXPECT_EQ(Mixture::fitting(kSpec, 512), kSpec);
+  EXPECT_EQ(Mixture::fitting("text=1,no_such=2", 8), "text=1,no_such=2");  // unknown names are for the constructor
+  EXPECT_THROW(Mixture::fitting("niah_single_1=2", 64), Error);
+}
+
 TEST_F(MixtureTest, SharesAreKept) {
   const Mixture mixture("text=7,niah=2,copy=1", &corpus_, 256);
   constexpr int n = 4000;

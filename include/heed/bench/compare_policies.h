@@ -29,25 +29,33 @@ struct PolicyCompareOptions {
   std::string task = "niah_single";  ///< of the text tasks; empty: none
   int64_t task_samples = 20;
   int64_t repeats = 5;  ///< timed runs of the prompt, after one that is not timed
-  uint64_t seed = 0;    ///< of the task's samples
+  /// Prompts at which the time of a step is measured beside; empty: a quarter, half and all of `prompt`.
+  std::vector<int64_t> lengths;
+  double speed_budget = 0.25;  ///< of policies there
+  uint64_t seed = 0;           ///< of the task's samples
   PolicyLimits limits;
 };
 
 struct PolicyResult {
   cache::PolicyChoice choice;
-  double budget = 1;  ///< share of the prompt; 1 for the full cache and for policies of a file
+  /// Share of the prompt; 1 for the full cache and for policies of a file. Of policies with another dial the share that
+  /// they were measured to hold or, of the pairs of the prompt, to visit.
+  double budget = 1;
   double prefill_s = 0, decode_ms = 0, tokens_per_second = 0;  ///< medians; a step of the whole model
-  double build_s = 0;        ///< the part of prefill_s that indexes and compresses once the prompt is read
-  double ttft_s = 0;         ///< median time until the first token is chosen
-  double decode_p95_ms = 0;  ///< of all steps but the first
+  double build_s = 0;  ///< the part of prefill_s that indexes and compresses once the prompt is read
+  double ttft_s = 0;   ///< median time until the first token is chosen
+  double decode_p95_ms = 0;
   int64_t cache_bytes = 0;   ///< largest after the prompt, everything that is held
   int64_t prompt_bytes = 0;  ///< largest during the prompt
+  /// Most that tensors and kernels took beside the weights, by the allocator's count: prompt, cache and steps.
+  int64_t peak_bytes = 0;
   int64_t kv_bytes_hot = 0, kv_bytes_cold = 0;  ///< keys and values at the end; cold: found by an index
   int64_t kv_bytes_used = 0;                    ///< the formula: slots in use times the size of a pair
   int64_t meta_bytes = 0;                       ///< scores, bounds, lists, graphs at the end
   int64_t slots_min = 0, slots_max = 0;         ///< of a row of a layer at the end
   double slots_mean = 0;
   int64_t read_bytes = 0, scored_bytes = 0;  ///< of `read` and `scored`, a step, layer and KV head
+  double prompt_density = 1;                 ///< share of the prompt's visible pairs that were visited
   double full_steps = 0;                     ///< share of steps that attend to everything
   double read = 0, scored = 0;               ///< key and value pairs, and key-sized vectors, a step, layer and KV head
   double attention_ms = 0, policy_ms = 0;  ///< of a step, all layers: in attention, and in storing, selecting, dropping
@@ -59,11 +67,19 @@ struct PolicyResult {
   bool allowed = true;  ///< within the limits
 };
 
+/// Time of a step at one length.
+struct PolicySpeed {
+  std::string policy;
+  int64_t prompt = 0;
+  double decode_ms = 0, attention_ms = 0, policy_ms = 0;
+};
+
 struct PolicyComparison {
   nlohmann::ordered_json machine, source;
   PolicyCompareOptions options;
-  std::vector<PolicyResult> rows;  ///< the full cache first
-  std::optional<size_t> chosen;    ///< fewest bytes within the limits; of equals the fewest pairs read
+  std::vector<PolicyResult> rows;   ///< the full cache first
+  std::vector<PolicySpeed> speeds;  ///< of every policy with a budget, by policy and length
+  std::optional<size_t> chosen;     ///< fewest bytes within the limits; of equals the fewest pairs read
 };
 
 /// `text` is tokenised and its first prompt + steps tokens are used, repeated if it is shorter; the steps are teacher

@@ -58,6 +58,10 @@ class LayerCache : public AttentionCache {
   /// Forgets the newest tokens. Policies that have dropped anything can't.
   void truncate(int64_t tokens) override;
 
+  /// For steps that are repeated at one length, to measure them: rows that hold more than `slots` lose their newest.
+  /// What a policy has noted of these tokens is renewed by the next step.
+  void hold_at(int64_t slots);
+
   const Reads& reads() const { return reads_; }
   /// From now on every step notes which tokens it attends to.
   void record_reads(bool on) { recording_ = on; }

@@ -52,6 +52,8 @@ struct PolicyRow {
   /// The same for a policy under which some heads keep everything: on average over heads, at a prompt of so many
   /// tokens. `ranking`: all KV heads of the model, those that need it most first.
   std::function<nlohmann::json(int64_t budget, int64_t prompt, const HeadRanking& ranking)> at_mean_budget;
+  /// Settings to compare, at a prompt of so many tokens, of a policy whose dial is no number of tokens.
+  std::function<std::vector<nlohmann::json>(int64_t prompt)> variants;
 };
 std::span<const PolicyRow> policies();
 

@@ -5,8 +5,10 @@
 #include <vector>
 
 #include "heed/cache/moa_rule.h"
+#include "heed/cache/policy.h"
 #include "heed/checkpoint/head_table.h"
 #include "heed/checkpoint/language_model.h"
+#include "heed/tasks/metrics.h"
 #include "heed/tasks/task.h"
 
 namespace heed::probe {
@@ -71,5 +73,27 @@ std::vector<MoaPlan> moa_pareto(const std::vector<MoaProfile>& profiles, const M
 
 /// The plan with the least loss at a length that the search has not seen.
 size_t best_at(const std::vector<MoaPlan>& plans, const MoaProfile& unseen);
+
+/// One way to spend the bytes of a plan, and what it answers.
+struct WindowScore {
+  std::string choice;    ///< full, moa, uniform (one window for all heads), duo (whole heads and short ones)
+  int64_t length = 0;    ///< tokens of the prompts, at most
+  int64_t kv_bytes = 0;  ///< of keys and values behind a prompt of that length
+  tasks::Interval score;
+  double mean = 0;  ///< the task's own score
+};
+
+struct WindowCompareOptions {
+  std::string task = "kv_lookup";
+  nlohmann::json parameters = nlohmann::json::object();
+  int64_t samples = 50;  ///< of its split test
+};
+
+/// The plan, one window of as many tokens for all heads, and DuoAttention with the first heads of `ranking` whole, each
+/// holding as many bytes as the plan does at the length; the full cache for comparison.
+std::vector<WindowScore> compare_windows(const checkpoint::LanguageModel& lm, const MoaPlan& plan,
+                                         const std::vector<int64_t>& lengths, const cache::HeadRanking& ranking,
+                                         const WindowCompareOptions& options,
+                                         const std::function<void(int64_t done, int64_t total)>& progress = {});
 
 }  // namespace heed::probe

@@ -33,6 +33,9 @@ class Mixture {
   /// name, a share that is no positive number, or a context too short for a task.
   Mixture(std::string_view spec, const Corpus* corpus, int64_t context, uint64_t seed = 0);
 
+  /// `spec` without the tasks that a context is too short for. Throws heed::Error where none is left.
+  static std::string fitting(std::string_view spec, int64_t context);
+
   /// A pure function of the corpus, the constructor's arguments, `split` and `index`.
   Window window(Split split, uint64_t index) const;
 

@@ -88,9 +88,12 @@ PolicyRow flex_prefill() {
         require(s.threshold >= 0, "{}: threshold = {}: 0 or more is accepted", reader.owner(), s.threshold);
         return [s](const LayerContext&) { return std::make_unique<FlexPrefill>(s); };
       });
-  // Its own dial is the mass, which no number of tokens gives: what is read is the budget where the mass asks for less.
-  row.at_budget = [](int64_t budget) {
-    return nlohmann::json{{"block", std::clamp<int64_t>(budget / 4, 1, 128)}, {"least", budget}};
+  row.variants = [](int64_t prompt) {
+    const int64_t block = std::clamp<int64_t>(prompt / 32, 16, 128);
+    std::vector<nlohmann::json> masses;
+    for (const double mass : {0.5, 0.8, 0.9, 0.95})
+      masses.push_back({{"mass", mass}, {"block", block}, {"least", 2 * block}});
+    return masses;
   };
   row.covering = {{"mass", 1.0}, {"block", 16}, {"least", 0}};
   row.tight = {{"mass", 0.5}, {"block", 16}, {"least", 0}};

@@ -12,10 +12,11 @@ PolicyRow kv_quant() {
                           return [](const LayerContext&) { return std::make_unique<LayerCache>(); };
                         });
   row.storage = "kivi2";
-  // The finest storage that takes about as many bytes as the budget does in float32.
-  row.at_mean_budget = [](int64_t budget, int64_t prompt, const HeadRanking&) {
-    const double bits = 32 * double(budget) / double(prompt);
-    return nlohmann::json{{"kv", bits >= 9 ? "int8" : bits >= 5 ? "int4" : "kivi2"}};
+  row.variants = [](int64_t) {
+    std::vector<nlohmann::json> formats;
+    for (const auto& name : nn::KvFormat::names())
+      if (name != "exact") formats.push_back({{"kv", name}});
+    return formats;
   };
   row.covering = {{"kv_recent", 2000}};
   row.tight = {{"kv_recent", 20}};

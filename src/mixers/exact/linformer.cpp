@@ -33,7 +33,8 @@ class Linformer final : public AttentionMixer {
       const auto real = in.key_padding->logical_not().unsqueeze(1).unsqueeze(-1).to(k.scalar_type());
       k = k * real;
       v = v * real;
-      options.q_documents = options.k_documents = std::nullopt;
+      options.q_documents.reset();
+      options.k_documents.reset();
     }
     const auto mixed = [m](const torch::Tensor& rows, const torch::Tensor& x) {
       return torch::matmul(rows.slice(2, 0, m).to(x.scalar_type()), x);
