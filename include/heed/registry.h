@@ -33,10 +33,13 @@ struct RegistryRow {
   struct Patterns {
     bool noncausal_self = false, causal_self = false, noncausal_cross = false, causal_cross = false;
   } patterns;
-  bool step = false;     ///< has a state: one token, a chunk, a prompt at a time (in its causal form)
-  bool core = false;     ///< mix(q, k, v) exists
-  bool grid = false;     ///< needs a token grid
-  bool fixed_n = false;  ///< built for one length
+  bool step = false;         ///< has a state: one token, a chunk, a prompt at a time (in its causal form)
+  bool fixed_state = false;  ///< of a size that does not grow with the tokens seen
+  bool one_way = false;      ///< the state sums tokens up and can't be cut back
+  bool spectral = false;     ///< computed through an FFT: what no token may see of others, it sees as rounding
+  bool core = false;         ///< mix(q, k, v) exists
+  bool grid = false;         ///< needs a token grid
+  bool fixed_n = false;      ///< built for one length
   int64_t min_n = 1;
   bool training_free = false;         ///< runs on a checkpoint trained with softmax attention
   bool exact = false;                 ///< computes softmax attention itself, not another function

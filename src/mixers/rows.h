@@ -32,5 +32,28 @@ RegistryRow bigbird();
 RegistryRow quantizable_attention();
 RegistryRow selective_self_attention();
 RegistryRow shared_attention();
+RegistryRow performer();
+RegistryRow lightning_attention();
+RegistryRow norm_attention();
+RegistryRow diag_attention();
+RegistryRow gla();
+RegistryRow deltanet();
+RegistryRow based();
+RegistryRow kernelized_rpe();
+RegistryRow rala();
+RegistryRow mala();
+RegistryRow l2vit_lga();
+RegistryRow inline_attention();
+RegistryRow agent_attention();
+RegistryRow flow_attention();
+RegistryRow mamba2();
+RegistryRow titans_memory();
+RegistryRow titans();
+RegistryRow combiner();
+RegistryRow transnormer_llm();
+RegistryRow tnl();
+RegistryRow rf_attention_layer();
+RegistryRow positional_attention();
+RegistryRow causal_grassmann();
 
 }  // namespace heed::rows

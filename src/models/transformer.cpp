@@ -5,6 +5,7 @@
 #include "heed/error.h"
 #include "heed/mixers/attention_share.h"
 #include "heed/mixers/taps.h"
+#include "heed/registry.h"
 
 namespace heed {
 
@@ -13,13 +14,23 @@ using torch::Tensor;
 
 namespace {
 
-/// The mixer's own keys, and beneath them what the model says of all layers.
+bool has_parameter(std::string_view mixer, std::string_view key) {
+  for (const auto& row : mixer_rows()) {
+    if (row.name != mixer) continue;
+    return std::any_of(row.parameters.begin(), row.parameters.end(), [&](const auto& p) { return p.name == key; });
+  }
+  return false;
+}
+
+/// The mixer's own keys, and beneath them what the model says of all layers and the mixer has a parameter for.
 nlohmann::json mixer_config(const TransformerConfig& c, const LayerPlan& plan, bool causal) {
   const formats::AttentionTraits plain;
   const auto& a = c.attention;
   nlohmann::json json{{"dim", c.dim},           {"heads", c.heads},           {"kv_heads", c.kv_heads},
                       {"head_dim", c.head_dim}, {"max_length", c.max_length}, {"positions", c.positions.to_json()}};
-  // Mixers that are no attention know nothing of these: they are told only what is out of the ordinary.
+  for (const char* key : {"heads", "kv_heads", "head_dim", "max_length", "positions"})
+    if (!has_parameter(plan.mixer, key)) json.erase(key);
+  // Of these a mixer is told only what is out of the ordinary.
   if (!causal) json["causal"] = false;
   if (a.qkv_bias != plain.qkv_bias) json["qkv_bias"] = a.qkv_bias;
   if (a.output_bias != plain.output_bias) json["output_bias"] = a.output_bias;

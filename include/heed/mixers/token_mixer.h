@@ -60,6 +60,7 @@ struct CoreInput {
   uint64_t seed = 0;
   nn::CoreReport* report = nullptr;  ///< asks the core what it looked at; mechanisms without an answer leave it alone
   AttentionShare* share = nullptr;   ///< a core whose weights later layers use leaves them here
+  std::optional<Grid> grid;          ///< of the N tokens, for mechanisms that need one
 };
 
 class TokenMixer : public torch::nn::Module {

@@ -1,0 +1,39 @@
+// Linear attention between the cells of an image.
+#pragma once
+
+#include "heed/nn/grid.h"
+#include "mixers/linear/linear_attention.h"
+
+namespace heed::linear {
+
+/// What the cells of a call are: their grid, and how many of an item are no padding.
+struct Cells {
+  int64_t height, width;
+  torch::Tensor count;   ///< [B or 1, 1, 1, 1] in the dtype of x
+  torch::Tensor hidden;  ///< bool [B, 1, N, 1]; undefined without padding
+
+  /// `t` [B, H, N, D] with 0 for padding, its sum and its mean over the cells, [B, H, 1, D].
+  torch::Tensor shown(const torch::Tensor& t) const { return hidden.defined() ? t.masked_fill(hidden, 0) : t; }
+  torch::Tensor sum(const torch::Tensor& t) const { return shown(t).sum(2, true); }
+  torch::Tensor mean(const torch::Tensor& t) const { return sum(t) / count; }
+};
+
+class ImageAttention : public LinearAttention {
+ protected:
+  ImageAttention(std::string name, const HeadsConfig& config);
+
+  torch::Tensor attend(RecurrentCall& call, const Heads& heads) final;
+  /// [B, H, N, head_dim]
+  virtual torch::Tensor attend_cells(const Cells& cells, const Heads& heads) = 0;
+
+  /// Of a call; throws heed::Error without a grid of two sizes.
+  Cells cells_of(const RecurrentCall& call) const;
+
+  /// s = c phi(q) . phi(k) has this c, so that sums of s do not grow with the cells.
+  torch::Tensor score_scale(const Cells& cells) const;
+};
+
+/// A row of a mixer over images.
+RegistryRow image_row(RegistryRow row);
+
+}  // namespace heed::linear

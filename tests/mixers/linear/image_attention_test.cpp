@@ -1,0 +1,140 @@
+// The cards of linear attention between the cells of an image.
+#include <gtest/gtest.h>
+
+#include "heed/mixers/token_mixer.h"
+#include "heed/nn/grid.h"
+#include "support/torch_support.h"
+
+namespace heed {
+namespace {
+
+using nlohmann::json;
+using test::relative_error;
+using torch::Tensor;
+
+constexpr double kDouble = 1e-10;
+
+std::shared_ptr<TokenMixer> image_mixer(const char* name, json config) {
+  config.update({{"dim", 24}, {"heads", 3}, {"causal", false}});
+  auto mixer = make_mixer(name, config);
+  mixer->eval();
+  mixer->to(torch::kFloat64);
+  return mixer;
+}
+
+CoreInput cells(int64_t height, int64_t width) {
+  const auto draw = [&] { return torch::randn({2, 3, height * width, 8}, torch::kFloat64); };
+  CoreInput in{draw(), draw(), draw()};
+  in.grid = Grid{{height, width}};
+  return in;
+}
+
+/// Weights per query and cell, read off by values that are one cell each. v has room for 8 of them.
+double sum_of_weights_error(TokenMixer& mixer, CoreInput in) {
+  in.v = torch::ones_like(in.v);
+  const auto out = mixer.mix(in);
+  return (out - 1).abs().max().item<double>();
+}
+
+TEST(ImageAttention, WeightsAddUpToOne) {
+  torch::manual_seed(1);
+  const auto in = cells(4, 7);
+  EXPECT_LT(sum_of_weights_error(*image_mixer("rala", {{"rotary", false}}), in), 1e-6);
+  // 1e-6 is added to the sum S of scores, of which the attention is (1 + 1 / S) S - S.
+  EXPECT_LT(sum_of_weights_error(*image_mixer("mala", {{"rotary", false}}), in), 1e-5);
+  EXPECT_LT(sum_of_weights_error(*image_mixer("inline_attention", {{"residual", false}}), in), kDouble);
+  EXPECT_LT(sum_of_weights_error(*image_mixer("agent_attention", {{"agent_side", 2}}), in), kDouble);
+}
+
+TEST(ImageAttention, EqualKeysGiveTheMean) {
+  torch::manual_seed(2);
+  auto in = cells(3, 5);
+  in.k = in.k.narrow(2, 0, 1).expand({2, 3, 15, 8});
+  const auto mean = in.v.mean(2, true).expand_as(in.v);
+  EXPECT_LT(relative_error(image_mixer("rala", {{"rotary", false}})->mix(in), mean), 1e-6);
+  EXPECT_LT(relative_error(image_mixer("mala", {{"rotary", false}})->mix(in), mean), 1e-5);
+  EXPECT_LT(relative_error(image_mixer("inline_attention", {{"residual", false}})->mix(in), mean), kDouble);
+}
+
+TEST(InlineAttention, ZeroQueriesGiveTheMeanAndShiftedKeysTheSame) {
+  torch::manual_seed(3);
+  auto mixer = image_mixer("inline_attention", {{"residual", false}});
+  auto in = cells(4, 4);
+  const auto before = mixer->mix(in);
+  in.k = in.k + torch::randn({1, 3, 1, 8}, torch::kFloat64);
+  EXPECT_LT(relative_error(mixer->mix(in), before), kDouble);
+  in.q = torch::zeros_like(in.q);
+  EXPECT_LT(relative_error(mixer->mix(in), in.v.mean(2, true).expand_as(in.v)), kDouble);
+}
+
+TEST(InlineAttention, TellsQueriesOfOneDirectionApart) {
+  torch::manual_seed(4);
+  auto in = cells(4, 4);
+  in.q = torch::cat({in.q.narrow(2, 0, 1), 2 * in.q.narrow(2, 0, 1), in.q.narrow(2, 2, 14)}, 2);
+  const auto differ = [&](const char* name, const json& config) {
+    const auto out = image_mixer(name, config)->mix(in);
+    return relative_error(out.select(2, 1), out.select(2, 0));
+  };
+  EXPECT_GT(differ("inline_attention", {{"residual", false}}), 1e-2);
+  EXPECT_GT(differ("mala", {{"rotary", false}, {"feature_map", "relu"}}), 1e-2);
+  EXPECT_LT(differ("l2vit_lga", {{"least_denominator", 1e-12}, {"concentration", false}}), kDouble);
+}
+
+TEST(L2vitLga, TheClampDecidesWhetherKeysCount) {
+  torch::manual_seed(5);
+  auto in = cells(4, 5);
+  auto longer = in;
+  longer.k = 3 * in.k;
+  auto above = image_mixer("l2vit_lga", {{"least_denominator", 1e-12}});
+  EXPECT_LT(relative_error(above->mix(longer), above->mix(in)), kDouble);
+  auto below = image_mixer("l2vit_lga", {{"least_denominator", 1e9}});
+  EXPECT_LT(relative_error(below->mix(longer), 3 * below->mix(in)), kDouble);
+}
+
+TEST(AgentAttention, IsTwoSoftmaxMapsOfLowRank) {
+  torch::manual_seed(6);
+  auto mixer = image_mixer("agent_attention", {{"agent_side", 2}});
+  {
+    torch::NoGradGuard no_grad;
+    for (auto& entry : mixer->named_parameters())
+      if (entry.key().find("bias") != std::string::npos) entry.value().zero_();
+  }
+  auto in = cells(4, 6);
+  const auto image = in.q.transpose(2, 3).reshape({2, 24, 4, 6});
+  const auto agents = torch::adaptive_avg_pool2d(image, {2, 2}).view({2, 3, 8, 4}).transpose(2, 3);
+  const auto map = [](const Tensor& a, const Tensor& b) {
+    return torch::softmax(torch::matmul(a, b.transpose(2, 3)) / std::sqrt(8.0), 3);
+  };
+  const auto whole = torch::matmul(map(in.q, agents), map(agents, in.k));
+  EXPECT_LT(relative_error(mixer->mix(in), torch::matmul(whole, in.v)), kDouble);
+}
+
+TEST(GridConv, IsATableOfNeighbours) {
+  torch::manual_seed(7);
+  nn::GridConv conv(3, 3);
+  const auto x = torch::randn({1, 4 * 5, 3});
+  const auto out = conv(x, 4, 5);
+  const auto at = [&](int64_t r, int64_t c, int64_t ch) {
+    return r < 0 || r >= 4 || c < 0 || c >= 5 ? 0.0 : x[0][r * 5 + c][ch].item<double>();
+  };
+  for (int64_t r = 0; r < 4; ++r) {
+    for (int64_t c = 0; c < 5; ++c) {
+      double sum = 0;
+      for (int64_t i = 0; i < 3; ++i)
+        for (int64_t j = 0; j < 3; ++j) sum += conv->weight[1][0][i][j].item<double>() * at(r + i - 1, c + j - 1, 1);
+      EXPECT_NEAR(out[0][r * 5 + c][1].item<double>(), sum, 1e-5);
+    }
+  }
+}
+
+TEST(RotateByCell, ProductsDependOnTheWayBetweenCells) {
+  torch::manual_seed(8);
+  const auto a = torch::randn({8}, torch::kFloat64), b = torch::randn({8}, torch::kFloat64);
+  const auto q = nn::rotate_by_cell(a.expand({6 * 7, 8}), 6, 7), k = nn::rotate_by_cell(b.expand({6 * 7, 8}), 6, 7);
+  const auto products = torch::matmul(q, k.t()).view({6, 7, 6, 7});
+  EXPECT_NEAR(products[0][0][2][3].item<double>(), products[3][2][5][5].item<double>(), 1e-12);
+  EXPECT_GT(std::abs(products[0][0][2][3].item<double>() - products[0][0][3][3].item<double>()), 1e-3);
+}
+
+}  // namespace
+}  // namespace heed

@@ -1,0 +1,269 @@
+// The cards of linear attention over sequences, against their formulas in double.
+#include <gtest/gtest.h>
+
+#include "heed/mixers/token_mixer.h"
+#include "heed/nn/feature_map.h"
+#include "heed/nn/random_features.h"
+#include "support/torch_support.h"
+
+namespace heed {
+namespace {
+
+using nlohmann::json;
+using test::relative_error;
+using torch::Tensor;
+
+constexpr double kDouble = 1e-10;
+
+std::shared_ptr<TokenMixer> wide_mixer(const char* name, const json& config) {
+  auto mixer = make_mixer(name, config);
+  mixer->eval();
+  mixer->to(torch::kFloat64);
+  return mixer;
+}
+
+CoreInput random_core(int64_t heads, int64_t n, int64_t d, int64_t dv) {
+  const auto f = torch::kFloat64;
+  return {torch::randn({2, heads, n, d}, f), torch::randn({2, heads, n, d}, f), torch::randn({2, heads, n, dv}, f)};
+}
+
+void copy_parameters(TokenMixer& from, TokenMixer& to) {
+  torch::NoGradGuard no_grad;
+  auto target = to.named_parameters();
+  for (auto& entry : from.named_parameters())
+    if (auto* found = target.find(entry.key())) found->copy_(entry.value());
+}
+
+TEST(LightningAttention, IsAMaskOfDecays) {
+  torch::manual_seed(1);
+  const auto in = random_core(4, 37, 6, 6);
+  for (const bool causal : {true, false}) {
+    auto mixer = wide_mixer("lightning_attention", {{"dim", 24}, {"heads", 4}, {"causal", causal}});
+    const auto place = torch::arange(37, torch::kFloat64);
+    const auto distance = place.unsqueeze(1) - place.unsqueeze(0);
+    const auto slopes = torch::tensor({0.25, 0.0625, 0.015625, 0.00390625}, torch::kFloat64).view({4, 1, 1});
+    auto decays = torch::exp(-slopes * distance.abs());
+    if (causal) decays = decays.tril();
+    const auto expected = torch::matmul(torch::matmul(in.q, in.k.transpose(2, 3)) * decays, in.v);
+    EXPECT_LT(relative_error(mixer->mix(in), expected), kDouble) << "causal " << causal;
+  }
+}
+
+TEST(LightningAttention, OnesGiveGeometricSums) {
+  auto sums = [](bool decay) {
+    auto mixer = wide_mixer("lightning_attention", {{"dim", 1}, {"heads", 1}, {"decay", decay}});
+    const auto ones = torch::ones({1, 1, 20, 1}, torch::kFloat64);
+    return mixer->mix({ones, ones, ones}).flatten();
+  };
+  const auto t = torch::arange(1, 21, torch::kFloat64);
+  EXPECT_LT(relative_error(sums(false), t), kDouble);
+  const double lambda = std::exp(-1.0 / 256);  // ALiBi's slope of one head
+  EXPECT_LT(relative_error(sums(true), (1 - torch::pow(lambda, t)) / (1 - lambda)), 1e-9);
+}
+
+TEST(NormAttention, ForgetsTheScaleOfValues) {
+  torch::manual_seed(2);
+  auto mixer = wide_mixer("norm_attention", {{"dim", 24}, {"heads", 3}});
+  MixerInput in;
+  in.x = torch::randn({2, 31, 24}, torch::kFloat64);
+  const auto before = mixer->forward(in);
+  torch::NoGradGuard no_grad;
+  mixer->named_parameters()["v_proj.weight"].mul_(1e3);
+  // eps of the norm, 1e-6, against mean squares of the outputs that the scale leaves above 1e-2.
+  EXPECT_LT(relative_error(mixer->forward(in), before), 1e-3);
+}
+
+TEST(DiagAttention, IsDenseInsideABlock) {
+  torch::manual_seed(3);
+  MixerInput in;
+  in.x = torch::randn({2, 45, 24}, torch::kFloat64).requires_grad_();
+  auto dense = wide_mixer("dense", {{"dim", 24}, {"heads", 4}});
+  auto whole = wide_mixer("diag_attention", {{"dim", 24}, {"heads", 4}, {"block", 45}});
+  auto diag = wide_mixer("diag_attention", {{"dim", 24}, {"heads", 4}, {"block", 16}});
+  copy_parameters(*dense, *whole), copy_parameters(*dense, *diag);
+  EXPECT_LT(relative_error(whole->forward(in), dense->forward(in)), kDouble);
+  const auto out = diag->forward(in);
+  for (int64_t begin = 0; begin < 45; begin += 16) {
+    MixerInput part;
+    part.x = in.x.slice(1, begin, std::min<int64_t>(begin + 16, 45));
+    EXPECT_LT(relative_error(out.slice(1, begin, begin + 16), dense->forward(part)), kDouble) << begin;
+  }
+  const auto grad = torch::autograd::grad({out.slice(1, 16, 32).sum()}, {in.x})[0];
+  EXPECT_EQ(grad.slice(1, 0, 16).abs().max().item<double>(), 0);
+  EXPECT_EQ(grad.slice(1, 32).abs().max().item<double>(), 0);
+}
+
+TEST(DiagAttention, RectifiedWeightsAreNotNormalised) {
+  torch::manual_seed(4);
+  auto mixer = wide_mixer("diag_attention", {{"dim", 24}, {"heads", 4}, {"block", 8}, {"normalizer", "relu"}});
+  const auto in = random_core(4, 21, 6, 6);
+  const auto block = torch::arange(21).div(8, "floor");
+  const auto same = (block.unsqueeze(1) == block.unsqueeze(0)).to(torch::kFloat64).tril();
+  const auto weights = torch::relu(torch::matmul(in.q, in.k.transpose(2, 3)) / std::sqrt(6.0)) * same;
+  EXPECT_LT(relative_error(mixer->mix(in), torch::matmul(weights, in.v)), kDouble);
+}
+
+TEST(Gla, AnOpenGateForgetsNothing) {
+  torch::manual_seed(5);
+  auto gated = wide_mixer("gla", {{"dim", 24}, {"heads", 2}}),
+       open = wide_mixer("gla", {{"dim", 24}, {"heads", 2}, {"gate", "none"}});
+  copy_parameters(*open, *gated);
+  {
+    torch::NoGradGuard no_grad;
+    gated->named_parameters()["decay_up.bias"].fill_(1e3);
+  }
+  MixerInput in;
+  in.x = torch::randn({2, 70, 24}, torch::kFloat64);
+  EXPECT_LT(relative_error(gated->forward(in), open->forward(in)), kDouble);
+}
+
+TEST(Gla, EqualChannelsAreOneGateAHead) {
+  torch::manual_seed(6);
+  auto channel = wide_mixer("gla", {{"dim", 24}, {"heads", 2}}),
+       head = wide_mixer("gla", {{"dim", 24}, {"heads", 2}, {"gate", "head"}});
+  copy_parameters(*channel, *head);
+  {
+    torch::NoGradGuard no_grad;
+    auto of_head = head->named_parameters(), of_channel = channel->named_parameters();
+    for (const char* key : {"decay_up.weight", "decay_up.bias"}) {
+      of_head[key].normal_();
+      of_channel[key].copy_(of_head[key].repeat_interleave(of_channel[key].size(0) / 2, 0));
+    }
+    of_head["decay_down.weight"].copy_(of_channel["decay_down.weight"]);
+  }
+  MixerInput in;
+  in.x = torch::randn({2, 70, 24}, torch::kFloat64);
+  EXPECT_LT(relative_error(channel->forward(in), head->forward(in)), kDouble);
+}
+
+TEST(DeltaNet, OverwritesWhatAKeyHeld) {
+  torch::manual_seed(7);
+  auto mixer = wide_mixer("deltanet", {{"dim", 8}, {"heads", 1}});
+  const auto key = torch::randn({1, 1, 1, 8}, torch::kFloat64);
+  const auto v = torch::randn({1, 1, 3, 8}, torch::kFloat64);
+  const auto keys = key.expand({1, 1, 3, 8});
+  const auto read = mixer->mix({keys, keys, v});
+  // Every reading returns the newest value; eps of the unit keys is 1e-6 of their squared length.
+  EXPECT_LT(relative_error(read, v), 1e-5);
+}
+
+TEST(DeltaNet, OrthogonalKeysAreLinearAttention) {
+  torch::manual_seed(8);
+  auto delta = wide_mixer("deltanet", {{"dim", 8}, {"heads", 1}});
+  const auto k = 100 * torch::eye(8, torch::kFloat64).view({1, 1, 8, 8});
+  const auto q = torch::randn({1, 1, 8, 8}, torch::kFloat64), v = torch::randn({1, 1, 8, 8}, torch::kFloat64);
+  const auto unit = q / q.norm(2, 3, true);
+  const auto expected = torch::matmul(torch::matmul(unit, k.transpose(2, 3) / 100).tril(), v);
+  EXPECT_LT(relative_error(delta->mix({q, k, v}), expected), 1e-5);
+}
+
+TEST(Based, IsSoftmaxForSmallScores) {
+  torch::manual_seed(9);
+  auto in = random_core(2, 30, 16, 8);
+  in.q = in.q * 0.1, in.k = in.k * 0.1;
+  const auto expected_logits = torch::matmul(in.q, in.k.transpose(2, 3)) / 4;
+  ASSERT_LT(expected_logits.abs().max().item<double>(), 0.1);
+  const auto hidden = torch::ones({30, 30}, torch::kBool).triu(1);
+  const auto expected = torch::matmul(torch::softmax(expected_logits.masked_fill(hidden, -INFINITY), 3), in.v);
+  auto mixer = wide_mixer("based", {{"dim", 16}, {"heads", 2}});
+  // exp(s) - (1 + s + s^2 / 2) is below 0.1^3 / 6 e^0.1.
+  EXPECT_LT(relative_error(mixer->mix(in), expected), 1e-3);
+}
+
+TEST(TaylorFeatures, MultiplyToTheSeries) {
+  torch::manual_seed(10);
+  const auto q = torch::randn({50, 7}, torch::kFloat64), k = torch::randn({50, 7}, torch::kFloat64);
+  const auto s = (q * k).sum(1) / std::sqrt(7.0);
+  const auto features = nn::taylor_features(q);
+  EXPECT_EQ(features.size(1), 1 + 7 + 28);
+  EXPECT_LT(relative_error((features * nn::taylor_features(k)).sum(1), 1 + s + s * s / 2), kDouble);
+}
+
+TEST(Performer, FeaturesEstimateTheExponential) {
+  torch::manual_seed(11);
+  const auto q = torch::randn({8}, torch::kFloat64) * 0.5, k = torch::randn({8}, torch::kFloat64) * 0.5;
+  constexpr int64_t kDraws = 400, kRows = 32;
+  const auto estimates = [&](bool orthogonal) {
+    std::vector<double> all;
+    for (int64_t draw = 0; draw < kDraws; ++draw) {
+      const auto rows = orthogonal ? nn::orthogonal_rows(kRows, 8, draw).to(torch::kFloat64)
+                                   : torch::randn({kRows, 8}, torch::kFloat64);
+      const auto logits = nn::positive_feature_logits(q, rows) + nn::positive_feature_logits(k, rows);
+      all.push_back(torch::exp(logits).mean().item<double>());
+    }
+    return torch::tensor(all, torch::kFloat64);
+  };
+  const double expected = std::exp((q * k).sum().item<double>());
+  const auto orthogonal = estimates(true), independent = estimates(false);
+  const double error = orthogonal.std().item<double>() / std::sqrt(double(kDraws));
+  EXPECT_NEAR(orthogonal.mean().item<double>(), expected, 3 * error);
+  EXPECT_LT(orthogonal.var().item<double>(), 0.8 * independent.var().item<double>());
+}
+
+TEST(Performer, CausalIsTheMaskedProductOfFeatures) {
+  torch::manual_seed(12);
+  // The same floor on features and no other state: causal rows of the last token equal the bidirectional ones.
+  const json config{{"dim", 12}, {"heads", 2}, {"features", 24}};
+  auto with = [&](bool causal) {
+    auto c = config;
+    c["causal"] = causal;
+    return wide_mixer("performer", c);
+  };
+  const auto in = random_core(2, 19, 6, 6);
+  const auto causal = with(true)->mix(in);
+  for (const int64_t n : {int64_t{1}, int64_t{7}, int64_t{19}}) {
+    const CoreInput part{in.q.slice(2, 0, n), in.k.slice(2, 0, n), in.v.slice(2, 0, n)};
+    EXPECT_LT(relative_error(causal.select(2, n - 1), with(false)->mix(part).select(2, n - 1)), kDouble) << n;
+  }
+}
+
+TEST(FlowAttention, EqualTokensCompeteForEqualShares) {
+  torch::manual_seed(13);
+  const auto one = [](int64_t n) { return torch::randn({1, 2, 1, 5}, torch::kFloat64).expand({1, 2, n, 5}); };
+  const auto v = torch::randn({1, 2, 9, 5}, torch::kFloat64);
+  auto mixer = wide_mixer("flow_attention", {{"dim", 10}, {"heads", 2}, {"causal", false}, {"eps", 0.0}});
+  const auto out = mixer->mix({one(9), one(9), v});
+  const auto expected = torch::sigmoid(torch::ones({1}, torch::kFloat64)) * v.mean(2, true);
+  EXPECT_LT(relative_error(out, expected.expand_as(out)), kDouble);
+}
+
+TEST(FlowAttention, TheLengthOfAllKeysOrQueriesDoesNotMatter) {
+  // sigmoid(x) times a: sigmoid(x') = a sigmoid(x) for all entries, so inputs are made from the wanted features.
+  torch::manual_seed(14);
+  const auto features = torch::rand({1, 2, 9, 5}, torch::kFloat64) * 0.4 + 0.05,
+             other = torch::rand({1, 2, 9, 5}, torch::kFloat64) * 0.4 + 0.05;
+  const auto v = torch::randn({1, 2, 9, 5}, torch::kFloat64);
+  auto mixer = wide_mixer("flow_attention", {{"dim", 10}, {"heads", 2}, {"causal", false}, {"eps", 0.0}});
+  const auto out = mixer->mix({torch::logit(other), torch::logit(features), v});
+  EXPECT_LT(relative_error(mixer->mix({torch::logit(other), torch::logit(2 * features), v}), out), kDouble);
+  EXPECT_LT(relative_error(mixer->mix({torch::logit(2 * other), torch::logit(features), v}), out), kDouble);
+}
+
+TEST(Transnormer, TurnsDependOnDistancesAlone) {
+  torch::manual_seed(15);
+  auto mixer = wide_mixer("transnormer_llm", {{"dim", 24}, {"heads", 3}});
+  MixerInput near, far;
+  near.x = far.x = torch::randn({1, 40, 24}, torch::kFloat64);
+  near.layer = far.layer = {0, 4};
+  far.positions = torch::arange(1000, 1040);
+  EXPECT_LT(relative_error(mixer->forward(far), mixer->forward(near)), kDouble);
+}
+
+TEST(Transnormer, DeeperLayersForgetLess) {
+  torch::manual_seed(16);
+  auto mixer = wide_mixer("tnl", {{"dim", 24}, {"heads", 3}, {"norm", "layer"}});
+  MixerInput in, changed;
+  in.x = changed.x = torch::randn({1, 60, 24}, torch::kFloat64);
+  changed.x = in.x.clone();
+  changed.x.select(1, 0).mul_(-1);
+  double last = 0;
+  for (int64_t layer = 0; layer < 4; ++layer) {
+    in.layer = changed.layer = {layer, 4};
+    const double reach = relative_error(mixer->forward(changed).select(1, 59), mixer->forward(in).select(1, 59));
+    EXPECT_GT(reach, last) << "layer " << layer;
+    last = reach;
+  }
+}
+
+}  // namespace
+}  // namespace heed

@@ -1,0 +1,157 @@
+// The memory of Titans: its chunks against a loop over tokens, and what it must reduce to.
+#include <gtest/gtest.h>
+
+#include "heed/ops/delta_chunk.h"
+#include "mixers/linear/neural_memory.h"
+#include "support/torch_support.h"
+
+namespace heed::linear {
+namespace {
+
+using test::relative_error;
+using torch::Tensor;
+
+constexpr double kDouble = 1e-10;
+const auto kWide = torch::TensorOptions(torch::kFloat64);
+
+MemoryWeights random_memory(const std::vector<int64_t>& widths) {
+  MemoryWeights memory;
+  for (size_t l = 0; l + 1 < widths.size(); ++l) {
+    memory.weights.push_back(torch::randn({1, 2, widths[l], widths[l + 1]}, kWide) * 0.4);
+    memory.momenta.push_back(torch::randn({1, 2, widths[l], widths[l + 1]}, kWide) * 0.1);
+  }
+  return memory;
+}
+
+MemoryGates random_gates(int64_t tokens) {
+  const auto draw = [&](double top) { return torch::rand({1, 2, tokens}, kWide) * top; };
+  return {draw(0.2), draw(1), draw(0.5), torch::ones({1, 2, tokens}, kWide)};
+}
+
+/// One gradient a token, all of them at the weights of the chunk's start, by libtorch's autograd.
+Tensor token_loop(MemoryWeights& memory, const Tensor& q, const Tensor& k, const Tensor& v, const MemoryGates& g) {
+  std::vector<Tensor> start, reads;
+  for (const auto& w : memory.weights) start.push_back(w.detach().clone().requires_grad_());
+  for (int64_t t = 0; t < q.size(2); ++t) {
+    const auto row = [&](const Tensor& x) { return x.narrow(2, t, 1); };
+    const auto at = [&](const Tensor& x) { return x.select(2, t).view({1, 2, 1, 1}); };
+    if (g.keep.select(2, t).max().item<double>() > 0) {
+      const auto loss = (memory_read(start, row(k)) - row(v)).square().sum();
+      const auto grads = torch::autograd::grad({loss}, start);
+      for (size_t l = 0; l < start.size(); ++l) {
+        memory.momenta[l] = at(g.eta) * memory.momenta[l] - at(g.theta) * grads[l];
+        memory.weights[l] = (1 - at(g.alpha)) * memory.weights[l] + memory.momenta[l];
+      }
+    }
+    reads.push_back(memory_read(memory.weights, row(q)));
+  }
+  return torch::cat(reads, 2);
+}
+
+TEST(NeuralMemory, ChunkIsALoopOverTokens) {
+  torch::manual_seed(1);
+  for (const auto& widths : {std::vector<int64_t>{5, 5}, {5, 9, 5}, {5, 7, 6, 5}}) {
+    for (const int64_t tokens : {1, 2, 13}) {
+      auto memory = random_memory(widths), looped = memory;
+      const auto draw = [&] { return torch::randn({1, 2, tokens, 5}, kWide); };
+      const auto q = draw(), k = draw(), v = draw();
+      auto gates = random_gates(tokens);
+      if (tokens > 5) gates.keep.select(2, 4).zero_();
+      const auto read = memory_chunk(memory, q, k, v, gates), expected = token_loop(looped, q, k, v, gates);
+      EXPECT_LT(relative_error(read, expected), kDouble) << widths.size() << " layers, " << tokens << " tokens";
+      for (size_t l = 0; l < memory.weights.size(); ++l) {
+        EXPECT_LT(relative_error(memory.weights[l], looped.weights[l]), kDouble);
+        EXPECT_LT(relative_error(memory.momenta[l], looped.momenta[l]), kDouble);
+      }
+    }
+  }
+}
+
+TEST(NeuralMemory, AMatrixTokenByTokenIsTheDeltaRule) {
+  torch::manual_seed(2);
+  const int64_t tokens = 12;
+  const auto draw = [&] { return torch::randn({1, 2, tokens, 4}, kWide) * 0.5; };
+  const auto q = draw(), k = draw(), v = draw();
+  auto gates = random_gates(tokens);
+  gates.eta.zero_(), gates.alpha.zero_();
+  MemoryWeights memory{{torch::zeros({1, 2, 4, 4}, kWide)}, {torch::zeros({1, 2, 4, 4}, kWide)}};
+  std::vector<Tensor> reads;
+  for (int64_t t = 0; t < tokens; ++t) {
+    const auto row = [&](const Tensor& x) { return x.narrow(2, t, 1); };
+    reads.push_back(memory_chunk(memory, row(q), row(k), row(v),
+                                 {row(gates.theta), row(gates.eta), row(gates.alpha), row(gates.keep)}));
+  }
+  const auto delta = ops::delta_chunk(q, k, v, 2 * gates.theta);
+  EXPECT_LT(relative_error(torch::cat(reads, 2), delta.out), kDouble);
+  EXPECT_LT(relative_error(memory.weights[0], delta.state), kDouble);
+}
+
+TEST(NeuralMemory, OrthonormalKeysComeBackExactly) {
+  torch::manual_seed(3);
+  const auto k = torch::eye(4, kWide).view({1, 1, 4, 4}).expand({1, 2, 4, 4}), v = torch::randn({1, 2, 4, 4}, kWide);
+  MemoryWeights memory{{torch::zeros({1, 2, 4, 4}, kWide)}, {torch::zeros({1, 2, 4, 4}, kWide)}};
+  const auto zero = torch::zeros({1, 2, 1}, kWide), half = torch::full({1, 2, 1}, 0.5, kWide), one = zero + 1;
+  for (int64_t t = 0; t < 4; ++t)
+    memory_chunk(memory, k.narrow(2, t, 1), k.narrow(2, t, 1), v.narrow(2, t, 1), {half, zero, zero, one});
+  EXPECT_LT(relative_error(memory_read(memory.weights, k), v), kDouble);
+}
+
+TEST(NeuralMemory, FullForgettingLeavesTheMomentum) {
+  torch::manual_seed(4);
+  auto memory = random_memory({4, 4});
+  const auto draw = [&] { return torch::randn({1, 2, 6, 4}, kWide); };
+  auto gates = random_gates(6);
+  gates.alpha.fill_(1);
+  memory_chunk(memory, draw(), draw(), draw(), gates);
+  EXPECT_LT(relative_error(memory.weights[0], memory.momenta[0]), kDouble);
+}
+
+TEST(Titans, WithoutAMemoryIsPlainAttention) {
+  torch::manual_seed(5);
+  auto titans =
+      make_mixer("titans", {{"dim", 24}, {"heads", 4}, {"layout", "attention"}, {"persistent", 0}, {"window", 64}});
+  auto dense = make_mixer("dense", {{"dim", 24}, {"heads", 4}});
+  titans->eval(), dense->eval(), titans->to(torch::kFloat64), dense->to(torch::kFloat64);
+  {
+    torch::NoGradGuard no_grad;
+    auto target = dense->named_parameters();
+    for (auto& entry : titans->named_parameters())
+      if (auto* found = target.find(entry.key())) found->copy_(entry.value());
+    target["o_proj.weight"].copy_(torch::eye(24, kWide));
+  }
+  MixerInput in;
+  in.x = torch::randn({2, 40, 24}, kWide);
+  const auto heads = dense->forward(in);
+  const auto normed = heads * torch::rsqrt(heads.square().mean(2, true) + 1e-5);
+  const auto expected = torch::matmul(normed, titans->named_parameters()["o_proj.weight"].t());
+  EXPECT_LT(relative_error(titans->forward(in), expected), kDouble);
+}
+
+TEST(Titans, EveryLayoutStreamsAndIsCausal) {
+  for (const char* layout : {"context", "gate", "layer", "memory", "attention"}) {
+    torch::manual_seed(6);
+    auto mixer = make_mixer(
+        "titans", {{"dim", 12}, {"heads", 2}, {"chunk", 4}, {"layout", layout}, {"window", 5}, {"persistent", 3}});
+    mixer->eval(), mixer->to(torch::kFloat64);
+    torch::NoGradGuard no_grad;
+    MixerInput in;
+    in.x = torch::randn({2, 23, 12}, kWide);
+    const auto whole = mixer->forward(in);
+    auto state = mixer->make_state(2);
+    std::vector<Tensor> parts;
+    for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 6}, {6, 7}, {7, 8}, {8, 20}, {20, 23}}) {
+      MixerInput part;
+      part.x = in.x.slice(1, begin, end);
+      parts.push_back(mixer->forward(part, state.get()));
+    }
+    EXPECT_LT(relative_error(torch::cat(parts, 1), whole), kDouble) << layout;
+    in.x = in.x.clone();
+    in.x.select(1, 14).add_(1);
+    const auto changed = mixer->forward(in);
+    EXPECT_TRUE(torch::equal(changed.slice(1, 0, 14), whole.slice(1, 0, 14))) << layout;
+    EXPECT_GT(relative_error(changed.slice(1, 14), whole.slice(1, 14)), 1e-6) << layout;
+  }
+}
+
+}  // namespace
+}  // namespace heed::linear

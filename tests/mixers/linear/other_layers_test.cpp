@@ -1,0 +1,190 @@
+// The cards of other factorisations: Mamba-2, Combiner, Grassmann, positional and random-feature attention.
+#include <gtest/gtest.h>
+
+#include "heed/mixers/token_mixer.h"
+#include "heed/nn/short_conv.h"
+#include "mixers/linear/random_attention.h"
+#include "support/torch_support.h"
+
+namespace heed {
+namespace {
+
+using nlohmann::json;
+using test::relative_error;
+using torch::Tensor;
+
+constexpr double kDouble = 1e-10;
+const auto kWide = torch::TensorOptions(torch::kFloat64);
+
+std::shared_ptr<TokenMixer> wide(const char* name, const json& config) {
+  auto mixer = make_mixer(name, config);
+  mixer->eval();
+  mixer->to(torch::kFloat64);
+  return mixer;
+}
+
+MixerInput random_tokens(int64_t batch, int64_t n, int64_t dim) {
+  MixerInput in;
+  in.x = torch::randn({batch, n, dim}, kWide);
+  return in;
+}
+
+TEST(Mamba2, IsItsRecurrence) {
+  torch::manual_seed(1);
+  const int64_t n = 33, inner = 16, heads = 4, size = 4, states = 5;
+  auto mixer = wide("mamba2", {{"dim", 8}, {"head_dim", size}, {"state_dim", states}});
+  auto p = mixer->named_parameters();
+  const auto in = random_tokens(1, n, 8);
+  torch::NoGradGuard no_grad;
+  const auto parts =
+      torch::matmul(in.x, p["in_proj.weight"].t())[0].split_with_sizes({inner, inner + 2 * states, heads}, 1);
+  const auto padded = torch::cat({torch::zeros({3, inner + 2 * states}, kWide), parts[1]});
+  auto conv = p["conv.bias"].expand({n, inner + 2 * states}).clone();
+  for (int64_t i = 0; i < 4; ++i) conv += padded.narrow(0, i, n) * p["conv.weight"][i];
+  conv = torch::silu(conv);
+  const auto step = torch::softplus(parts[2] + p["step_bias"]), a = -torch::exp(p["a_log"]);
+  auto state = torch::zeros({heads, states, size}, kWide);
+  std::vector<Tensor> rows;
+  for (int64_t t = 0; t < n; ++t) {
+    const auto x = conv[t].narrow(0, 0, inner).view({heads, size});
+    const auto b = conv[t].narrow(0, inner, states), c = conv[t].narrow(0, inner + states, states);
+    state = torch::exp(step[t] * a).view({heads, 1, 1}) * state +
+            b.view({1, states, 1}) * (step[t].view({heads, 1}) * x).unsqueeze(1);
+    rows.push_back((torch::matmul(c, state) + p["skip"].view({heads, 1}) * x).flatten());
+  }
+  const auto gated = torch::stack(rows) * torch::silu(parts[0]);
+  const auto normed = gated * torch::rsqrt(gated.square().mean(1, true) + 1e-5) * p["norm.weight"];
+  EXPECT_LT(relative_error(mixer->forward(in)[0], torch::matmul(normed, p["o_proj.weight"].t())), kDouble);
+}
+
+TEST(ShortConv, PackedSequencesBeginAnew) {
+  torch::manual_seed(2);
+  nn::ShortConv conv(3, 4, true);
+  const auto x = torch::randn({1, 11, 3});
+  const auto packed = conv(x, nullptr, torch::tensor({0, 2, 2, 11}, torch::kInt64));
+  EXPECT_TRUE(torch::allclose(packed.narrow(1, 0, 2), conv(x.narrow(1, 0, 2))));
+  EXPECT_TRUE(torch::allclose(packed.narrow(1, 2, 9), conv(x.narrow(1, 2, 9))));
+}
+
+TEST(Combiner, SpansOfOneTokenOrOfAllAreDenseAttention) {
+  torch::manual_seed(3);
+  const auto draw = [] { return torch::randn({2, 3, 26, 8}, kWide); };
+  const CoreInput in{draw(), draw(), draw()};
+  for (const bool causal : {true, false}) {
+    const auto expected = wide("dense", {{"dim", 24}, {"heads", 3}, {"causal", causal}})->mix(in);
+    for (const int64_t span : {1, 26, 100}) {
+      const auto out = wide("combiner", {{"dim", 24}, {"heads", 3}, {"span", span}, {"causal", causal}})->mix(in);
+      EXPECT_LT(relative_error(out, expected), kDouble) << "span " << span << " causal " << causal;
+    }
+  }
+}
+
+TEST(Combiner, ARegionWeighsAsOneTokenOfEqualOnes) {
+  torch::manual_seed(4);
+  const auto equal = torch::randn({1, 1, 1, 8}, kWide).expand({1, 1, 20, 8});
+  const auto place = torch::arange(20, kWide).view({1, 1, 20, 1}).expand({1, 1, 20, 8});
+  auto mixer = wide("combiner", {{"dim", 8}, {"heads", 1}, {"span", 5}});
+  // Token 17 sees tokens 15 to 17 and the means 2, 7 and 12 of three regions.
+  const auto out = mixer->mix({equal, equal, place});
+  EXPECT_NEAR(out[0][0][17][0].item<double>(), (15 + 16 + 17 + 2 + 7 + 12) / 6.0, 1e-9);
+  auto counted = wide("combiner", {{"dim", 8}, {"heads", 1}, {"span", 5}, {"count_regions", true}});
+  EXPECT_NEAR(counted->mix({equal, equal, place})[0][0][17][0].item<double>(), 17 / 2.0, 1e-9);
+}
+
+TEST(CausalGrassmann, ParallelTokensHaveFiniteGradients) {
+  torch::manual_seed(5);
+  auto mixer = wide("causal_grassmann", {{"dim", 12}, {"rank", 5}, {"lags", {1, 3}}});
+  MixerInput in;
+  in.x = torch::randn({1, 1, 12}, kWide).expand({1, 9, 12}).clone().requires_grad_();
+  const auto grad = torch::autograd::grad({mixer->forward(in).square().sum()}, {in.x})[0];
+  EXPECT_TRUE(test::all_finite(grad));
+}
+
+TEST(CausalGrassmann, IsItsFormula) {
+  torch::manual_seed(6);
+  auto mixer = wide("causal_grassmann", {{"dim", 6}, {"rank", 4}, {"lags", {1, 3}}, {"norm", false}});
+  auto p = mixer->named_parameters();
+  const auto in = random_tokens(1, 10, 6);
+  torch::NoGradGuard no_grad;
+  const auto z = torch::matmul(in.x[0], p["reduce.weight"].t()) + p["reduce.bias"];
+  std::vector<Tensor> rows;
+  for (int64_t t = 0; t < 10; ++t) {
+    auto sum = torch::zeros({6}, kWide);
+    int64_t count = 0;
+    for (const int64_t lag : {1, 3}) {
+      if (t < lag) continue;
+      const auto u = z[t], v = z[t - lag];
+      const auto wedge = torch::outer(u, v) - torch::outer(v, u);
+      const auto plane = torch::stack({wedge[0][1], wedge[0][2], wedge[0][3], wedge[1][2], wedge[1][3], wedge[2][3]});
+      // Pluecker's relation.
+      EXPECT_NEAR((plane[0] * plane[5] - plane[1] * plane[4] + plane[2] * plane[3]).item<double>(), 0, 1e-12);
+      sum += torch::matmul(p["lift.weight"], plane / plane.norm()) + p["lift.bias"];
+      ++count;
+    }
+    const auto g = sum / std::max<int64_t>(count, 1);
+    const auto alpha =
+        torch::sigmoid(torch::matmul(p["gate_proj.weight"], torch::cat({in.x[0][t], g})) + p["gate_proj.bias"]);
+    rows.push_back(alpha * in.x[0][t] + (1 - alpha) * g);
+  }
+  EXPECT_LT(relative_error(mixer->forward(in)[0], torch::stack(rows)), kDouble);
+}
+
+TEST(PositionalAttention, IsLinearInItsTokens) {
+  torch::manual_seed(7);
+  auto mixer = wide("positional_attention", {{"dim", 12}, {"heads", 2}, {"key_dim", 9}, {"max_length", 9}});
+  const auto a = random_tokens(3, 9, 12), b = random_tokens(3, 9, 12);
+  MixerInput both;
+  both.x = 2 * a.x - 0.5 * b.x;
+  const auto expected = 2 * mixer->forward(a) - 0.5 * mixer->forward(b);
+  EXPECT_LT(relative_error(mixer->forward(both), expected), kDouble);
+  torch::NoGradGuard no_grad;
+  mixer->named_parameters()["q_table"].zero_();
+  const auto out = mixer->forward(a);
+  EXPECT_LT(relative_error(out, out.mean(1, true).expand_as(out)), kDouble);
+}
+
+TEST(PositionalAttention, WeightsWrittenByHandMakePrefixSums) {
+  // Large logits pick a key exactly: head 0 the own token, head 1 the one 2^l before, or an empty scratch token.
+  torch::manual_seed(8);
+  const int64_t n = 8, positions = n + 1;
+  auto x = torch::cat({torch::randn({1, n, 1}, kWide), torch::zeros({1, 1, 1}, kWide)}, 1);
+  const auto values = x.clone();
+  for (int64_t hop = 1; hop < n; hop *= 2) {
+    auto mixer = wide("positional_attention",
+                      {{"dim", 1}, {"heads", 2}, {"head_dim", 1}, {"key_dim", positions}, {"max_length", positions}});
+    torch::NoGradGuard no_grad;
+    auto p = mixer->named_parameters();
+    const auto own = torch::eye(positions, kWide);
+    auto target = torch::zeros({positions, positions}, kWide);
+    for (int64_t i = 0; i < positions; ++i) target[i][i >= hop && i < n ? i - hop : n] = 1;
+    p["q_table"].copy_(torch::cat({own, target}, 1) * 1e3);
+    p["k_table"].copy_(torch::cat({own, own}, 1));
+    p["v_proj.weight"].fill_(1), p["o_proj.weight"].fill_(1);
+    MixerInput in;
+    in.x = x;
+    x = mixer->forward(in);
+    x.select(1, n).zero_();
+  }
+  EXPECT_LT(relative_error(x.narrow(1, 0, n), values.narrow(1, 0, n).cumsum(1)), kDouble);
+}
+
+TEST(RandomFeatureAttention, ForgetsTheOrderOfKeys) {
+  torch::manual_seed(9);
+  const linear::RandomScores scores(5, 30, 0.5, false, 1);
+  const auto q = torch::randn({4, 1, 5}, kWide), keys = torch::randn({4, 12, 5}, kWide);
+  const auto order = torch::randperm(12);
+  EXPECT_LT(relative_error(scores.features(q, keys.index_select(1, order)), scores.features(q, keys)), kDouble);
+}
+
+TEST(RandomFeatureAttention, RidgeIsAStationaryPoint) {
+  torch::manual_seed(10);
+  for (const int64_t features : {7, 40}) {
+    const auto f = torch::randn({20, features}, kWide), y = torch::randn({20, 2}, kWide);
+    const auto w = linear::ridge(f, y, 0.3).requires_grad_();
+    const auto loss = (torch::matmul(f, w) - y).square().sum() + 0.3 * w.square().sum();
+    EXPECT_LT(torch::autograd::grad({loss}, {w})[0].norm().item<double>(), 1e-9) << features;
+  }
+}
+
+}  // namespace
+}  // namespace heed
