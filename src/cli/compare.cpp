@@ -5,6 +5,7 @@
 #include "heed/assets.h"
 #include "heed/bench/compare.h"
 #include "heed/bench/compare_policies.h"
+#include "heed/bench/compare_tasks.h"
 #include "heed/bench/measure.h"
 #include "heed/error.h"
 #include "heed/formats/atomic_file.h"
@@ -22,6 +23,9 @@ struct Options {
   bool policies = false, protocol = false;
   bench::PolicyCompareOptions policy;
   std::string save_policy;
+  bench::TaskCompareOptions learned;
+  std::vector<std::string> task_settings;
+  int64_t seeds = 1;
 };
 
 /// NAME.key=value by NAME.
@@ -79,8 +83,28 @@ void run_policies(Options& o) {
   if (!result.chosen) throw bench::Refused(bench::decision(result));
 }
 
+/// Every mixer learns the task of --task.
+void run_tasks(Options& o) {
+  auto& learned = o.learned;
+  learned.task = o.policy.task;
+  learned.task_parameters = parse_settings(o.task_settings);
+  learned.settings = settings_by_name(o.set);
+  learned.seeds.clear();
+  for (int64_t s = 0; s < o.seeds; ++s) learned.seeds.push_back(o.common.seed + uint64_t(s));
+  bench::TaskComparison result;
+  {
+    std::unique_ptr<Progress> bar;
+    result = bench::compare_tasks(learned, [&bar](int64_t done, int64_t total, const std::string& note) {
+      if (!bar) bar = std::make_unique<Progress>("training", total);
+      bar->update(done, note);
+    });
+  }
+  if (!write_json(o.common, bench::to_json(result).dump(1))) fmt::print("{}", bench::task_table(result));
+}
+
 void run(Options& o) {
   apply(o.common);
+  if (!o.learned.mixers.empty()) return run_tasks(o);
   if (o.policies) return run_policies(o);
   o.compare.settings = settings_by_name(o.set);
   const auto source = source_of(o);
@@ -141,7 +165,8 @@ void add_compare(CLI::App& app) {
               "head table by which head-wise policies keep heads whole (default: induction scores, measured)");
   of_policies("--kv", o->policy.kv,
               "keys and values of all but the exact full cache: int8, int4, kivi2 or kivi2_token");
-  of_policies("--task", o->policy.task, "a text task (default niah_single; '' for none)");
+  command->add_option("--task", o->policy.task,
+                      "with --policies, a text task (default niah_single; '' for none); with --mixers, any task");
   of_policies("--samples", o->policy.task_samples, "samples of the task (default 20)")->check(CLI::Range(1, 1 << 24));
   of_policies("--speed-lengths", o->policy.lengths,
               "prompts at which a step is timed, too (default: a quarter, half and all of --prompt)")
@@ -159,6 +184,27 @@ void add_compare(CLI::App& app) {
   of_policies("--min-tokens-per-second", o->policy.limits.min_tokens_per_second, "allow no slower decoding");
   of_policies("--save-policy", o->save_policy,
               "write the cheapest allowed policy here, for --policy of other commands");
+  auto* mixers = command
+                     ->add_option("--mixers", o->learned.mixers,
+                                  "train these on --task instead, at equal parameters and steps, as dense,gla,"
+                                  "deltanet+sliding_window (in layers in turn)")
+                     ->delimiter(',')
+                     ->excludes(policies);
+  const auto of_mixers = [&](const char* name, auto& value, const char* meaning) {
+    return command->add_option(name, value, meaning)->needs(mixers)->group("with --mixers");
+  };
+  of_mixers("--task-set", o->task_settings, "parameters of the task, key=value");
+  of_mixers("--train-steps", o->learned.training.steps, "steps of each (default 1000)")->check(CLI::Range(1, 1 << 30));
+  of_mixers("--budget", o->learned.budget_minutes, "minutes of all, in place of --train-steps")
+      ->check(CLI::PositiveNumber);
+  of_mixers("--batch", o->learned.training.batch, "samples a step (default 32)")->check(CLI::Range(1, 1 << 20));
+  of_mixers("--lr", o->learned.training.learning_rate, "peak learning rate (default 1e-3)")
+      ->check(CLI::PositiveNumber);
+  of_mixers("--model-layers", o->learned.layers, "layers (default 2)")->check(CLI::Range(1, 256));
+  of_mixers("--model-dim", o->learned.dim, "channels (default 64)")->check(CLI::Range(1, 1 << 16));
+  of_mixers("--model-heads", o->learned.heads, "heads (default 4)")->check(CLI::Range(1, 1 << 12));
+  of_mixers("--seeds", o->seeds, "runs of each, from --seed on (default 1)")->check(CLI::Range(1, 1000));
+  of_mixers("--test-samples", o->learned.samples, "of the test split (default 256)")->check(CLI::Range(1, 1 << 24));
   command->add_option("--html", o->html, "write a page with plots to this file");
   add_seed(*command, o->common);
   add_threads(*command, o->common);
