@@ -1,14 +1,10 @@
 #include "heed/checkpoint/run.h"
 
-#include <functional>
-
+#include "checkpoint/run_inputs.h"
 #include "heed/attention.h"
-#include "heed/checkpoint/tensor_file.h"
-#include "heed/error.h"
 #include "heed/kernels/mask_text.h"
 #include "heed/mixers/token_mixer.h"
 #include "heed/nn/config.h"
-#include "heed/ops/delta_chunk.h"
 #include "heed/ops/dispatch.h"
 #include "heed/registry.h"
 
@@ -16,38 +12,6 @@ namespace heed::checkpoint {
 namespace {
 
 using torch::Tensor;
-
-/// The tensors of the input file; remembers which were used, so that a misspelt one is noticed.
-class Inputs {
- public:
-  explicit Inputs(const RunRequest& request) : request_(request), tensors_(load_tensors(request.in)) {
-    if (!request.grad) tensors_.erase("grad");
-    for (auto& [name, tensor] : tensors_)
-      if (request.grad && name != "grad" && tensor.is_floating_point()) tensor.requires_grad_();
-  }
-
-  std::optional<Tensor> optional(const std::string& name) {
-    used_.push_back(name);
-    const auto found = tensors_.find(name);
-    return found == tensors_.end() ? std::nullopt : std::optional<Tensor>(found->second);
-  }
-  Tensor required(const std::string& name) {
-    const auto tensor = optional(name);
-    require(tensor.has_value(), "{}: tensor {} is missing: {} takes it", request_.in.string(), name, request_.name);
-    return *tensor;
-  }
-  void finish() const {
-    for (const auto& [name, tensor] : tensors_)
-      require(name == "grad" || std::find(used_.begin(), used_.end(), name) != used_.end(), "{}: tensor {}: {}",
-              request_.in.string(), name, suggest(name, used_));
-  }
-  const TensorMap& tensors() const { return tensors_; }
-
- private:
-  const RunRequest& request_;
-  TensorMap tensors_;
-  std::vector<std::string> used_;
-};
 
 NormalizerKind normalizer_of(const std::string& name) {
   return name == "sigmoid"           ? NormalizerKind::sigmoid
@@ -107,43 +71,12 @@ BlockListTensors lists_of(const Tensor& block_mask, int64_t query_block, int64_t
   return {offsets, seen.nonzero().select(1, 2).to(torch::kInt32).contiguous(), 1, seen.size(0), query_block, key_block};
 }
 
-struct Result {
-  Tensor out, lse, state;
-};
-
-Result run_recurrence(const std::string& name, const RunRequest& request, Inputs& inputs) {
-  const auto q = inputs.required("q"), k = inputs.required("k"), v = inputs.required("v");
-  ConfigReader reader("op:" + name, request.settings);
-  ops::LinearChunkOptions o;
-  o.scale = reader.get("scale", 1.0);
-  o.chunk = reader.integer("chunk", 64, 1);
-  if (name == "delta_chunk") {
-    const auto beta = inputs.required("beta"), g = inputs.optional("log_decay").value_or(Tensor());
-    const auto state = inputs.optional("initial_state");
-    o.cu_seqlens = inputs.optional("cu_seqlens");
-    reader.finish();
-    inputs.finish();
-    const auto result = ops::delta_chunk(q, k, v, beta, g, state, {o.scale, o.chunk, o.cu_seqlens});
-    return {result.out, {}, result.state};
-  }
-  o.normalize = reader.get("normalize", false);
-  o.eps = reader.get("eps", 1e-6);
-  if (!reader.get("causal", true)) {
-    const auto padding = inputs.optional("key_padding");
-    reader.finish();
-    inputs.finish();
-    return {ops::linear_noncausal(o.scale == 1 ? q : q * o.scale, k, v, padding, o.normalize, o.eps), {}, {}};
-  }
-  const auto g = inputs.optional("log_decay"), state = inputs.optional("initial_state");
-  o.cu_seqlens = inputs.optional("cu_seqlens");
-  reader.finish();
-  inputs.finish();
-  const auto result = ops::linear_chunk(q, k, v, g, state, o);
-  return {result.out, {}, result.state};
+TensorMap with_lse(const Tensor& out, const Tensor& lse) {
+  return lse.defined() ? TensorMap{{"out", out}, {"lse", lse}} : TensorMap{{"out", out}};
 }
 
-Result run_operator(const std::string& name, const RunRequest& request, Inputs& inputs) {
-  if (name == "linear_chunk" || name == "delta_chunk") return run_recurrence(name, request, inputs);
+TensorMap run_operator(const std::string& name, const RunRequest& request, Inputs& inputs) {
+  if (auto outputs = run_recurrence(name, request, inputs)) return *outputs;
   const auto q = inputs.required("q"), k = inputs.required("k"), v = inputs.required("v");
   ConfigReader reader("op:" + name, request.settings);
   const bool decoding = name == "decode" || name == "lean_attention";
@@ -160,13 +93,13 @@ Result run_operator(const std::string& name, const RunRequest& request, Inputs& 
   inputs.finish();
   if (!decoding) {
     const auto result = attention_with_lse(q, k, v, options);
-    return {result.out, result.lse, {}};
+    return with_lse(result.out, result.lse);
   }
   require(!request.grad, "op:{} has no gradient: it serves generation; op:flash has one", name);
   ops::FlashCall call(q, k, v, options);
   call.allocate_outputs();
   ops::run_decode(call);
-  return {call.out, call.lse, {}};
+  return with_lse(call.out, call.lse);
 }
 
 std::shared_ptr<TokenMixer> prepared_mixer(const std::string& name, nlohmann::json config, const RunRequest& request,
@@ -192,7 +125,7 @@ std::shared_ptr<TokenMixer> prepared_mixer(const std::string& name, nlohmann::js
   return mixer;
 }
 
-Result run_core(const std::string& name, const RunRequest& request, Inputs& inputs) {
+TensorMap run_core(const std::string& name, const RunRequest& request, Inputs& inputs) {
   CoreInput core{inputs.required("q"), inputs.required("k"), inputs.required("v")};
   core.key_padding = inputs.optional("key_padding");
   core.cu_seqlens = inputs.optional("cu_seqlens");
@@ -206,10 +139,10 @@ Result run_core(const std::string& name, const RunRequest& request, Inputs& inpu
                                    {"kv_heads", core.k.size(1)},
                                    {"head_dim", core.q.size(3)}})
     if (!config.contains(key)) config[key] = value;
-  return {prepared_mixer(name, config, request, core.q.scalar_type())->mix(core), {}, {}};
+  return {{"out", prepared_mixer(name, config, request, core.q.scalar_type())->mix(core)}};
 }
 
-Result run_mixer(const RunRequest& request, Inputs& inputs, std::shared_ptr<TokenMixer>& mixer) {
+TensorMap run_mixer(const RunRequest& request, Inputs& inputs, std::shared_ptr<TokenMixer>& mixer) {
   MixerInput input;
   input.x = inputs.required("x");
   input.memory = inputs.optional("memory");
@@ -223,7 +156,7 @@ Result run_mixer(const RunRequest& request, Inputs& inputs, std::shared_ptr<Toke
   auto config = request.settings;
   if (!config.contains("dim")) config["dim"] = input.x.size(2);
   mixer = prepared_mixer(request.name, config, request, input.x.scalar_type());
-  return {mixer->forward(input), {}, {}};
+  return {{"out", mixer->forward(input)}};
 }
 
 }  // namespace
@@ -240,19 +173,16 @@ void run(const RunRequest& request) {
   Inputs inputs(request);
   const torch::AutoGradMode grad_mode(request.grad);
   std::shared_ptr<TokenMixer> mixer;
-  const auto result = request.name.starts_with("op:")     ? run_operator(request.name.substr(3), request, inputs)
-                      : request.name.starts_with("core:") ? run_core(request.name.substr(5), request, inputs)
-                                                          : run_mixer(request, inputs, mixer);
-  TensorMap outputs{{"out", result.out}};
-  if (result.lse.defined()) outputs["lse"] = result.lse;
-  if (result.state.defined()) outputs["state"] = result.state;
+  auto outputs = request.name.starts_with("op:")     ? run_operator(request.name.substr(3), request, inputs)
+                 : request.name.starts_with("core:") ? run_core(request.name.substr(5), request, inputs)
+                                                     : run_mixer(request, inputs, mixer);
   if (request.grad) {
     const auto found = inputs.tensors().find("grad");
     require(found != inputs.tensors().end(), "{}: tensor grad is missing: --grad takes it, in the shape of out",
             request.in.string());
-    require(found->second.sizes() == result.out.sizes(), "{}: grad does not have the shape of out",
-            request.in.string());
-    result.out.backward(found->second.to(result.out.scalar_type()));
+    const auto out = outputs.at("out");
+    require(found->second.sizes() == out.sizes(), "{}: grad does not have the shape of out", request.in.string());
+    out.backward(found->second.to(out.scalar_type()));
     for (const auto& [name, tensor] : inputs.tensors())
       if (tensor.grad().defined()) outputs["d_" + name] = tensor.grad();
     if (mixer)
