@@ -33,7 +33,10 @@ CheckResult require_check(KernelProblem& problem) {
   return checked;
 }
 
-std::string unit_of(const KernelCase& c) { return c.bound_by_reading() ? "GB/s" : "GFLOP/s"; }
+std::string unit_of(const KernelCase& c) {
+  static const char* units[] = {"GFLOP/s", "GB/s", "Gstate/s"};
+  return units[static_cast<int>(c.bound())];
+}
 
 }  // namespace
 
@@ -43,10 +46,11 @@ namespace {
 KernelResult time_beside_limits(KernelProblem& problem, KernelProblem* partner) {
   const KernelCase& c = problem.shape();
   const int threads = kernels::num_threads();
-  std::vector<double> times, partner_times, peaks, reads;
+  std::vector<double> times, partner_times, peaks, reads, states;
   const auto measure_limits = [&] {
     peaks.push_back(kernels::measure_peak_gflops(threads));
     if (c.bound_by_reading()) reads.push_back(kernels::measure_read_gbps(threads));
+    if (c.bound() == KernelCase::Bound::states) states.push_back(kernels::measure_state_updates(threads));
   };
   measure_limits();
   for (int round = 0; round < kRounds; ++round) {
@@ -66,7 +70,7 @@ KernelResult time_beside_limits(KernelProblem& problem, KernelProblem* partner) 
   result.repetitions = static_cast<int>(times.size());
   result.peak_gflops = median(peaks);
   result.read_gbps = median(reads);
-  result.limit = c.bound_by_reading() ? result.read_gbps : result.peak_gflops;
+  result.limit = c.bound_by_reading() ? result.read_gbps : states.empty() ? result.peak_gflops : median(states);
   result.rate = (c.bound_by_reading() ? c.kv_bytes() : c.flops()) / seconds * 1e-9;
   if (partner != nullptr) {
     result.ratio = seconds / median(partner_times);

@@ -19,6 +19,7 @@ std::string KernelCase::kernel() const {
   if (call == Call::decode) return "decode";
   if (call == Call::scores) return "slot_scores";
   if (call == Call::bounds) return "page_bounds";
+  if (is_scan()) return is_selective_scan() ? "selective_scan" : "softmax_scan";
   return pattern.empty() ? "flash" : "block_sparse";
 }
 
@@ -50,6 +51,7 @@ int64_t KernelCase::pairs() const {
 }
 
 double KernelCase::flops() const {
+  if (is_scan()) return static_cast<double>(batch * q_heads * queries) * static_cast<double>(d);
   const double products = call == Call::backward ? 5
                           : call == Call::scores ? 1
                           : call == Call::bounds ? 2.0 / static_cast<double>(block)
@@ -58,6 +60,7 @@ double KernelCase::flops() const {
 }
 
 double KernelCase::kv_bytes() const {
+  if (is_scan()) return static_cast<double>(batch * q_heads * keys * d) * static_cast<double>(size_of(dtype));
   const double rows = call == Call::scores ? 1 : call == Call::bounds ? 2.0 / static_cast<double>(block) : 2;
   return rows * static_cast<double>(batch * kv_heads * keys * d) * static_cast<double>(size_of(dtype));
 }
@@ -119,6 +122,39 @@ KernelCase beside(KernelCase c, KernelCase::Compared compared, const KernelCase&
   return c;
 }
 
+KernelCase scan(Call call, const char* name, int64_t channels, int64_t width, int64_t tokens) {
+  KernelCase c{.call = call, .name = name, .d = width};
+  c.q_heads = channels;
+  c.kv_heads = call == Call::softmax_scan || call == Call::softmax_scan_backward ? channels : 1;
+  c.queries = c.keys = tokens;
+  return c;
+}
+
+/// Both scans at a length of reference and, by time a token, at others; their backward passes; a step.
+std::vector<KernelCase> scan_cases(int64_t channels, int64_t states, const std::vector<int64_t>& lengths) {
+  using Compared = KernelCase::Compared;
+  std::vector<KernelCase> cases;
+  const auto selective = scan(Call::selective_scan, "forward", channels, states, lengths[0]);
+  const auto softmax = scan(Call::softmax_scan, "forward", 8, 64, lengths[0]);
+  cases.push_back(selective);
+  cases.push_back(beside(scan(Call::selective_scan_backward, "backward", channels, states, lengths[0]),
+                         Compared::by_time, selective));
+  cases.push_back(scan(Call::selective_scan, "step forward", channels, states, 1));
+  cases.push_back(softmax);
+  cases.push_back(beside(scan(Call::softmax_scan_backward, "backward", 8, 64, lengths[0]), Compared::by_time, softmax));
+  cases.push_back(scan(Call::softmax_scan, "step forward", 8, 64, 1));
+  // A quarter of the channels, so that the longest fits any machine's memory.
+  const auto from = scan(Call::selective_scan, "forward", channels / 4, states, lengths[1]),
+             softmax_from = scan(Call::softmax_scan, "forward", 8, 64, lengths[1]);
+  cases.push_back(from), cases.push_back(softmax_from);
+  for (size_t i = 2; i < lengths.size(); ++i) {
+    cases.push_back(
+        beside(scan(Call::selective_scan, "forward", channels / 4, states, lengths[i]), Compared::by_work, from));
+    cases.push_back(beside(scan(Call::softmax_scan, "forward", 8, 64, lengths[i]), Compared::by_work, softmax_from));
+  }
+  return cases;
+}
+
 std::vector<KernelCase> small_cases() {
   const auto small = [](KernelCase c) {
     c.q_heads = c.kv_heads = 2;
@@ -127,7 +163,7 @@ std::vector<KernelCase> small_cases() {
   const auto dense = small(flash(Call::forward, "causal forward", DType::f32, 64, 512, "causal"));
   const auto window = small(flash(Call::forward, "window 64 forward", DType::f32, 64, 1024, "causal & window(64)"));
   const auto half = decode(DType::f16, 2, 4, 4096, 64);
-  return {
+  std::vector<KernelCase> cases{
       small(flash(Call::forward, "forward", DType::f32, 64, 512)),
       dense,
       small(flash(Call::forward, "causal forward", DType::bf16, 40, 333, "causal")),
@@ -141,6 +177,8 @@ std::vector<KernelCase> small_cases() {
       selection(Call::scores, DType::f16, 2, 4, 4096, 64),
       selection(Call::bounds, DType::f16, 2, 4, 4096, 64),
   };
+  for (auto& c : scan_cases(256, 16, {512, 256, 1024})) cases.push_back(std::move(c));
+  return cases;
 }
 
 }  // namespace
@@ -176,6 +214,7 @@ std::vector<KernelCase> kernel_cases(bool quick) {
     for (const int64_t group : {1, 4}) cases.push_back(decode(type, 8, group, 16384, 128));
   for (const Call call : {Call::scores, Call::bounds})
     for (const int64_t group : {1, 4}) cases.push_back(selection(call, DType::f16, 8, group, 16384, 128));
+  for (auto& c : scan_cases(1024, 16, {8192, 1024, 16384, 262144})) cases.push_back(std::move(c));
   return cases;
 }
 

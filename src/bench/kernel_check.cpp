@@ -65,37 +65,10 @@ AnyView of_head(AnyView view, int64_t head, int64_t heads) {
   return view;
 }
 
-/// A double copy; with `rows`, of those rows alone.
-Buffer in_double(const AnyView& from, const std::vector<int64_t>* rows = nullptr) {
-  auto size = from.size;
-  if (rows != nullptr) size[2] = static_cast<int64_t>(rows->size());
-  Buffer copy(DType::f64, size);
-  auto* to = static_cast<double*>(copy.view().data);
-  for (int64_t b = 0; b < size[0]; ++b) {
-    for (int64_t h = 0; h < size[1]; ++h) {
-      for (int64_t n = 0; n < size[2]; ++n) {
-        for (int64_t d = 0; d < size[3]; ++d) *to++ = load_element(from, b, h, rows ? (*rows)[n] : n, d);
-      }
-    }
-  }
-  return copy;
-}
-
-double relative_error(const Buffer& got, const Buffer& want) {
-  const auto* a = static_cast<const double*>(got.view().data);
-  const auto* b = static_cast<const double*>(want.view().data);
-  double difference = 0, norm = 0;
-  for (int64_t i = 0; i < got.count(); ++i) {
-    difference += (a[i] - b[i]) * (a[i] - b[i]);
-    norm += b[i] * b[i];
-  }
-  // NaN fails every comparison with a tolerance.
-  return norm == 0 ? (difference == 0 ? 0 : INFINITY) : std::sqrt(difference / norm);
-}
-
 }  // namespace
 
 CheckResult KernelProblem::check(double work) {
+  if (scan_) return scan_->check(work / 16);
   if (!case_.bound_by_reading()) return check_flash(work);
   return case_.call == Call::decode ? check_decode() : check_selection();
 }

@@ -1,9 +1,6 @@
 #include "bench/kernel_problem.h"
 
 #include <cmath>
-#include <cstring>
-#include <new>
-#include <random>
 
 #include "heed/kernels/mask_text.h"
 #include "kernels/reference/element.h"
@@ -13,36 +10,6 @@ namespace heed::bench {
 using kernels::AnyView;
 using kernels::DType;
 using Call = KernelCase::Call;
-
-Buffer::Buffer(DType dtype, const std::array<int64_t, 4>& size) {
-  view_ = {nullptr, dtype, size, kernels::dense_strides(size)};
-  const int64_t bytes = (count() * static_cast<int64_t>(size_of(dtype)) + 63) / 64 * 64 + 64;
-  data_.reset(std::aligned_alloc(64, bytes));
-  if (!data_) throw std::bad_alloc();
-  view_.data = data_.get();
-}
-
-void Buffer::zero() { std::memset(view_.data, 0, count() * size_of(view_.dtype)); }
-
-void Buffer::randomize(uint64_t seed) {
-  // Drawing every element of a cache would take longer than measuring it: a table of numbers, in the element type, is
-  // drawn once and its entries are picked at random.
-  constexpr size_t kEntries = 1 << 16;
-  const size_t element = size_of(view_.dtype);
-  std::vector<std::byte> table(kEntries * element);
-  std::mt19937_64 random(seed);
-  std::normal_distribution<double> normal;
-  for (size_t i = 0; i < kEntries; ++i) {
-    const double value = view_.dtype == DType::i8 ? static_cast<double>(random() % 255) - 127 : normal(random);
-    kernels::store_element(table.data(), view_.dtype, static_cast<int64_t>(i), value);
-  }
-  auto* to = static_cast<std::byte*>(view_.data);
-  uint64_t state = seed * 2 + 1;
-  for (int64_t i = 0; i < count(); ++i, to += element) {
-    state = state * 6364136223846793005ull + 1442695040888963407ull;
-    std::memcpy(to, table.data() + (state >> 48) * element, element);
-  }
-}
 
 namespace {
 
@@ -59,6 +26,10 @@ void make_extremes(const AnyView& view) {
 
 KernelProblem::KernelProblem(const KernelCase& c, int64_t rotated_bytes)
     : case_(c), mask_(kernels::parse_mask(c.mask)) {
+  if (c.is_scan()) {
+    scan_ = std::make_unique<ScanProblem>(c);
+    return;
+  }
   // A call with an int8 cache has 16-bit queries.
   const DType type = c.dtype == DType::i8 ? DType::f16 : c.dtype;
   q_ = Buffer(type, {c.batch, c.q_heads, c.queries, c.d});
@@ -147,6 +118,7 @@ kernels::PageBoundsParams KernelProblem::bounds(size_t cache) const {
 }
 
 void KernelProblem::run() {
+  if (scan_) return scan_->run();
   const size_t cache = turn_;
   if (case_.bound_by_reading()) turn_ = (turn_ + 1) % caches_.size();
   switch (case_.call) {
@@ -160,6 +132,8 @@ void KernelProblem::run() {
       return kernels::slot_scores(scores(cache));
     case Call::bounds:
       return kernels::page_bounds(bounds(cache));
+    default:
+      return;
   }
 }
 

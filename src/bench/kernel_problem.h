@@ -1,41 +1,16 @@
 // The tensors of one benchmark case, its call, and its check against the double reference.
 #pragma once
 
-#include <cstdlib>
 #include <memory>
 #include <vector>
 
+#include "bench/kernel_buffer.h"
+#include "bench/scan_problem.h"
 #include "heed/bench/kernel_case.h"
 #include "heed/kernels/decode.h"
 #include "heed/kernels/page_scores.h"
 
 namespace heed::bench {
-
-/// Elements of any type on whole cache lines.
-class Buffer {
- public:
-  Buffer() = default;
-  Buffer(kernels::DType dtype, const std::array<int64_t, 4>& size);
-
-  const kernels::AnyView& view() const { return view_; }
-  int64_t count() const { return view_.size[0] * view_.size[1] * view_.size[2] * view_.size[3]; }
-  /// Standard normal numbers (int8: uniform), a function of `seed`.
-  void randomize(uint64_t seed);
-  void zero();
-
- private:
-  struct Free {
-    void operator()(void* block) const { std::free(block); }
-  };
-  std::unique_ptr<void, Free> data_;
-  kernels::AnyView view_;
-};
-
-/// How far a kernel's results lie from the reference's, as relative L2 error, and what is allowed.
-struct CheckResult {
-  double error = 0, tolerance = 0;
-  bool passed() const { return error <= tolerance; }
-};
 
 class KernelProblem {
  public:
@@ -56,6 +31,7 @@ class KernelProblem {
   kernels::SlotScoresParams scores(size_t cache) const;
   kernels::PageBoundsParams bounds(size_t cache) const;
   size_t caches() const { return caches_.size(); }
+  const ScanProblem* scan() const { return scan_.get(); }
 
  private:
   struct Cache {
@@ -66,6 +42,7 @@ class KernelProblem {
   CheckResult check_selection();
 
   KernelCase case_;
+  std::unique_ptr<ScanProblem> scan_;  ///< of scans, which have no other tensors
   kernels::Mask mask_;
   std::unique_ptr<OwnedBlockList> blocks_;
   Buffer q_, k_, v_, out_, lse_, d_out_, d_q_, d_k_, d_v_, scores_;

@@ -81,6 +81,7 @@ Tensor torch_sdpa(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
 
 /// Bytes of the tensors of N x M that the plain formula holds at once.
 double square_bytes(const KernelCase& c) {
+  if (c.is_scan()) return 0;
   const double copies = c.call == Call::backward ? 5 : 3;
   return copies * double(c.batch * c.q_heads) * double(c.queries) * double(c.keys) * double(size_of(c.dtype));
 }
@@ -88,6 +89,7 @@ double square_bytes(const KernelCase& c) {
 std::string reason_to_skip(const KernelCase& c) {
   if (!c.pattern.empty()) return "libtorch has no block-sparse attention";
   if (c.call == Call::scores || c.call == Call::bounds) return "libtorch has no call that scores a cache";
+  if (c.is_scan() && c.call != Call::selective_scan) return "libtorch has no scan";
   if (c.dtype == DType::i8) return "libtorch has no attention over int8 caches";
   const auto free = double(available_bytes());
   if (free > 0 && square_bytes(c) > kMemoryShare * free)
@@ -133,8 +135,7 @@ std::function<void(int64_t)> call_of(const Peer& peer, const KernelProblem& prob
   return [=](int64_t) { torch::autograd::grad({out}, inputs, {d_out}, /*retain_graph=*/true); };
 }
 
-void measure(PeerResult& result, const Peer& peer, KernelProblem& problem) {
-  const auto call = call_of(peer, problem);
+void measure(PeerResult& result, const std::function<void(int64_t)>& call, KernelProblem& problem) {
   call(0);
   problem.run();
   std::vector<double> theirs, ours;
@@ -152,9 +153,34 @@ void measure(PeerResult& result, const Peer& peer, KernelProblem& problem) {
   result.heed_ms = median(ours) * 1e3;
 }
 
+/// The selective scan as a loop over time, vectorised over batch, channels and states.
+void loop_over_time(const kernels::SelectiveScanParams& p) {
+  torch::NoGradGuard no_grad;
+  const auto x = wrap(p.x).squeeze(1), delta = wrap(p.delta).squeeze(1), a = wrap(p.a)[0][0];
+  const auto b = wrap(p.b).squeeze(1), c = wrap(p.c).squeeze(1);
+  auto h = torch::zeros({x.size(0), x.size(2), a.size(1)});
+  auto y = torch::empty_like(x);
+  for (int64_t t = 0; t < x.size(1); ++t) {
+    const auto step = delta.select(1, t).unsqueeze(2);
+    h = torch::exp(step * a) * h + step * x.select(1, t).unsqueeze(2) * b.select(1, t).unsqueeze(1);
+    y.select(1, t) = torch::matmul(h, c.select(1, t).unsqueeze(2)).squeeze(2);
+  }
+}
+
+std::vector<PeerResult> measure_scan_peer(const KernelCase& c) {
+  PeerResult result{.shape = c, .peer = "a loop over time"};
+  if (result.skipped = reason_to_skip(c); !result.skipped.empty()) return {result};
+  KernelProblem problem(c);
+  if (!problem.check().passed()) throw Refused(fmt::format("{}: wrong against the double reference", c.id()));
+  measure(
+      result, [&](int64_t) { loop_over_time(problem.scan()->selective()); }, problem);
+  return {result};
+}
+
 }  // namespace
 
 std::vector<PeerResult> measure_peers(const KernelCase& c) {
+  if (c.is_scan()) return measure_scan_peer(c);
   std::vector<PeerResult> results;
   for (const char* name : {"libtorch scaled_dot_product_attention", "matmul, softmax, matmul"}) {
     PeerResult result;
@@ -177,7 +203,7 @@ std::vector<PeerResult> measure_peers(const KernelCase& c) {
       {results[1].peer, [&](auto& q, auto& k, auto& v) { return product_softmax_product(q, k, v, hidden); }}};
   for (size_t i = 0; i < results.size(); ++i) {
     try {
-      measure(results[i], peers[i], problem);
+      measure(results[i], call_of(peers[i], problem), problem);
     } catch (const c10::Error& error) {
       const std::string text = error.what_without_backtrace();
       results[i].skipped = text.substr(0, text.find('\n'));

@@ -86,12 +86,15 @@ TEST(KernelCase, EveryCaseIsNamedOnceAndKnowsItsPartner) {
     for (const auto& c : cases) {
       EXPECT_TRUE(ids.insert(c.id()).second) << c.id() << " stands twice";
       kernels.insert(c.kernel());
-      EXPECT_NE(c.name.find(c.call == Call::backward ? "backward" : "forward"), std::string::npos) << c.id();
+      const bool backward =
+          c.call == Call::backward || c.call == Call::selective_scan_backward || c.call == Call::softmax_scan_backward;
+      EXPECT_NE(c.name.find(backward ? "backward" : "forward"), std::string::npos) << c.id();
       EXPECT_EQ(c.name.find("window") != std::string::npos, c.mask.find("window") != std::string::npos) << c.id();
     }
     for (const auto& c : cases)
       EXPECT_TRUE(c.compared == KernelCase::Compared::no || ids.count(c.partner)) << c.id() << " has no " << c.partner;
-    EXPECT_EQ(kernels, (std::set<std::string>{"flash", "block_sparse", "decode", "slot_scores", "page_bounds"}));
+    EXPECT_EQ(kernels, (std::set<std::string>{"flash", "block_sparse", "decode", "slot_scores", "page_bounds",
+                                              "selective_scan", "softmax_scan"}));
   }
 }
 
@@ -148,6 +151,40 @@ TEST(KernelCheck, PassesScoresAndBounds) {
       EXPECT_GT(result.error, 0);
     }
   }
+}
+
+KernelCase some_scan(Call call) {
+  KernelCase c;
+  c.call = call;
+  c.name = "forward";
+  c.q_heads = 24;
+  c.kv_heads = call == Call::softmax_scan || call == Call::softmax_scan_backward ? 24 : 1;
+  c.queries = c.keys = 150;
+  c.d = 12;
+  return c;
+}
+
+TEST(KernelCheck, PassesScansOnAnyNumberOfChannels) {
+  for (const Call call :
+       {Call::selective_scan, Call::selective_scan_backward, Call::softmax_scan, Call::softmax_scan_backward}) {
+    for (const double work : {1.0, 1e12}) {
+      KernelProblem problem(some_scan(call));
+      const auto result = problem.check(work);
+      EXPECT_TRUE(result.passed()) << problem.shape().id() << ": " << result.error;
+      EXPECT_GT(result.error, 0);
+    }
+  }
+}
+
+TEST(KernelBench, MeasuresScansBelowTheirLimits) {
+  for (const Call call : {Call::selective_scan, Call::softmax_scan}) {
+    const auto result = measure_kernel(some_scan(call));
+    EXPECT_GT(result.share(), 0);
+    EXPECT_LE(result.share(), 1);
+  }
+  const auto peers = measure_peers(some_scan(Call::selective_scan));
+  ASSERT_EQ(peers.size(), 1u);
+  EXPECT_GT(peers[0].ratio(), 0);
 }
 
 TEST(KernelCheck, NoticesAWrongResult) {

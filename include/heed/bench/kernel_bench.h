@@ -14,7 +14,7 @@ namespace heed::bench {
 struct KernelResult {
   KernelCase shape;
   double time_ms = 0;
-  double limit = 0;  ///< GFLOP/s, or GB/s for decode, measured beside the case
+  double limit = 0;  ///< GFLOP/s, GB/s or 1e9 states a second, by the case's bound, measured beside it
   double rate = 0;   ///< useful work in the limit's unit
   double peak_gflops = 0, read_gbps = 0;
   int64_t extra_bytes = 0;  ///< most scratch that was allocated at once, beside the outputs

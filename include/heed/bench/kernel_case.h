@@ -12,7 +12,21 @@ namespace heed::bench {
 /// Shape, type and mask of one measured call, and the work that follows from them.
 struct KernelCase {
   /// `scores` and `bounds`: slot_scores and page_bounds, maxima over the query heads of a group.
-  enum class Call : uint8_t { forward, backward, decode, scores, bounds };
+  /// Scans read q_heads as channels (selective) or heads (softmax), kv_heads as groups of B and C, d as states or the
+  /// size of values, and queries = keys as tokens; one token is the step of decoding.
+  enum class Call : uint8_t {
+    forward,
+    backward,
+    decode,
+    scores,
+    bounds,
+    selective_scan,
+    selective_scan_backward,
+    softmax_scan,
+    softmax_scan_backward
+  };
+  /// What the speed of a call is a share of.
+  enum class Bound : uint8_t { arithmetic, reading, states };
   /// What a second case in the same run is compared by.
   enum class Compared : uint8_t { no, by_time, by_work };
 
@@ -28,7 +42,7 @@ struct KernelCase {
   Compared compared = Compared::no;
   std::string partner{};
 
-  /// "flash", "block_sparse", "decode", "slot_scores" or "page_bounds".
+  /// "flash", "block_sparse", "decode", "slot_scores", "page_bounds", "selective_scan" or "softmax_scan".
   std::string kernel() const;
   /// "flash causal forward float32 Hq=8 Hkv=8 N=4096 M=4096 D=64": what --filter is matched with.
   std::string id() const;
@@ -38,12 +52,19 @@ struct KernelCase {
   /// Visible pairs of query and key over all batch items and query heads, exact.
   int64_t pairs() const;
   /// Useful operations: 2 products of a head size a pair forward, 5 backward, 1 of scores, 2 a page of bounds; a
-  /// multiply-add is two operations.
+  /// multiply-add is two operations. Of scans the updates of states, one a token, channel and state.
   double flops() const;
   /// Bytes of k and v, read once; of scores k alone, of bounds the extremes of every page.
   double kv_bytes() const;
-  /// What reads a cache is bound by reading, everything else by arithmetic.
-  bool bound_by_reading() const { return call != Call::forward && call != Call::backward; }
+  bool is_scan() const { return call >= Call::selective_scan; }
+  bool is_selective_scan() const { return call == Call::selective_scan || call == Call::selective_scan_backward; }
+  /// What reads a cache is bound by reading, the selective scan by its exponentials and products, attention by
+  /// arithmetic. The softmax scan counts as bound by reading its values.
+  Bound bound() const {
+    if (call == Call::forward || call == Call::backward) return Bound::arithmetic;
+    return is_selective_scan() ? Bound::states : Bound::reading;
+  }
+  bool bound_by_reading() const { return bound() == Bound::reading; }
 };
 
 /// The block lists of a pattern, owned. "butterfly": blocks whose indices differ in at most one bit; "random": the own

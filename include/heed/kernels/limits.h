@@ -8,6 +8,10 @@ namespace heed::kernels {
 /// sustains, that is, as kernels of longer runs must; bursts are 2 to 6 % above it. About 0.15 s.
 double measure_peak_gflops(int threads);
 
+/// Updates of states of a selective scan, in 1e9 a second, that `threads` threads make of values in registers: for each
+/// an exponential, two products and two multiply-adds. About 0.15 s.
+double measure_state_updates(int threads);
+
 /// Rate at which `threads` threads read a buffer of 256 MiB once, in 1e9 bytes a second: best of several passes. About
 /// 0.3 s.
 double measure_read_gbps(int threads);
