@@ -38,7 +38,7 @@ ScanPaths::ScanPaths(const std::string& kind, int64_t height, int64_t width) {
     orders.push_back(orders[1].flip(0));
   }
   order = torch::stack(orders);
-  inverse = order.argsort(1);
+  inverse = std::get<1>(order.sort(1));
 }
 
 Tensor ScanPaths::scan(const Tensor& x) const {

@@ -239,6 +239,66 @@ TEST(Run, BadInputIsOneClearLine) {
   expect_refused(folder, "run linformer --in " + path + " --set causal=true", "future");
 }
 
+TEST(Run, ScansAreTheirSteps) {
+  const TemporaryDirectory folder;
+  constexpr int64_t tokens = 6, channels = 3, states = 2;
+  const Arrays in{{"x", random_array({1, tokens, channels}, 1)},  {"delta", random_array({1, tokens, channels}, 2)},
+                  {"A", random_array({channels, states}, 3)},     {"B", random_array({1, tokens, 1, states}, 4)},
+                  {"C", random_array({1, tokens, 1, states}, 5)}, {"D", random_array({channels}, 6)},
+                  {"z", random_array({1, tokens, channels}, 7)}};
+  write(folder / "in", in);
+  const auto result = test::heed("run op:selective_scan --in " + (folder / "in").string() + " --out " +
+                                 (folder / "out").string() + " --set delta_softplus=true");
+  ASSERT_EQ(result.status, 0) << result.err;
+  const auto out = read(folder / "out", "out"), last = read(folder / "out", "state");
+  const auto at = [&](const char* name, int64_t i) { return in.at(name).values[size_t(i)]; };
+  for (int64_t d = 0; d < channels; ++d) {
+    double h[states] = {};
+    for (int64_t t = 0; t < tokens; ++t) {
+      const int64_t i = t * channels + d;
+      const double step = std::log1p(std::exp(at("delta", i)));
+      double y = at("D", d) * at("x", i);
+      for (int64_t n = 0; n < states; ++n) {
+        h[n] = std::exp(step * at("A", d * states + n)) * h[n] + step * at("x", i) * at("B", t * states + n);
+        y += h[n] * at("C", t * states + n);
+      }
+      EXPECT_NEAR(out.values[size_t(i)], y * at("z", i) / (1 + std::exp(-at("z", i))), 1e-12);
+    }
+    for (int64_t n = 0; n < states; ++n) EXPECT_NEAR(last.values[size_t(d * states + n)], h[n], 1e-12);
+  }
+
+  const Arrays scores{{"scores", random_array({1, 1, tokens}, 8)}, {"v", random_array({1, 1, tokens, 1}, 9)}};
+  write(folder / "in", scores);
+  ASSERT_EQ(
+      test::heed("run op:softmax_scan --in " + (folder / "in").string() + " --out " + (folder / "out").string()).status,
+      0);
+  const auto mean = read(folder / "out", "out"), lse = read(folder / "out", "lse");
+  double sum = 0, weighted = 0;
+  for (size_t t = 0; t < tokens; ++t) {
+    const double weight = std::exp(scores.at("scores").values[t]);
+    sum += weight, weighted += weight * scores.at("v").values[t];
+    EXPECT_NEAR(mean.values[t], weighted / sum, 1e-12);
+    EXPECT_NEAR(lse.values[t], std::log(sum), 1e-12);
+  }
+
+  const Arrays toeplitz{{"c", random_array({tokens, 1}, 8)}, {"x", random_array({tokens, 2}, 9)}};
+  write(folder / "in", toeplitz);
+  ASSERT_EQ(
+      test::heed("run op:toeplitz_fft --in " + (folder / "in").string() + " --out " + (folder / "out").string()).status,
+      0);
+  const auto product = read(folder / "out", "out");
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t e = 0; e < 2; ++e) {
+      double want = 0;
+      for (int64_t j = 0; j <= t; ++j)
+        want += toeplitz.at("c").values[size_t(t - j)] * toeplitz.at("x").values[size_t(j * 2 + e)];
+      EXPECT_NEAR(product.values[size_t(t * 2 + e)], want, 1e-12);
+    }
+  }
+  expect_refused(folder, "run op:toeplitz_fft --in " + (folder / "in").string() + " --set causal=false", "11");
+  expect_refused(folder, "run op:selective_scan --in " + (folder / "in").string(), "delta");
+}
+
 TEST(Run, BrokenFilesAreRefused) {
   const TemporaryDirectory folder;
   write(folder / "good", qkv());
