@@ -69,6 +69,12 @@ std::span<const RegistryRow> mixer_rows() {
       rows::rf_attention_layer(),
       rows::positional_attention(),
       rows::causal_grassmann(),
+      rows::aaren(),
+      rows::seqboat(),
+      rows::s4(),
+      rows::s4d(),
+      rows::mamba(),
+      rows::ss2d(),
   };
   return rows;
 }

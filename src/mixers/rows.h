@@ -55,5 +55,11 @@ RegistryRow tnl();
 RegistryRow rf_attention_layer();
 RegistryRow positional_attention();
 RegistryRow causal_grassmann();
+RegistryRow aaren();
+RegistryRow seqboat();
+RegistryRow s4();
+RegistryRow s4d();
+RegistryRow mamba();
+RegistryRow ss2d();
 
 }  // namespace heed::rows

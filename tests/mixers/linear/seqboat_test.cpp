@@ -1,0 +1,131 @@
+// The card of seqboat: a dense gated attention unit where everything is active, none where nothing is.
+#include <gtest/gtest.h>
+
+#include "heed/error.h"
+#include "heed/mixers/token_mixer.h"
+#include "support/torch_support.h"
+
+namespace heed {
+namespace {
+
+using test::relative_error;
+using torch::Tensor;
+
+constexpr int64_t kDim = 8;
+
+std::shared_ptr<TokenMixer> in_double(const nlohmann::json& own) {
+  nlohmann::json config{{"dim", kDim}, {"ema_dim", 3}, {"window", 40}, {"distances", 8}};
+  config.update(own);
+  torch::manual_seed(7);
+  auto mixer = make_mixer("seqboat", config);
+  mixer->to(torch::kFloat64);
+  torch::NoGradGuard no_grad;
+  for (auto& parameter : mixer->parameters()) parameter.add_(torch::randn_like(parameter) * 0.3);
+  return mixer;
+}
+
+/// Sends every token to the attention (`share` 1) or none (0).
+void route(TokenMixer& mixer, double share) {
+  torch::NoGradGuard no_grad;
+  auto bias = mixer.named_parameters()["router.bias"];
+  bias[0] = share > 0 ? -30 : 30;
+  bias[1] = 0;
+}
+
+Tensor forward(TokenMixer& mixer, const Tensor& x) {
+  MixerInput in;
+  in.x = x;
+  return mixer.forward(in);
+}
+
+/// silu of the moving average of the normed tokens, step by step.
+Tensor average(TokenMixer& mixer, const Tensor& x) {
+  auto p = mixer.named_parameters();
+  const auto normed = torch::layer_norm(x, {kDim}, p["norm.weight"], p["norm.bias"]);
+  const auto take = torch::sigmoid(p["ema.delta"][0]), fade = 1 - take * torch::sigmoid(p["ema.alpha"][0]);
+  auto h = torch::zeros({x.size(0), kDim, 3}, x.options());
+  std::vector<Tensor> rows;
+  for (int64_t t = 0; t < x.size(1); ++t) {
+    h = fade * h + take * p["ema.beta"][0] * normed.select(1, t).unsqueeze(2);
+    rows.push_back((p["ema.gamma"][0] * h).sum(2) / std::sqrt(3.0) + p["ema.omega"] * normed.select(1, t));
+  }
+  return torch::silu(torch::stack(rows, 1));
+}
+
+Tensor linear(TokenMixer& mixer, const std::string& name, const Tensor& x) {
+  auto p = mixer.named_parameters();
+  return torch::matmul(x, p[name + ".weight"].t()) + p[name + ".bias"];
+}
+
+TEST(SeqBoat, WithoutActiveTokensOnlyTheAverageSpeaks) {
+  auto mixer = in_double({});
+  route(*mixer, 0);
+  const auto x = torch::randn({2, 17, kDim}, torch::kFloat64);
+  const auto routed = linear(*mixer, "router", average(*mixer, x));
+  EXPECT_LT(relative_error(forward(*mixer, x), torch::silu(routed.narrow(2, 2, kDim) + x)), 1e-12);
+}
+
+/// Active tokens see active ones less than `window` of them back, through a dense mask.
+Tensor dense(TokenMixer& mixer, const Tensor& x, int64_t window, bool softmax) {
+  auto p = mixer.named_parameters();
+  const int64_t tokens = x.size(1);
+  const auto m = average(mixer, x), routed = linear(mixer, "router", m);
+  const auto chance = torch::softmax(routed.narrow(2, 0, 2) / torch::exp(p["log_temperature"]), 2).narrow(2, 1, 1);
+  const auto active = chance.squeeze(2) > 0.5, rank = active.cumsum(1);
+  const auto behind = rank.unsqueeze(2) - rank.unsqueeze(1), place = torch::arange(tokens);
+  const auto visible = (behind >= 0)
+                           .logical_and(behind < window)
+                           .logical_and(place.unsqueeze(1) >= place)
+                           .logical_and(active.unsqueeze(1))
+                           .logical_and(active.unsqueeze(2));
+  const auto z = torch::silu(linear(mixer, "z_proj", m)), r = torch::silu(linear(mixer, "r_proj", m)),
+             v = torch::silu(linear(mixer, "v_proj", m));
+  const auto affine = p["affine"];
+  const auto q = z * affine[0][0] + affine[1][0], k = z * affine[0][1] + affine[1][1];
+  const auto bias = p["distance_bias"].index({(place.unsqueeze(1) - place).clamp(-8, 8) + 8});
+  const auto scores = torch::matmul(q, k.transpose(1, 2)), hidden = visible.logical_not();
+  const auto logits = (scores / std::sqrt(static_cast<double>(kDim / 2)) + bias).masked_fill(hidden, -1e30);
+  const auto weights = softmax ? torch::softmax(logits, -1).masked_fill(hidden, 0)
+                               : torch::relu(scores / static_cast<double>(window) + bias).pow(2).masked_fill(hidden, 0);
+  const auto unit =
+      linear(mixer, "o_proj", torch::matmul(weights, v) * r).masked_fill(active.logical_not().unsqueeze(2), 0);
+  return torch::silu(routed.narrow(2, 2, kDim) + unit * chance + x);
+}
+
+TEST(SeqBoat, WithEverythingActiveItIsADenseUnit) {
+  for (const bool softmax : {false, true}) {
+    auto mixer = in_double({{"normalizer", softmax ? "softmax" : "relu2"}});
+    route(*mixer, 1);
+    const auto x = torch::randn({2, 23, kDim}, torch::kFloat64);
+    EXPECT_LT(relative_error(forward(*mixer, x), dense(*mixer, x, 40, softmax)), 1e-12) << softmax;
+  }
+}
+
+TEST(SeqBoat, AWindowCountsActiveTokens) {
+  for (const int64_t window : {1, 5}) {
+    auto mixer = in_double({{"window", window}, {"temperature", 0.05}, {"normalizer", "softmax"}});
+    const auto x = torch::randn({2, 60, kDim}, torch::kFloat64);
+    const auto routed = linear(*mixer, "router", average(*mixer, x));
+    const auto active = (routed.select(2, 1) > routed.select(2, 0)).sum(1);
+    ASSERT_GT(active.min().item<int64_t>(), 2 * window);
+    ASSERT_LT(active.max().item<int64_t>(), 58);
+    EXPECT_LT(relative_error(forward(*mixer, x), dense(*mixer, x, window, true)), 1e-12) << window;
+  }
+}
+
+TEST(SeqBoat, TheRouterLearnsThroughWhatItLetThrough) {
+  auto mixer = in_double({{"temperature", 0.05}});
+  forward(*mixer, torch::randn({2, 30, kDim}, torch::kFloat64)).square().sum().backward();
+  const auto grad = mixer->named_parameters()["router.weight"].grad();
+  EXPECT_TRUE(test::all_finite(grad));
+  EXPECT_GT(grad.slice(0, 0, 2).abs().max().item<double>(), 0);
+}
+
+TEST(SeqBoat, WrongSettingsAreNamed) {
+  EXPECT_THROW(make_mixer("seqboat", {{"window", 0}}), Error);
+  EXPECT_THROW(make_mixer("seqboat", {{"normalizer", "relu"}}), Error);
+  EXPECT_THROW(make_mixer("seqboat", {{"temperature", -1.0}}), Error);
+}
+
+}  // namespace
+}  // namespace heed
