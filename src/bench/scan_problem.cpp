@@ -38,7 +38,7 @@ void clear_rest(Buffer& buffer, int axis, int64_t count) {
 
 /// Double copies of what the reference reads.
 struct DoubleCopies {
-  AnyView of(const AnyView& from) { return buffers.emplace_back(in_double(from)); }
+  AnyView of(const AnyView& from) { return buffers.emplace_back(in_double(from)).view(); }
   std::vector<Buffer> buffers;
 };
 
