@@ -14,7 +14,9 @@ Tensor orthogonal_rows(int64_t count, int64_t dim, uint64_t seed) {
   const auto draw = [&](int64_t rows) { return torch::randn({rows, dim}, generator, torch::kFloat64); };
   std::vector<Tensor> blocks;
   for (int64_t done = 0; done < count; done += dim) {
-    const auto unit = std::get<0>(torch::linalg_qr(draw(dim))).t();
+    // The signs make the rows uniform over all orthogonal bases.
+    const auto [q, r] = torch::linalg_qr(draw(dim));
+    const auto unit = (q * r.diagonal().sign()).t();
     const auto norms = draw(dim).norm(2, 1, true);
     blocks.push_back((unit * norms).narrow(0, 0, std::min(dim, count - done)));
   }

@@ -10,7 +10,10 @@ using torch::Tensor;
 
 namespace {
 
-Tensor gelu_slope(const Tensor& x) {
+/// GELU, written out: the float32 gradient of libtorch 1.13's own was seen to return garbage for some strides.
+Tensor activation(const Tensor& x) { return 0.5 * x * (1 + torch::erf(x / std::sqrt(2.0))); }
+
+Tensor activation_slope(const Tensor& x) {
   const auto density = torch::exp(-x.square() / 2) / std::sqrt(2 * M_PI);
   return 0.5 * (1 + torch::erf(x / std::sqrt(2.0))) + x * density;
 }
@@ -74,7 +77,7 @@ Tensor memory_read(const std::vector<Tensor>& weights, const Tensor& q) {
   auto h = q;
   for (size_t l = 0; l < weights.size(); ++l) {
     h = torch::matmul(h, weights[l]);
-    if (l + 1 < weights.size()) h = torch::gelu(h);
+    if (l + 1 < weights.size()) h = activation(h);
   }
   return h;
 }
@@ -87,11 +90,11 @@ Tensor memory_chunk(MemoryWeights& memory, const Tensor& q, const Tensor& k, con
   std::vector<Tensor> inputs{k}, outputs, deltas(layers);
   for (size_t l = 0; l < layers; ++l) {
     outputs.push_back(torch::matmul(inputs[l], memory.weights[l]));
-    if (l + 1 < layers) inputs.push_back(torch::gelu(outputs[l]));
+    if (l + 1 < layers) inputs.push_back(activation(outputs[l]));
   }
   deltas[layers - 1] = 2 * (outputs[layers - 1] - v);
   for (size_t l = layers - 1; l > 0; --l)
-    deltas[l - 1] = torch::matmul(deltas[l], memory.weights[l].transpose(-1, -2)) * gelu_slope(outputs[l - 1]);
+    deltas[l - 1] = torch::matmul(deltas[l], memory.weights[l].transpose(-1, -2)) * activation_slope(outputs[l - 1]);
 
   const auto steps = gates.theta.unsqueeze(-1);
   const auto column = [](const Tensor& t) { return t.unsqueeze(-1); };
@@ -102,7 +105,7 @@ Tensor memory_chunk(MemoryWeights& memory, const Tensor& q, const Tensor& k, con
     auto out = column(c.carry) * torch::matmul(h, memory.weights[l]) +
                column(c.carried) * torch::matmul(h, memory.momenta[l]) -
                torch::matmul(torch::matmul(h, a.transpose(-1, -2)) * c.pairs, written);
-    h = l + 1 < layers ? torch::gelu(out) : out;
+    h = l + 1 < layers ? activation(out) : out;
   }
   const int64_t end = gates.theta.size(-1) - 1;
   const auto matrix = [](const Tensor& t) { return t.unsqueeze(-1).unsqueeze(-1); };
@@ -198,15 +201,12 @@ Tensor NeuralMemoryImpl::forward(RecurrentCall& call, size_t first_slot, const T
         memory_chunk(moved, queries.narrow(2, begin, count), part.narrow(3, 0, d), part.narrow(3, d, d), own));
     if (count == config_.chunk) memory = std::move(moved);
   }
-  if (call.carries()) {
-    for (size_t l = 0; l < start_.size(); ++l) {
-      call.slot(first_slot + 2 * l) = memory.weights[l].contiguous();
-      call.slot(first_slot + 2 * l + 1) = memory.momenta[l].contiguous();
-    }
-    const int64_t rest = all % config_.chunk;
-    const auto kept = rows.narrow(2, all - rest, rest);
-    buffer = torch::constant_pad_nd(kept, {0, 0, 0, config_.chunk - rest});
+  for (size_t l = 0; l < start_.size(); ++l) {
+    call.slot(first_slot + 2 * l) = memory.weights[l].contiguous();
+    call.slot(first_slot + 2 * l + 1) = memory.momenta[l].contiguous();
   }
+  const int64_t rest = all % config_.chunk;
+  buffer = torch::constant_pad_nd(rows.narrow(2, all - rest, rest), {0, 0, 0, config_.chunk - rest});
   return join_heads(torch::cat(outputs, 2).narrow(2, held, tokens));
 }
 

@@ -52,7 +52,7 @@ class Performer final : public linear::LinearAttention {
     }
     // What is taken off cancels. Off a query its own largest; off keys one number for all, since a later key must not
     // change what earlier ones gave: nothing while exp(|w|^2 / 2), which no feature exceeds, is far from overflow.
-    const auto top = queries ? logits.detach().amax(-1, true) : key_offset().to(logits.scalar_type());
+    const auto top = queries ? logits.amax(-1, true) : key_offset().to(logits.scalar_type());
     return torch::exp(logits - top) / std::sqrt(count) + kFloor;
   }
 
