@@ -34,23 +34,31 @@ class BackwardSums {
       : task_(task),
         g_(grads),
         slices_(static_cast<int64_t>(task.slices.size())),
-        parts(std::clamp<int64_t>(static_cast<int64_t>(task.units.size()), 1, kMostParts)),
+        parts_(std::clamp<int64_t>(static_cast<int64_t>(task.units.size()), 1, kMostParts)),
         row_floats_(task.p.x.size[0] * task.p.x.size[2] * task.width),
-        d_a_(parts * slices_ * task.state_floats()),
-        d_channels_(parts * slices_ * 2 * task.slice_width),
-        d_b_(grads.d_b ? slices_ * row_floats_ : 0),
-        d_c_(grads.d_c ? slices_ * row_floats_ : 0) {}
+        item_floats_(task.state_floats() + 2 * task.slice_width),
+        memory_(allocate(bytes())) {
+    Arena arena(memory_.get());
+    items_ = arena.take<float>(parts_ * slices_ * item_floats_);
+    if (grads.d_b) d_b_ = arena.take<float>(slices_ * row_floats_);
+    if (grads.d_c) d_c_ = arena.take<float>(slices_ * row_floats_);
+    // Rows are written by the units, the rest is added up.
+    std::fill_n(items_, parts_ * slices_ * item_floats_, 0.0f);
+  }
+
+  /// Of the units; the units of a part are one item's work.
+  int64_t parts() const { return parts_; }
 
   ScanSums of(int64_t part, int64_t slice) {
-    const int64_t item = part * slices_ + slice;
-    return {d_a_.data() + item * task_.state_floats(), d_channels_.data() + item * 2 * task_.slice_width,
-            g_.d_b ? d_b_.data() + slice * row_floats_ : nullptr, g_.d_c ? d_c_.data() + slice * row_floats_ : nullptr};
+    float* item = items_ + (part * slices_ + slice) * item_floats_;
+    return {item, item + task_.state_floats(), d_b_ == nullptr ? nullptr : d_b_ + slice * row_floats_,
+            d_c_ == nullptr ? nullptr : d_c_ + slice * row_floats_};
   }
 
   void write() {
     for (int64_t slice = 0; slice < slices_; ++slice) {
       const ScanSums total = of(0, slice);
-      for (int64_t part = 1; part < parts; ++part) {
+      for (int64_t part = 1; part < parts_; ++part) {
         const ScanSums more = of(part, slice);
         for (int64_t i = 0; i < task_.state_floats(); ++i) total.d_a[i] += more.d_a[i];
         for (int64_t i = 0; i < 2 * task_.slice_width; ++i) total.d_channels[i] += more.d_channels[i];
@@ -68,7 +76,14 @@ class BackwardSums {
   }
 
  private:
-  void write_rows(const std::vector<float>& rows, const AnyView& to, int64_t ChannelSlice::*group) const {
+  int64_t bytes() const {
+    Arena arena;
+    arena.take<float>(parts_ * slices_ * item_floats_);
+    if (g_.d_b) arena.take<float>(slices_ * row_floats_);
+    if (g_.d_c) arena.take<float>(slices_ * row_floats_);
+    return arena.used();
+  }
+  void write_rows(const float* rows, const AnyView& to, int64_t ChannelSlice::*group) const {
     const auto row_bytes = task_.width * static_cast<int64_t>(sizeof(float));
     for (int64_t begin = 0, end = 0; begin < slices_; begin = end) {
       const int64_t g = task_.slices[begin].*group;
@@ -78,8 +93,8 @@ class BackwardSums {
       for_each_item(to.size[0] * blocks, row_bytes, work, [&](int64_t item, void* scratch) {
         const int64_t b = item / blocks, first = item % blocks * kScanBlock;
         for (int64_t t = first; t < std::min(tokens, first + kScanBlock); ++t) {
-          sum_slices(rows.data() + begin * row_floats_ + (b * tokens + t) * task_.width, row_floats_, end - begin, to,
-                     b, g, t, static_cast<float*>(scratch));
+          sum_slices(rows + begin * row_floats_ + (b * tokens + t) * task_.width, row_floats_, end - begin, to, b, g, t,
+                     static_cast<float*>(scratch));
         }
       });
     }
@@ -87,14 +102,9 @@ class BackwardSums {
 
   const SelectiveScanTask& task_;
   const SelectiveScanGrads& g_;
-  const int64_t slices_;
-
- public:
-  const int64_t parts;  ///< of the units; the units of a part are one item's work
-
- private:
-  const int64_t row_floats_;
-  std::vector<float> d_a_, d_channels_, d_b_, d_c_;
+  const int64_t slices_, parts_, row_floats_, item_floats_;
+  Block memory_;
+  float *items_, *d_b_ = nullptr, *d_c_ = nullptr;
 };
 
 }  // namespace
@@ -127,9 +137,9 @@ void selective_scan_backward(const SelectiveScanParams& p, const SelectiveScanGr
   }
   BackwardSums sums(task, g);
   for_each_item(
-      slices * sums.parts, scan_backward_scratch_bytes(task), 3 * scan_work(task), [&](int64_t item, void* scratch) {
+      slices * sums.parts(), scan_backward_scratch_bytes(task), 3 * scan_work(task), [&](int64_t item, void* scratch) {
         const int64_t part = item / slices, slice = item % slices;
-        for (int64_t unit = part * units / sums.parts; unit < (part + 1) * units / sums.parts; ++unit) {
+        for (int64_t unit = part * units / sums.parts(); unit < (part + 1) * units / sums.parts(); ++unit) {
           const ScanEnds at{starts ? starts->at(unit, slice) : nullptr, ends ? ends->at(unit, slice) : nullptr,
                             nullptr};
           run_scan_unit_backward(task, g, task.slices[slice], task.units[unit], at, sums.of(part, slice), scratch);

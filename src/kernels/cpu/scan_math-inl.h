@@ -62,10 +62,16 @@ HWY_INLINE SineCosine sine_cosine_of(Vector x) {
 }
 
 /// `lanes` channels from `column` on of tokens [begin, begin + count), as rows of one vector; the other lanes are 0.
+/// Rows of many channels lie pages apart, which no hardware foresees: `ahead` is the token from which as many more will
+/// be wanted next, below 0: none.
 HWY_INLINE void read_column(const AnyView& view, int64_t b, int64_t h, int64_t begin, int64_t count, int64_t column,
-                            int64_t lanes, float* to) {
+                            int64_t lanes, float* to, int64_t ahead = -1) {
   with_float_type(view, [&](auto* data) {
     const auto typed = view.as<std::remove_pointer_t<decltype(data)>>();
+    if (ahead >= 0) {
+      for (int64_t r = ahead; r < std::min(ahead + count, view.size[2]); ++r)
+        __builtin_prefetch(typed.row(b, h, r) + column);
+    }
     if (lanes >= kLanes) {
       for (int64_t r = 0; r < count; ++r)
         hn::StoreU(load_vector(typed.row(b, h, begin + r) + column), Lanes(), to + r * kLanes);
@@ -76,10 +82,15 @@ HWY_INLINE void read_column(const AnyView& view, int64_t b, int64_t h, int64_t b
   });
 }
 
+/// The reverse. The lines of tokens from `ahead` on are fetched for writing.
 HWY_INLINE void write_column(const float* from, const AnyView& view, int64_t b, int64_t h, int64_t begin, int64_t count,
-                             int64_t column, int64_t lanes) {
+                             int64_t column, int64_t lanes, int64_t ahead = -1) {
   with_float_type(view, [&](auto* data) {
     const auto typed = view.as<std::remove_pointer_t<decltype(data)>>();
+    if (ahead >= 0) {
+      for (int64_t r = ahead; r < std::min(ahead + count, view.size[2]); ++r)
+        __builtin_prefetch(typed.row(b, h, r) + column, 1);
+    }
     if (lanes >= kLanes) {
       for (int64_t r = 0; r < count; ++r)
         store_vector(hn::LoadU(Lanes(), from + r * kLanes), typed.row(b, h, begin + r) + column);

@@ -101,19 +101,19 @@ HWY_INLINE FloatRows coefficient_rows(const AnyView& view, int64_t b, int64_t gr
 /// Delta of a column, and what follows from it. Raw values are left in `column.step` first, so that slopes can be
 /// taken.
 HWY_INLINE void read_steps(const SelectiveScanParams& p, int64_t batch, int64_t begin, int64_t count, int64_t channel,
-                           int64_t lanes, float* to) {
+                           int64_t lanes, float* to, int64_t ahead) {
   const Lanes d;
-  read_column(p.delta, batch, 0, begin, count, channel, lanes, to);
+  read_column(p.delta, batch, 0, begin, count, channel, lanes, to, ahead);
   if (!p.delta_bias) return;
   const Vector bias = load_lanes(p.delta_bias.as<const float>().data + channel, lanes);
   for (int64_t t = 0; t < count * kLanes; t += kLanes) hn::StoreU(hn::Add(bias, hn::LoadU(d, to + t)), d, to + t);
 }
 
 HWY_INLINE void prepare_column(const SelectiveScanParams& p, int64_t batch, int64_t begin, int64_t count,
-                               int64_t channel, int64_t lanes, const ColumnBlock& column) {
+                               int64_t channel, int64_t lanes, const ColumnBlock& column, int64_t ahead = -1) {
   const Lanes d;
-  read_column(p.x, batch, 0, begin, count, channel, lanes, column.x);
-  read_steps(p, batch, begin, count, channel, lanes, column.step);
+  read_column(p.x, batch, 0, begin, count, channel, lanes, column.x, ahead);
+  read_steps(p, batch, begin, count, channel, lanes, column.step, ahead);
   const Vector log2e = hn::Set(d, kLog2E);
   for (int64_t t = 0; t < count * kLanes; t += kLanes) {
     Vector step = hn::LoadU(d, column.step + t);

@@ -45,7 +45,7 @@ HWY_INLINE void read_output_gradients(const SelectiveScanTask& task, const Selec
     std::fill_n(d_y, count * kLanes, 0.0f);
     return;
   }
-  read_column(g.d_out, unit.batch, 0, begin, count, channel, lanes, d_y);
+  read_column(g.d_out, unit.batch, 0, begin, count, channel, lanes, d_y, begin - kScanBlock);
   if (!task.p.z) return;
   read_column(task.p.z, unit.batch, 0, begin, count, channel, lanes, column.z);
   for (int64_t t = 0; t < count * kLanes; t += kLanes) {
@@ -213,7 +213,7 @@ class UnitBackward {
       const int64_t begin = unit_.begin + block * kScanBlock, count = std::min(kScanBlock, unit_.end - begin);
       const FloatRows c = coefficient_rows(p_.c, unit_.batch, slice_.c_group, begin, count, s_.forward.c);
       each_column([&](int64_t v, int64_t channel, int64_t lanes) {
-        prepare_column(p_, unit_.batch, begin, count, channel, lanes, s_.forward.column);
+        prepare_column(p_, unit_.batch, begin, count, channel, lanes, s_.forward.column, begin - kScanBlock);
         read_output_gradients(task_, g_, unit_, begin, count, channel, lanes, s_.forward.column, s_.d_y);
         each_group([&](int64_t n, auto states, auto complex) {
           unscan_states<states(), complex(), false>(n, task_.width, count, s_.forward.a + v, s_.d_h + v, nullptr,
@@ -251,7 +251,7 @@ class UnitBackward {
   void advance(int64_t begin) const {
     const FloatRows b = coefficient_rows(p_.b, unit_.batch, slice_.b_group, begin, kScanBlock, s_.forward.b);
     each_column([&](int64_t v, int64_t channel, int64_t lanes) {
-      prepare_column(p_, unit_.batch, begin, kScanBlock, channel, lanes, s_.forward.column);
+      prepare_column(p_, unit_.batch, begin, kScanBlock, channel, lanes, s_.forward.column, begin + kScanBlock);
       scan_column<false>(task_, kScanBlock, s_.forward.a + v, s_.forward.h + v, b, b, s_.forward.column);
     });
   }
@@ -264,7 +264,7 @@ class UnitBackward {
     std::fill_n(s_.d_c, count * task_.width * kLanes, 0.0f);
     each_column([&](int64_t v, int64_t channel, int64_t lanes) {
       const ColumnBlock& column = s_.forward.column;
-      prepare_column(p_, unit_.batch, begin, count, channel, lanes, column);
+      prepare_column(p_, unit_.batch, begin, count, channel, lanes, column, begin - kScanBlock);
       start_outputs(p_, count, channel, lanes, column);
       read_output_gradients(task_, g_, unit_, begin, count, channel, lanes, column, s_.d_y);
       std::fill_n(s_.d_write, count * kLanes, 0.0f);
@@ -301,8 +301,9 @@ class UnitBackward {
     }
     hn::StoreU(skip_sum, d, d_skip);
     hn::StoreU(bias_sum, d, d_bias);
-    if (g_.d_x) write_column(s_.d_write, g_.d_x, unit_.batch, 0, begin, count, channel, lanes);
-    if (g_.d_delta) write_column(s_.d_step, g_.d_delta, unit_.batch, 0, begin, count, channel, lanes);
+    if (g_.d_x) write_column(s_.d_write, g_.d_x, unit_.batch, 0, begin, count, channel, lanes, begin - kScanBlock);
+    if (g_.d_delta)
+      write_column(s_.d_step, g_.d_delta, unit_.batch, 0, begin, count, channel, lanes, begin - kScanBlock);
     if (g_.d_z) write_gate_gradients(g_, unit_, begin, count, channel, lanes, column);
   }
 
