@@ -12,10 +12,10 @@ namespace {
 using linear::StateSpaceConfig;
 using torch::Tensor;
 
-/// exp(z) - 1 without cancellation near 0.
-Tensor expm1(const Tensor& z) {
-  const auto re = torch::real(z), im = torch::imag(z), half = torch::sin(im / 2);
-  return torch::complex(torch::expm1(re) * torch::cos(im) - 2 * half * half, torch::exp(re) * torch::sin(im));
+/// exp(z) - 1 of complex z, as exact near 0 as elsewhere.
+Tensor exp_minus_one(const Tensor& z) {
+  const auto x = torch::real(z), y = torch::imag(z), half = torch::sin(y / 2);
+  return torch::complex(torch::expm1(x) * torch::cos(y) - 2 * half * half, torch::exp(x) * torch::sin(y));
 }
 
 Tensor initial_frequencies(const std::string& kind, int64_t pairs) {

@@ -25,7 +25,8 @@ struct Packed {
     length = tokens == 0 ? 0 : counts.max().item<int64_t>();
     const auto cells = active.nonzero();
     const auto row = cells.select(1, 0), rank = (active.cumsum(1) - 1).index({row, cells.select(1, 1)});
-    token = torch::zeros({batch, length}, torch::kInt64).index_put({row, rank}, cells.select(1, 1));
+    token = torch::zeros({batch, length}, torch::kInt64);
+    token.index_put_({row, rank}, cells.select(1, 1));
     valid = torch::arange(length).unsqueeze(0) < counts.unsqueeze(1);
     count = counts;
   }

@@ -52,7 +52,7 @@ Tensor average(TokenMixer& mixer, const Tensor& x) {
   return torch::silu(torch::stack(rows, 1));
 }
 
-Tensor linear(TokenMixer& mixer, const std::string& name, const Tensor& x) {
+Tensor project(TokenMixer& mixer, const std::string& name, const Tensor& x) {
   auto p = mixer.named_parameters();
   return torch::matmul(x, p[name + ".weight"].t()) + p[name + ".bias"];
 }
@@ -61,7 +61,7 @@ TEST(SeqBoat, WithoutActiveTokensOnlyTheAverageSpeaks) {
   auto mixer = in_double({});
   route(*mixer, 0);
   const auto x = torch::randn({2, 17, kDim}, torch::kFloat64);
-  const auto routed = linear(*mixer, "router", average(*mixer, x));
+  const auto routed = project(*mixer, "router", average(*mixer, x));
   EXPECT_LT(relative_error(forward(*mixer, x), torch::silu(routed.narrow(2, 2, kDim) + x)), 1e-12);
 }
 
@@ -69,7 +69,7 @@ TEST(SeqBoat, WithoutActiveTokensOnlyTheAverageSpeaks) {
 Tensor dense(TokenMixer& mixer, const Tensor& x, int64_t window, bool softmax) {
   auto p = mixer.named_parameters();
   const int64_t tokens = x.size(1);
-  const auto m = average(mixer, x), routed = linear(mixer, "router", m);
+  const auto m = average(mixer, x), routed = project(mixer, "router", m);
   const auto chance = torch::softmax(routed.narrow(2, 0, 2) / torch::exp(p["log_temperature"]), 2).narrow(2, 1, 1);
   const auto active = chance.squeeze(2) > 0.5, rank = active.cumsum(1);
   const auto behind = rank.unsqueeze(2) - rank.unsqueeze(1), place = torch::arange(tokens);
@@ -78,8 +78,8 @@ Tensor dense(TokenMixer& mixer, const Tensor& x, int64_t window, bool softmax) {
                            .logical_and(place.unsqueeze(1) >= place)
                            .logical_and(active.unsqueeze(1))
                            .logical_and(active.unsqueeze(2));
-  const auto z = torch::silu(linear(mixer, "z_proj", m)), r = torch::silu(linear(mixer, "r_proj", m)),
-             v = torch::silu(linear(mixer, "v_proj", m));
+  const auto z = torch::silu(project(mixer, "z_proj", m)), r = torch::silu(project(mixer, "r_proj", m)),
+             v = torch::silu(project(mixer, "v_proj", m));
   const auto affine = p["affine"];
   const auto q = z * affine[0][0] + affine[1][0], k = z * affine[0][1] + affine[1][1];
   const auto bias = p["distance_bias"].index({(place.unsqueeze(1) - place).clamp(-8, 8) + 8});
@@ -88,7 +88,7 @@ Tensor dense(TokenMixer& mixer, const Tensor& x, int64_t window, bool softmax) {
   const auto weights = softmax ? torch::softmax(logits, -1).masked_fill(hidden, 0)
                                : torch::relu(scores / static_cast<double>(window) + bias).pow(2).masked_fill(hidden, 0);
   const auto unit =
-      linear(mixer, "o_proj", torch::matmul(weights, v) * r).masked_fill(active.logical_not().unsqueeze(2), 0);
+      project(mixer, "o_proj", torch::matmul(weights, v) * r).masked_fill(active.logical_not().unsqueeze(2), 0);
   return torch::silu(routed.narrow(2, 2, kDim) + unit * chance + x);
 }
 
@@ -105,7 +105,7 @@ TEST(SeqBoat, AWindowCountsActiveTokens) {
   for (const int64_t window : {1, 5}) {
     auto mixer = in_double({{"window", window}, {"temperature", 0.05}, {"normalizer", "softmax"}});
     const auto x = torch::randn({2, 60, kDim}, torch::kFloat64);
-    const auto routed = linear(*mixer, "router", average(*mixer, x));
+    const auto routed = project(*mixer, "router", average(*mixer, x));
     const auto active = (routed.select(2, 1) > routed.select(2, 0)).sum(1);
     ASSERT_GT(active.min().item<int64_t>(), 2 * window);
     ASSERT_LT(active.max().item<int64_t>(), 58);

@@ -228,7 +228,7 @@ TEST(Aaren, IsCausalAttentionOfOneQueryRepeated) {
   torch::NoGradGuard no_grad;
   auto parameters = mixer->named_parameters();
   // Scores of +-100 and more.
-  parameters["query"].mul_(1e5);
+  parameters["query"].mul_(1e7);
   const auto x = torch::randn({2, 21, 12}, torch::kFloat64);
   const auto heads = [](const Tensor& t) { return t.unflatten(2, {3, 4}).transpose(1, 2); };
   const auto q = torch::matmul(parameters["q_proj.weight"], parameters["query"]).expand({2, 21, 12});
