@@ -19,6 +19,17 @@ inline std::optional<torch::Tensor> present(const OptionalTensor& tensor) {
   return tensor && tensor->defined() ? std::optional<torch::Tensor>(*tensor) : std::nullopt;
 }
 
+/// Absent for an undefined tensor, which autograd's functions do not take.
+inline OptionalTensor if_defined(const torch::Tensor& tensor) {
+  return tensor.defined() ? OptionalTensor(tensor) : OptionalTensor();
+}
+
+/// The "cu_seqlens" that a forward saved, undefined where it saved none.
+inline torch::Tensor saved_bounds(torch::autograd::AutogradContext* ctx) {
+  const auto found = ctx->saved_data.find("cu_seqlens");
+  return found == ctx->saved_data.end() ? torch::Tensor() : found->second.toTensor();
+}
+
 /// The tensor with `dim` dimensions, on a device that kernels run on, its last dimension dense.
 inline torch::Tensor scan_input(const torch::Tensor& tensor, const char* op, const char* name, int64_t dim,
                                 const char* accepted) {

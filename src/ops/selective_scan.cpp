@@ -51,13 +51,14 @@ struct ScanFunction : torch::autograd::Function<ScanFunction> {
   static variable_list forward(AutogradContext* ctx, const Tensor& x, const Tensor& delta, const Tensor& a,
                                const Tensor& b, const Tensor& c, const OptionalTensor& skip, const OptionalTensor& z,
                                const OptionalTensor& delta_bias, const OptionalTensor& initial_state,
-                               const Tensor& cu_seqlens, bool complex, bool delta_softplus) {
+                               const OptionalTensor& cu_seqlens, bool complex, bool delta_softplus) {
     const auto [out, state] =
-        ScanTensors{x, delta, a, b, c, skip, z, delta_bias, initial_state, cu_seqlens, complex, delta_softplus}
+        ScanTensors{x,       delta,         a, b, c, skip, z, delta_bias, initial_state, cu_seqlens.value_or(Tensor()),
+                    complex, delta_softplus}
             .forward();
     ctx->save_for_backward({x, delta, a, b, c, skip.value_or(Tensor()), z.value_or(Tensor()),
                             delta_bias.value_or(Tensor()), initial_state.value_or(Tensor())});
-    ctx->saved_data["cu_seqlens"] = cu_seqlens;
+    if (cu_seqlens) ctx->saved_data["cu_seqlens"] = *cu_seqlens;
     ctx->saved_data["complex"] = complex;
     ctx->saved_data["delta_softplus"] = delta_softplus;
     return {out, state};
@@ -74,7 +75,7 @@ struct ScanFunction : torch::autograd::Function<ScanFunction> {
                            OptionalTensor(saved[6]),
                            OptionalTensor(saved[7]),
                            OptionalTensor(saved[8]),
-                           ctx->saved_data["cu_seqlens"].toTensor(),
+                           saved_bounds(ctx),
                            ctx->saved_data["complex"].toBool(),
                            ctx->saved_data["delta_softplus"].toBool()};
     const auto d_out = scan_gradient(grads[0], call.x.scalar_type()),
@@ -147,7 +148,7 @@ SelectiveScanOutput run(const Tensor& x, const Tensor& delta, const Tensor& A, c
   if (grad) {
     const auto result =
         ScanFunction::apply(call.x, call.delta, call.a, call.b, call.c, call.skip, call.z, call.delta_bias,
-                            call.initial_state, call.cu_seqlens, complex, delta_softplus);
+                            call.initial_state, if_defined(call.cu_seqlens), complex, delta_softplus);
     out = result[0], state = result[1];
   } else {
     std::tie(out, state) = call.forward();

@@ -49,19 +49,18 @@ struct ScanTensors {
 
 struct ScanFunction : torch::autograd::Function<ScanFunction> {
   static variable_list forward(AutogradContext* ctx, const Tensor& scores, const Tensor& v,
-                               const OptionalTensor& initial_state, const Tensor& cu_seqlens) {
-    ScanTensors call{scores, v, initial_state, cu_seqlens};
+                               const OptionalTensor& initial_state, const OptionalTensor& cu_seqlens) {
+    ScanTensors call{scores, v, initial_state, cu_seqlens.value_or(Tensor())};
     call.forward();
     ctx->save_for_backward({scores, v, initial_state.value_or(Tensor()), call.out, call.lse, call.state});
-    ctx->saved_data["cu_seqlens"] = cu_seqlens;
+    if (cu_seqlens) ctx->saved_data["cu_seqlens"] = *cu_seqlens;
     return {call.out, call.lse, call.state};
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
-    const ScanTensors call{
-        saved[0], saved[1], OptionalTensor(saved[2]), ctx->saved_data["cu_seqlens"].toTensor(), saved[3],
-        saved[4], saved[5]};
+    const ScanTensors call{saved[0], saved[1], OptionalTensor(saved[2]), saved_bounds(ctx), saved[3],
+                           saved[4], saved[5]};
     const auto d_out = scan_gradient(grads[0], call.v.scalar_type()),
                d_lse = scan_gradient(grads[1], call.lse.scalar_type()),
                d_state = scan_gradient(grads[2], call.lse.scalar_type());
@@ -94,7 +93,7 @@ SoftmaxScanOutput run(const Tensor& scores, const Tensor& v, const OptionalTenso
   const bool grad = torch::GradMode::is_enabled() && (call.scores.requires_grad() || call.v.requires_grad() ||
                                                       (call.initial_state && call.initial_state->requires_grad()));
   if (grad) {
-    const auto result = ScanFunction::apply(call.scores, call.v, call.initial_state, call.cu_seqlens);
+    const auto result = ScanFunction::apply(call.scores, call.v, call.initial_state, if_defined(call.cu_seqlens));
     call.out = result[0], call.lse = result[1], call.state = result[2];
   } else {
     call.forward();
