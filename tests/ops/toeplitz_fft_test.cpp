@@ -73,7 +73,7 @@ TEST(ToeplitzFft, GradientsAreDifferencesInDouble) {
   const auto loss = [&](const Tensor& c, const Tensor& x) { return (toeplitz_fft(c, x, false) * d_y).sum(); };
   for (auto* input : {&c, &x}) {
     auto leaf = input->clone().requires_grad_();
-    const auto grad = torch::autograd::grad({input == &c ? loss(leaf, x) : loss(c, leaf)}, {leaf})[0];
+    const auto grad = torch::autograd::grad({input == &c ? loss(leaf, x) : loss(c, leaf)}, {leaf})[0].contiguous();
     auto flat = input->view({-1});
     for (int64_t i = 0; i < flat.numel(); ++i) {
       const double value = flat[i].item<double>();

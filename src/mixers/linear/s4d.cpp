@@ -26,13 +26,6 @@ Tensor initial_frequencies(const std::string& kind, int64_t pairs) {
   return torch::zeros({pairs});
 }
 
-/// exp(z) - 1 of complex z, as exact near 0 as elsewhere.
-Tensor exp_minus_one(const Tensor& z) {
-  const auto x = torch::real(z), y = torch::imag(z);
-  const auto grown = torch::expm1(x), half = torch::sin(y / 2);
-  return torch::complex(grown * torch::cos(y) - 2 * half * half, (grown + 1) * torch::sin(y));
-}
-
 class S4d final : public linear::StateSpaceMixer {
  public:
   S4d(const StateSpaceConfig& c, const std::string& init) : StateSpaceMixer("s4d", c) {
