@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "heed/assets.h"
 #include "heed/bench/compare_policies.h"
 #include "heed/error.h"
@@ -97,8 +99,9 @@ TEST_F(Shipped, TheComparisonFindsWhatFits) {
     EXPECT_EQ(c.rows[i].full_steps, 0) << c.rows[i].choice.name;
   }
   ASSERT_EQ(c.speeds.size(), 3u * 3);  // at 48, 96 and 192 tokens
+  constexpr std::array<int64_t, 3> kLengths{48, 96, 192};
   for (size_t i = 0; i < c.speeds.size(); ++i) {
-    EXPECT_EQ(c.speeds[i].prompt, std::array{48, 96, 192}[i % 3]);
+    EXPECT_EQ(c.speeds[i].prompt, kLengths[i % 3]);
     EXPECT_GE(c.speeds[i].decode_ms, c.speeds[i].attention_ms);
     EXPECT_GT(c.speeds[i].attention_ms, 0);
   }
