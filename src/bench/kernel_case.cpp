@@ -19,6 +19,7 @@ std::string KernelCase::kernel() const {
   if (call == Call::decode) return "decode";
   if (call == Call::scores) return "slot_scores";
   if (call == Call::bounds) return "page_bounds";
+  if (is_chunk()) return call < Call::delta_chunk ? "linear_chunk" : "delta_chunk";
   if (is_scan()) return is_selective_scan() ? "selective_scan" : "softmax_scan";
   return pattern.empty() ? "flash" : "block_sparse";
 }
@@ -50,7 +51,28 @@ int64_t KernelCase::pairs() const {
   return kernels::visible_pairs(p);
 }
 
+namespace {
+
+/// Useful operations a token of a head: `pair` products with tokens not after it, of which `strict` leave out itself,
+/// and `state` products of the size of the state.
+double chunk_flops(double chunk, double d, double pair, double strict, double state) {
+  return 2 * d * ((pair - strict) * (chunk + 1) / 2 + strict * (chunk - 1) / 2) + 2 * d * d * state;
+}
+
+}  // namespace
+
 double KernelCase::flops() const {
+  if (is_chunk()) {
+    // The last chunk may be shorter, which changes little; a single token is a step, which has no pairs but its own.
+    const auto chunk = static_cast<double>(std::min<int64_t>(queries, decay == "channel" ? 16 : 64));
+    const auto of = [&](double pair, double strict, double state) {
+      return chunk_flops(chunk, static_cast<double>(d), pair, strict, state) *
+             static_cast<double>(batch * q_heads * queries);
+    };
+    if (call == Call::linear_chunk) return of(2, 0, 2);
+    if (call == Call::linear_chunk_backward) return of(5, 0, 5);
+    return call == Call::delta_chunk ? of(4, 2, 3) : of(11, 6, 8);
+  }
   if (is_scan()) return static_cast<double>(batch * q_heads * queries) * static_cast<double>(d);
   const double products = call == Call::backward ? 5
                           : call == Call::scores ? 1
@@ -155,6 +177,46 @@ std::vector<KernelCase> scan_cases(int64_t channels, int64_t states, const std::
   return cases;
 }
 
+KernelCase chunk(Call call, const std::string& decay, int64_t d, int64_t tokens) {
+  const bool backward = call == Call::linear_chunk_backward || call == Call::delta_chunk_backward;
+  KernelCase c{.call = call, .d = d};
+  c.name = fmt::format("{}{}{}", tokens == 1 ? "step " : "", decay.empty() ? "" : decay + " decay ",
+                       backward ? "backward" : "forward");
+  c.queries = c.keys = tokens;
+  c.decay = decay;
+  return c;
+}
+
+/// Every kind of decay; steps; time a token at other lengths; linear attention beside exact attention, whose case is
+/// given.
+std::vector<KernelCase> chunk_cases(const std::vector<int64_t>& sizes, int64_t tokens,
+                                    const std::vector<int64_t>& lengths, const KernelCase& exact) {
+  using Compared = KernelCase::Compared;
+  std::vector<KernelCase> cases;
+  for (const int64_t d : sizes) {
+    cases.push_back(chunk(Call::linear_chunk, "scalar", d, tokens));
+    cases.push_back(chunk(Call::linear_chunk_backward, "scalar", d, tokens));
+    cases.push_back(chunk(Call::linear_chunk, "channel", d, tokens));
+    cases.push_back(chunk(Call::linear_chunk_backward, "channel", d, tokens));
+    cases.push_back(chunk(Call::delta_chunk, "", d, tokens));
+    cases.push_back(chunk(Call::delta_chunk_backward, "", d, tokens));
+    cases.push_back(chunk(Call::delta_chunk, "scalar", d, tokens));
+  }
+  cases.push_back(chunk(Call::linear_chunk, "constant", sizes[0], tokens));
+  cases.push_back(chunk(Call::linear_chunk, "scalar", sizes[0], 1));
+  cases.push_back(chunk(Call::delta_chunk, "scalar", sizes[0], 1));
+  cases.push_back(beside(chunk(Call::linear_chunk, "", sizes[0], exact.queries), Compared::by_time, exact));
+  const std::pair<Call, const char*> kinds[] = {
+      {Call::linear_chunk, "scalar"}, {Call::linear_chunk, "channel"}, {Call::delta_chunk, "scalar"}};
+  for (const auto& [call, decay] : kinds) {
+    const auto from = chunk(call, decay, sizes[0], lengths[0]);
+    cases.push_back(from);
+    for (size_t i = 1; i < lengths.size(); ++i)
+      cases.push_back(beside(chunk(call, decay, sizes[0], lengths[i]), Compared::by_work, from));
+  }
+  return cases;
+}
+
 std::vector<KernelCase> small_cases() {
   const auto small = [](KernelCase c) {
     c.q_heads = c.kv_heads = 2;
@@ -178,6 +240,7 @@ std::vector<KernelCase> small_cases() {
       selection(Call::bounds, DType::f16, 2, 4, 4096, 64),
   };
   for (auto& c : scan_cases(256, 16, {512, 256, 1024})) cases.push_back(std::move(c));
+  for (auto& c : chunk_cases({32}, 512, {256, 1024}, dense)) cases.push_back(std::move(c));
   return cases;
 }
 
@@ -215,6 +278,9 @@ std::vector<KernelCase> kernel_cases(bool quick) {
   for (const Call call : {Call::scores, Call::bounds})
     for (const int64_t group : {1, 4}) cases.push_back(selection(call, DType::f16, 8, group, 16384, 128));
   for (auto& c : scan_cases(1024, 16, {8192, 1024, 16384, 262144})) cases.push_back(std::move(c));
+  const auto exact = flash(Call::forward, "causal forward", DType::f32, 64, 16384, "causal");
+  cases.push_back(exact);
+  for (auto& c : chunk_cases({64, 128}, 8192, {1024, 16384, 262144}, exact)) cases.push_back(std::move(c));
   return cases;
 }
 

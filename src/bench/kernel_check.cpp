@@ -69,6 +69,7 @@ AnyView of_head(AnyView view, int64_t head, int64_t heads) {
 
 CheckResult KernelProblem::check(double work) {
   if (scan_) return scan_->check(work / 16);
+  if (chunk_) return chunk_->check(work);
   if (!case_.bound_by_reading()) return check_flash(work);
   return case_.call == Call::decode ? check_decode() : check_selection();
 }

@@ -30,6 +30,10 @@ KernelProblem::KernelProblem(const KernelCase& c, int64_t rotated_bytes)
     scan_ = std::make_unique<ScanProblem>(c);
     return;
   }
+  if (c.is_chunk()) {
+    chunk_ = std::make_unique<ChunkProblem>(c);
+    return;
+  }
   // A call with an int8 cache has 16-bit queries.
   const DType type = c.dtype == DType::i8 ? DType::f16 : c.dtype;
   q_ = Buffer(type, {c.batch, c.q_heads, c.queries, c.d});
@@ -119,6 +123,7 @@ kernels::PageBoundsParams KernelProblem::bounds(size_t cache) const {
 
 void KernelProblem::run() {
   if (scan_) return scan_->run();
+  if (chunk_) return chunk_->run();
   const size_t cache = turn_;
   if (case_.bound_by_reading()) turn_ = (turn_ + 1) % caches_.size();
   switch (case_.call) {

@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "bench/chunk_problem.h"
 #include "bench/kernel_buffer.h"
 #include "bench/scan_problem.h"
 #include "heed/bench/kernel_case.h"
@@ -42,7 +43,8 @@ class KernelProblem {
   CheckResult check_selection();
 
   KernelCase case_;
-  std::unique_ptr<ScanProblem> scan_;  ///< of scans, which have no other tensors
+  std::unique_ptr<ScanProblem> scan_;    ///< of scans, which have no other tensors
+  std::unique_ptr<ChunkProblem> chunk_;  ///< of linear_chunk and delta_chunk, likewise
   kernels::Mask mask_;
   std::unique_ptr<OwnedBlockList> blocks_;
   Buffer q_, k_, v_, out_, lse_, d_out_, d_q_, d_k_, d_v_, scores_;

@@ -81,7 +81,7 @@ Tensor torch_sdpa(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
 
 /// Bytes of the tensors of N x M that the plain formula holds at once.
 double square_bytes(const KernelCase& c) {
-  if (c.is_scan()) return 0;
+  if (c.is_scan() || c.is_chunk()) return 0;
   const double copies = c.call == Call::backward ? 5 : 3;
   return copies * double(c.batch * c.q_heads) * double(c.queries) * double(c.keys) * double(size_of(c.dtype));
 }
@@ -89,6 +89,7 @@ double square_bytes(const KernelCase& c) {
 std::string reason_to_skip(const KernelCase& c) {
   if (!c.pattern.empty()) return "libtorch has no block-sparse attention";
   if (c.call == Call::scores || c.call == Call::bounds) return "libtorch has no call that scores a cache";
+  if (c.is_chunk()) return "libtorch has no recurrence";
   if (c.is_scan() && c.call != Call::selective_scan) return "libtorch has no scan";
   if (c.dtype == DType::i8) return "libtorch has no attention over int8 caches";
   const auto free = double(available_bytes());

@@ -86,15 +86,16 @@ TEST(KernelCase, EveryCaseIsNamedOnceAndKnowsItsPartner) {
     for (const auto& c : cases) {
       EXPECT_TRUE(ids.insert(c.id()).second) << c.id() << " stands twice";
       kernels.insert(c.kernel());
-      const bool backward =
-          c.call == Call::backward || c.call == Call::selective_scan_backward || c.call == Call::softmax_scan_backward;
+      const bool backward = c.call == Call::backward || c.call == Call::selective_scan_backward ||
+                            c.call == Call::softmax_scan_backward || c.call == Call::linear_chunk_backward ||
+                            c.call == Call::delta_chunk_backward;
       EXPECT_NE(c.name.find(backward ? "backward" : "forward"), std::string::npos) << c.id();
       EXPECT_EQ(c.name.find("window") != std::string::npos, c.mask.find("window") != std::string::npos) << c.id();
     }
     for (const auto& c : cases)
       EXPECT_TRUE(c.compared == KernelCase::Compared::no || ids.count(c.partner)) << c.id() << " has no " << c.partner;
     EXPECT_EQ(kernels, (std::set<std::string>{"flash", "block_sparse", "decode", "slot_scores", "page_bounds",
-                                              "selective_scan", "softmax_scan"}));
+                                              "selective_scan", "softmax_scan", "linear_chunk", "delta_chunk"}));
   }
 }
 
@@ -185,6 +186,57 @@ TEST(KernelBench, MeasuresScansBelowTheirLimits) {
   const auto peers = measure_peers(some_scan(Call::selective_scan));
   ASSERT_EQ(peers.size(), 1u);
   EXPECT_GT(peers[0].ratio(), 0);
+}
+
+KernelCase some_chunk(Call call, const char* decay) {
+  KernelCase c;
+  c.call = call;
+  c.name = "forward";
+  c.q_heads = c.kv_heads = 2;
+  c.queries = c.keys = 256;
+  c.d = 24;
+  c.decay = decay;
+  return c;
+}
+
+TEST(KernelCase, CountsTheProductsOfChunks) {
+  // Token by token: pairs inside its chunk, and products with the state.
+  const auto counted = [](int64_t chunk, double with_own, double without, double state) {
+    double flops = 0;
+    for (int64_t t = 0; t < 256; ++t) {
+      const auto before = double(t % chunk);
+      flops += 2 * 24 * (with_own * (before + 1) + without * before) + 2 * 24 * 24 * state;
+    }
+    return 2 * flops;
+  };
+  EXPECT_EQ(some_chunk(Call::linear_chunk, "scalar").flops(), counted(64, 2, 0, 2));
+  EXPECT_EQ(some_chunk(Call::linear_chunk, "channel").flops(), counted(16, 2, 0, 2));
+  EXPECT_EQ(some_chunk(Call::linear_chunk_backward, "").flops(), counted(64, 5, 0, 5));
+  EXPECT_EQ(some_chunk(Call::delta_chunk, "").flops(), counted(64, 2, 2, 3));
+  EXPECT_EQ(some_chunk(Call::delta_chunk_backward, "scalar").flops(), counted(64, 5, 6, 8));
+}
+
+TEST(KernelCheck, PassesChunksOnAnyNumberOfTokens) {
+  for (const Call call :
+       {Call::linear_chunk, Call::linear_chunk_backward, Call::delta_chunk, Call::delta_chunk_backward}) {
+    for (const char* decay : {"", "constant", "scalar", "channel"}) {
+      if (call >= Call::delta_chunk && std::string(decay) == "channel") continue;
+      for (const double work : {1.0, 1e12}) {
+        KernelProblem problem(some_chunk(call, decay));
+        const auto result = problem.check(work);
+        EXPECT_TRUE(result.passed()) << problem.shape().id() << " " << decay << ": " << result.error;
+        EXPECT_GT(result.error, 0);
+      }
+    }
+  }
+}
+
+TEST(KernelBench, MeasuresChunksBelowThePeak) {
+  for (const Call call : {Call::linear_chunk, Call::delta_chunk}) {
+    const auto result = measure_kernel(some_chunk(call, "scalar"));
+    EXPECT_GT(result.share(), 0);
+    EXPECT_LE(result.share(), 1);
+  }
 }
 
 TEST(KernelCheck, NoticesAWrongResult) {

@@ -13,7 +13,8 @@ namespace heed::bench {
 struct KernelCase {
   /// `scores` and `bounds`: slot_scores and page_bounds, maxima over the query heads of a group.
   /// Scans read q_heads as channels (selective) or heads (softmax), kv_heads as groups of B and C, d as states or the
-  /// size of values, and queries = keys as tokens; one token is the step of decoding.
+  /// size of values, and queries = keys as tokens; one token is the step of decoding. linear_chunk and delta_chunk read
+  /// q_heads = kv_heads and queries = keys as tokens alike.
   enum class Call : uint8_t {
     forward,
     backward,
@@ -23,7 +24,11 @@ struct KernelCase {
     selective_scan,
     selective_scan_backward,
     softmax_scan,
-    softmax_scan_backward
+    softmax_scan_backward,
+    linear_chunk,
+    linear_chunk_backward,
+    delta_chunk,
+    delta_chunk_backward
   };
   /// What the speed of a call is a share of.
   enum class Bound : uint8_t { arithmetic, reading, states };
@@ -38,11 +43,14 @@ struct KernelCase {
   std::string pattern{};  ///< block lists: "butterfly" or "random"; empty: none
   int64_t block = 64;     ///< queries and keys a block; of bounds, slots a page
 
+  std::string decay{};  ///< linear_chunk, delta_chunk: "", "constant", "scalar" or "channel"
+
   /// Name of the case whose time (or rate of useful work) the row's ratio divides by.
   Compared compared = Compared::no;
   std::string partner{};
 
-  /// "flash", "block_sparse", "decode", "slot_scores", "page_bounds", "selective_scan" or "softmax_scan".
+  /// "flash", "block_sparse", "decode", "slot_scores", "page_bounds", "selective_scan", "softmax_scan",
+  /// "linear_chunk" or "delta_chunk".
   std::string kernel() const;
   /// "flash causal forward float32 Hq=8 Hkv=8 N=4096 M=4096 D=64": what --filter is matched with.
   std::string id() const;
@@ -52,16 +60,20 @@ struct KernelCase {
   /// Visible pairs of query and key over all batch items and query heads, exact.
   int64_t pairs() const;
   /// Useful operations: 2 products of a head size a pair forward, 5 backward, 1 of scores, 2 a page of bounds; a
-  /// multiply-add is two operations. Of scans the updates of states, one a token, channel and state.
+  /// multiply-add is two operations. Of the chunk form, for chunks of 64 tokens (16 where channels decay by
+  /// themselves): linear 2 products a pair of tokens and 2 of the size of the state a token, backward 5 and 5 (weights
+  /// and states are computed again); delta 4 and 3, backward 11 and 8. Of scans the updates of states, one a token,
+  /// channel and state.
   double flops() const;
   /// Bytes of k and v, read once; of scores k alone, of bounds the extremes of every page.
   double kv_bytes() const;
-  bool is_scan() const { return call >= Call::selective_scan; }
+  bool is_scan() const { return call >= Call::selective_scan && call <= Call::softmax_scan_backward; }
+  bool is_chunk() const { return call >= Call::linear_chunk; }
   bool is_selective_scan() const { return call == Call::selective_scan || call == Call::selective_scan_backward; }
-  /// What reads a cache is bound by reading, the selective scan by its exponentials and products, attention by
-  /// arithmetic. The softmax scan counts as bound by reading its values.
+  /// What reads a cache is bound by reading, the selective scan by its exponentials and products, attention and chunks
+  /// by arithmetic. The softmax scan counts as bound by reading its values.
   Bound bound() const {
-    if (call == Call::forward || call == Call::backward) return Bound::arithmetic;
+    if (call == Call::forward || call == Call::backward || is_chunk()) return Bound::arithmetic;
     return is_selective_scan() ? Bound::states : Bound::reading;
   }
   bool bound_by_reading() const { return bound() == Bound::reading; }
