@@ -34,10 +34,10 @@ const bench::KernelCase* find_partner(const std::vector<bench::KernelCase>& all,
 
 void print_kernels(const nlohmann::ordered_json& report) {
   fmt::print("{}\n\n", bench::machine_line(report["machine"]));
-  fmt::print("{:<12} {:<20} {:<9} {:>3} {:>4} {:>6} {:>6} {:>4} {:>10} {:>9} {:>16} {:>6} {:>10}\n", "kernel", "case",
+  fmt::print("{:<14} {:<21} {:<9} {:>3} {:>4} {:>6} {:>6} {:>4} {:>10} {:>9} {:>16} {:>6} {:>10}\n", "kernel", "case",
              "dtype", "Hq", "Hkv", "N", "M", "D", "time", "rate", "limit", "share", "extra");
   for (const auto& r : report["results"]) {
-    fmt::print("{:<12} {:<20} {:<9} {:>3} {:>4} {:>6} {:>6} {:>4} {:>7.2f} ms {:>9.1f} {:>9.1f} {:<6} {:>5.1f}% {:>10}",
+    fmt::print("{:<14} {:<21} {:<9} {:>3} {:>4} {:>6} {:>6} {:>4} {:>7.2f} ms {:>9.1f} {:>9.1f} {:<6} {:>5.1f}% {:>10}",
                r["kernel"].get<std::string>(), r["case"].get<std::string>(), r["dtype"].get<std::string>(),
                r["Hq"].get<int64_t>(), r["Hkv"].get<int64_t>(), r["N"].get<int64_t>(), r["M"].get<int64_t>(),
                r["D"].get<int64_t>(), r["time_ms"].get<double>(), r["rate"].get<double>(), r["limit"].get<double>(),
@@ -94,10 +94,10 @@ void run_kernels(const BenchOptions& options) {
 void print_peers(const nlohmann::ordered_json& report) {
   fmt::print("{}, libtorch {}\n\n", bench::machine_line(report["machine"]),
              report["machine"]["libtorch"].get<std::string>());
-  fmt::print("{:<12} {:<20} {:<9} {:>3} {:>4} {:>6} {:>6} {:>4}  {:<38} {:>12} {:>12} {:>8}\n", "kernel", "case",
+  fmt::print("{:<14} {:<21} {:<9} {:>3} {:>4} {:>6} {:>6} {:>4}  {:<38} {:>12} {:>12} {:>8}\n", "kernel", "case",
              "dtype", "Hq", "Hkv", "N", "M", "D", "peer", "peer", "heed", "ratio");
   for (const auto& r : report["results"]) {
-    fmt::print("{:<12} {:<20} {:<9} {:>3} {:>4} {:>6} {:>6} {:>4}  {:<38} ", r["kernel"].get<std::string>(),
+    fmt::print("{:<14} {:<21} {:<9} {:>3} {:>4} {:>6} {:>6} {:>4}  {:<38} ", r["kernel"].get<std::string>(),
                r["case"].get<std::string>(), r["dtype"].get<std::string>(), r["Hq"].get<int64_t>(),
                r["Hkv"].get<int64_t>(), r["N"].get<int64_t>(), r["M"].get<int64_t>(), r["D"].get<int64_t>(),
                r["peer"].get<std::string>());
