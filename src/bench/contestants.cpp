@@ -77,7 +77,7 @@ Core prepare_operator(const RegistryRow& row, const std::string& name, const nlo
 
 /// Operators that are a core of their own; others of the registry are schedules or parts of these.
 bool takes_part(const RegistryRow& row) {
-  if (row.kind == Kind::mixer) return row.core;
+  if (row.kind == Kind::mixer) return row.core && !row.grid;
   return row.name == "flash" || row.name == "block_sparse" || row.name == "decode";
 }
 
@@ -88,7 +88,6 @@ bool holds(const std::vector<std::string>& names, const std::string& name) {
 }  // namespace
 
 Core Contestant::prepare(const CoreShape& shape) const {
-  require(!row->grid, "needs a grid of tokens, which a text has not");
   require(shape.length >= row->min_n, "needs {} tokens", row->min_n);
   if (row->kind == Kind::mixer) return prepare_mixer(*row, settings, causal, shape);
   return prepare_operator(*row, name, settings, shape);

@@ -45,6 +45,7 @@ void LayerCache::hold_at(int64_t slots) {
   for (int64_t r = 0; r < kv_.rows(); ++r) whole &= kv_.length(r) == seen_;
   kv_.shorten(slots);
   if (whole) seen_ = slots;
+  shortened(slots);
 }
 
 Tensor LayerCache::rotate(const Chunk& chunk, const Tensor& x, const Tensor& positions) const {

@@ -70,6 +70,9 @@ class LayerCache : public AttentionCache {
   const nn::RaggedKv& kv() const { return kv_; }
 
  protected:
+  /// Every row has just lost all but its first `slots` slots, for a policy that keeps notes beside them.
+  virtual void shortened(int64_t slots) {}
+
   /// New tokens, rotated by the rule; `kv()` holds them already.
   struct Chunk {
     const CacheCall& call;

@@ -57,6 +57,12 @@ class H2o : public LayerCache {
     return result.out;
   }
 
+  void shortened(int64_t slots) override {
+    scores_ = scores_.narrow(2, 0, slots).contiguous();
+    positions_ = positions_.narrow(2, 0, slots).contiguous();
+    victims_.reset();
+  }
+
   void after_chunk(const Chunk&) override {
     if (!in_prompt()) evict(0);
   }

@@ -1,5 +1,7 @@
 #include "mixers/linear/linear_attention.h"
 
+#include "heed/error.h"
+
 namespace heed::linear {
 
 using torch::Tensor;
@@ -29,7 +31,14 @@ Tensor LinearAttention::mix(const CoreInput& in) {
   input.positions = in.q_positions;
   input.grid = in.grid;
   RecurrentCall call(input, nullptr);
-  return attend(call, {in.q, in.k, in.v});
+  // A head of keys or values that several query heads share stands once for each.
+  const auto shared = [&](const Tensor& t) {
+    const int64_t heads = in.q.size(1);
+    require(t.size(1) > 0 && heads % t.size(1) == 0,
+            "{}: {} query heads over {} of keys or values; a multiple is accepted", mixer_name(), heads, t.size(1));
+    return t.size(1) == heads ? t : t.repeat_interleave(heads / t.size(1), 1);
+  };
+  return attend(call, {in.q, shared(in.k), shared(in.v)});
 }
 
 }  // namespace heed::linear
