@@ -73,7 +73,10 @@ double KernelCase::flops() const {
     if (call == Call::linear_chunk_backward) return of(5, 0, 5);
     return call == Call::delta_chunk ? of(4, 2, 3) : of(11, 6, 8);
   }
-  if (is_scan()) return static_cast<double>(batch * q_heads * queries) * static_cast<double>(d);
+  if (is_scan()) {
+    const double each = is_selective_scan() ? 1 : call == Call::softmax_scan ? 4 : 8;
+    return each * static_cast<double>(batch * q_heads * queries) * static_cast<double>(d);
+  }
   const double products = call == Call::backward ? 5
                           : call == Call::scores ? 1
                           : call == Call::bounds ? 2.0 / static_cast<double>(block)

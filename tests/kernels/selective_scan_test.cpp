@@ -160,6 +160,16 @@ TEST_P(SelectiveScanOnEveryIsa, StepsFromTinyToLarge) {
   }
 }
 
+// Decays of almost 1 multiply up over thousands of tokens: their errors must not all point the same way.
+TEST_P(SelectiveScanOnEveryIsa, LongMemoriesKeepTheirPrecision) {
+  Shape s;
+  s.tokens = 20000, s.channels = 3, s.states = 2, s.delta_size = 0.05;
+  SelectiveScanCase c(s, 14);
+  for (int64_t d = 0; d < 3; ++d)
+    for (int64_t n = 0; n < 2; ++n) c.a.set(0, 0, d, n, -1e-4 * static_cast<double>(1 + d + n));
+  expect_reference(c);
+}
+
 TEST(SelectiveScan, ChunksOfAnySizeAreOneScan) {
   for (const bool complex : {false, true}) {
     Shape s = everything(complex);

@@ -62,19 +62,19 @@ struct KernelCase {
   /// Useful operations: 2 products of a head size a pair forward, 5 backward, 1 of scores, 2 a page of bounds; a
   /// multiply-add is two operations. Of the chunk form, for chunks of 64 tokens (16 where channels decay by
   /// themselves): linear 2 products a pair of tokens and 2 of the size of the state a token, backward 5 and 5 (weights
-  /// and states are computed again); delta 4 and 3, backward 11 and 8. Of scans the updates of states, one a token,
-  /// channel and state.
+  /// and states are computed again); delta 4 and 3, backward 11 and 8. Of the selective scan the updates of states,
+  /// one a token, channel and state; of the softmax scan 4 an element of v forward and 8 backward.
   double flops() const;
   /// Bytes of k and v, read once; of scores k alone, of bounds the extremes of every page.
   double kv_bytes() const;
   bool is_scan() const { return call >= Call::selective_scan && call <= Call::softmax_scan_backward; }
   bool is_chunk() const { return call >= Call::linear_chunk; }
   bool is_selective_scan() const { return call == Call::selective_scan || call == Call::selective_scan_backward; }
-  /// What reads a cache is bound by reading, the selective scan by its exponentials and products, attention and chunks
-  /// by arithmetic. The softmax scan counts as bound by reading its values.
+  bool reads_cache() const { return call == Call::decode || call == Call::scores || call == Call::bounds; }
+  /// What reads a cache is bound by reading, the selective scan by its exponentials and products, everything else by
+  /// arithmetic.
   Bound bound() const {
-    if (call == Call::forward || call == Call::backward || is_chunk()) return Bound::arithmetic;
-    return is_selective_scan() ? Bound::states : Bound::reading;
+    return reads_cache() ? Bound::reading : is_selective_scan() ? Bound::states : Bound::arithmetic;
   }
   bool bound_by_reading() const { return bound() == Bound::reading; }
 };

@@ -27,9 +27,27 @@ constexpr int kRealStates = 8, kComplexStates = 4;
 constexpr int kRealStates = 4, kComplexStates = 2;
 #endif
 
+/// 2^x of finite x, for callers that flush denormals. A state may be multiplied by thousands of factors that are almost
+/// 1, so the error must vanish with x: what is left of x is taken on both sides of 0.
+HWY_INLINE Vector exp2_of_decay(Vector x) {
+#if HWY_TARGET == HWY_AVX3
+  const __m512 n = _mm512_roundscale_ps(x.raw, 0x08), r = _mm512_sub_ps(x.raw, n);
+  // Minimax on [-1/2, 1/2], as in exp2_of.
+  __m512 p = _mm512_set1_ps(0.0013276472454890609f);
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.009675540961325169f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.05550713092088699f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.24022120237350464f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.6931469440460205f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+  return Vector{_mm512_scalef_ps(p, n)};
+#else
+  return exp2_flushed(x);
+#endif
+}
+
 template <bool kComplex>
 HWY_INLINE Decay decay_of(Vector step, Vector step_log2e, Vector a_re, Vector a_im) {
-  const Vector size = exp2_flushed(hn::Mul(step_log2e, a_re));
+  const Vector size = exp2_of_decay(hn::Mul(step_log2e, a_re));
   if constexpr (!kComplex) {
     return {size, size};
   } else {
@@ -133,12 +151,37 @@ HWY_INLINE void start_outputs(const SelectiveScanParams& p, int64_t count, int64
     hn::StoreU(p.skip ? hn::Mul(skip, hn::LoadU(d, column.x + t)) : hn::Zero(d), d, column.y + t);
 }
 
+/// Lines that the next block of the same column will want. Rows of many channels lie pages apart, which no hardware
+/// foresees, and many fetches at once would stall, so every token of the running block fetches its counterpart.
+struct Ahead {
+  /// The row of `view` that is `begin` tokens in; nothing where it ends before.
+  void add(const AnyView& view, int64_t b, int64_t begin, int64_t channel) {
+    if (!view || begin >= view.size[2]) return;
+    const auto width = static_cast<int64_t>(size_of(view.dtype));
+    rows[count] = static_cast<const char*>(view.data) +
+                  (b * view.stride[0] + begin * view.stride[2] + channel * view.stride[3]) * width;
+    strides[count] = view.stride[2] * width;
+    tokens = std::min(tokens, view.size[2] - begin);
+    ++count;
+  }
+  HWY_INLINE void fetch(int64_t t) const {
+    if (t >= tokens) return;
+    for (int i = 0; i < count; ++i) __builtin_prefetch(rows[i] + t * strides[i]);
+  }
+
+  const char* rows[4] = {};
+  int64_t strides[4] = {};
+  int64_t tokens = kScanBlock;
+  int count = 0;
+};
+
 /// The states [first, first + kStates) of one vector of channels over a block. `a` and `h` point at the vector's lanes
 /// in row 0; `h` becomes the state after the block. With kOutputs, what they give is added to y. `visit(t, n, before,
 /// decay)` sees every state before its token and its decay.
 template <int kStates, bool kComplex, bool kOutputs, class Visit>
 HWY_INLINE void scan_states(int64_t first, int64_t count, const float* HWY_RESTRICT a, float* HWY_RESTRICT h,
-                            int64_t stride, FloatRows b, FloatRows c, const ColumnBlock& column, const Visit& visit) {
+                            int64_t stride, FloatRows b, FloatRows c, const ColumnBlock& column, const Visit& visit,
+                            const Ahead* ahead = nullptr) {
   constexpr int kParts = kComplex ? 2 : 1;
   const Lanes d;
   const int64_t row = first * kParts;
@@ -148,6 +191,7 @@ HWY_INLINE void scan_states(int64_t first, int64_t count, const float* HWY_RESTR
     state[n] = hn::LoadU(d, h + (row + n) * stride);
   }
   for (int64_t t = 0; t < count; ++t) {
+    if (kOutputs && ahead != nullptr) ahead->fetch(t);
     const Vector step = hn::LoadU(d, column.step + t * kLanes), log2e = hn::LoadU(d, column.step_log2e + t * kLanes);
     const Vector write = hn::LoadU(d, column.write + t * kLanes);
     const float *HWY_RESTRICT bt = b.data + t * b.stride + row, *HWY_RESTRICT ct = c.data + t * c.stride + row;
@@ -179,15 +223,17 @@ HWY_INLINE void scan_states(int64_t first, int64_t count, const float* HWY_RESTR
 /// All states of one vector of channels over a block.
 template <bool kOutputs>
 HWY_INLINE void scan_column(const SelectiveScanTask& task, int64_t count, const float* a, float* h, FloatRows b,
-                            FloatRows c, const ColumnBlock& column) {
+                            FloatRows c, const ColumnBlock& column, const Ahead& ahead = {}) {
   const auto nobody = [](int64_t, int, const Vector*, const Decay&) {};
   if (task.p.complex) {
     for_each_group<kComplexStates>(task.width / 2, [&](int64_t n, auto states) {
-      scan_states<states(), true, kOutputs>(n, count, a, h, task.slice_width, b, c, column, nobody);
+      scan_states<states(), true, kOutputs>(n, count, a, h, task.slice_width, b, c, column, nobody,
+                                            n == 0 ? &ahead : nullptr);
     });
   } else {
     for_each_group<kRealStates>(task.width, [&](int64_t n, auto states) {
-      scan_states<states(), false, kOutputs>(n, count, a, h, task.slice_width, b, c, column, nobody);
+      scan_states<states(), false, kOutputs>(n, count, a, h, task.slice_width, b, c, column, nobody,
+                                             n == 0 ? &ahead : nullptr);
     });
   }
 }

@@ -26,13 +26,13 @@ void write_outputs(const SelectiveScanParams& p, const ScanUnit& unit, int64_t b
                    int64_t lanes, const ColumnBlock& column) {
   const Lanes d;
   if (p.z) {
-    read_column(p.z, unit.batch, 0, begin, count, channel, lanes, column.z, begin + count);
+    read_column(p.z, unit.batch, 0, begin, count, channel, lanes, column.z);
     for (int64_t t = 0; t < count * kLanes; t += kLanes) {
       const Vector z = hn::LoadU(d, column.z + t);
       hn::StoreU(hn::Mul(hn::LoadU(d, column.y + t), hn::Mul(z, sigmoid_of(z))), d, column.y + t);
     }
   }
-  if (p.out) write_column(column.y, p.out, unit.batch, 0, begin, count, channel, lanes, begin + count);
+  if (p.out) write_column(column.y, p.out, unit.batch, 0, begin, count, channel, lanes);
 }
 
 void RunScanUnit(const SelectiveScanTask& task, const ChannelSlice& slice, const ScanUnit& unit, const ScanEnds& ends,
@@ -53,7 +53,7 @@ void RunScanUnit(const SelectiveScanTask& task, const ChannelSlice& slice, const
     const FloatRows c = outputs ? coefficient_rows(p.c, unit.batch, slice.c_group, begin, count, s.c) : b;
     for (int64_t v = 0; v < slice.count(); v += kLanes) {
       const int64_t channel = slice.begin + v, lanes = slice.count() - v;
-      prepare_column(p, unit.batch, begin, count, channel, lanes, s.column, begin + count);
+      prepare_column(p, unit.batch, begin, count, channel, lanes, s.column, outputs ? -1 : begin + count);
       if (!outputs) {
         scan_column<false>(task, count, s.a + v, s.h + v, b, c, s.column);
         Vector sum = hn::LoadU(Lanes(), ends.steps + v);
@@ -62,7 +62,9 @@ void RunScanUnit(const SelectiveScanTask& task, const ChannelSlice& slice, const
         continue;
       }
       start_outputs(p, count, channel, lanes, s.column);
-      scan_column<true>(task, count, s.a + v, s.h + v, b, c, s.column);
+      Ahead ahead;
+      for (const AnyView* view : {&p.x, &p.delta, &p.z, &p.out}) ahead.add(*view, unit.batch, begin + count, channel);
+      scan_column<true>(task, count, s.a + v, s.h + v, b, c, s.column, ahead);
       write_outputs(p, unit, begin, count, channel, lanes, s.column);
     }
   });
