@@ -58,6 +58,14 @@ DecoderLm model_of(DecoderConfig config, int64_t target, uint64_t seed) {
   return DecoderLm(config);
 }
 
+bool has_step(const std::string& mixer) {
+  const auto parts = parts_of(mixer);
+  return std::all_of(parts.begin(), parts.end(), [](const auto& name) {
+    const auto rows = mixer_rows();
+    return std::any_of(rows.begin(), rows.end(), [&](const auto& row) { return row.name == name && row.step; });
+  });
+}
+
 int64_t state_bytes(DecoderLm& model, const train::TaskBatch& batch) {
   torch::NoGradGuard no_grad;
   auto state = model->make_state(1);
@@ -102,7 +110,7 @@ TaskComparison compare_tasks(const TaskCompareOptions& options,
       auto model = model_of(configs.back(), target, 0);
       if (target == 0) target = count_parameters(model);
       row.parameters = count_parameters(model);
-      row.state_bytes = state_bytes(model, probe);
+      if (has_step(mixer)) row.state_bytes = state_bytes(model, probe);
     } catch (const Error& error) {
       row.skipped = error.what();
     }
@@ -167,7 +175,7 @@ nlohmann::ordered_json to_json(const TaskComparison& c) {
       row.update({{"score", r.mean()},
                   {"spread", r.spread()},
                   {"parameters", r.parameters},
-                  {"state_bytes", r.state_bytes},
+                  {"state_bytes", r.state_bytes ? nlohmann::ordered_json(*r.state_bytes) : nlohmann::ordered_json()},
                   {"tokens_per_second", r.tokens_per_second},
                   {"seeds", scores}});
     }
@@ -200,8 +208,9 @@ std::string task_table(const TaskComparison& c) {
     }
     double whole = 0;
     for (const auto& score : r.scores) whole += score.samples / double(r.scores.size());
-    text += fmt::format("  {:<32} {:>7.3f} {:>7.3f} {:>8.3f} {:>11} {:>10} {:>10.0f}\n", r.mixer, r.mean(), r.spread(),
-                        whole, r.parameters, bytes_text(r.state_bytes), r.tokens_per_second);
+    text +=
+        fmt::format("  {:<32} {:>7.3f} {:>7.3f} {:>8.3f} {:>11} {:>10} {:>10.0f}\n", r.mixer, r.mean(), r.spread(),
+                    whole, r.parameters, r.state_bytes ? bytes_text(*r.state_bytes) : "no step", r.tokens_per_second);
   }
   return text +
          "\nscore: share of the asked tokens that are predicted, on the test split. spread: over seeds. whole: "

@@ -198,8 +198,7 @@ void add_compare(CLI::App& app) {
   of_mixers("--budget", o->learned.budget_minutes, "minutes of all, in place of --train-steps")
       ->check(CLI::PositiveNumber);
   of_mixers("--batch", o->learned.training.batch, "samples a step (default 32)")->check(CLI::Range(1, 1 << 20));
-  of_mixers("--lr", o->learned.training.learning_rate, "peak learning rate (default 1e-3)")
-      ->check(CLI::PositiveNumber);
+  of_mixers("--lr", o->learned.training.learning_rate, "peak learning rate (default 1e-3)")->check(CLI::PositiveNumber);
   of_mixers("--model-layers", o->learned.layers, "layers (default 2)")->check(CLI::Range(1, 256));
   of_mixers("--model-dim", o->learned.dim, "channels (default 64)")->check(CLI::Range(1, 1 << 16));
   of_mixers("--model-heads", o->learned.heads, "heads (default 4)")->check(CLI::Range(1, 1 << 12));

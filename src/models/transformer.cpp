@@ -30,8 +30,9 @@ nlohmann::json mixer_config(const TransformerConfig& c, const LayerPlan& plan, b
                       {"head_dim", c.head_dim}, {"max_length", c.max_length}, {"positions", c.positions.to_json()}};
   for (const char* key : {"heads", "kv_heads", "head_dim", "max_length", "positions"})
     if (!has_parameter(plan.mixer, key)) json.erase(key);
+  // A mixer that knows one direction alone refuses the other.
+  if (!causal || has_parameter(plan.mixer, "causal")) json["causal"] = causal;
   // Of these a mixer is told only what is out of the ordinary.
-  if (!causal) json["causal"] = false;
   if (a.qkv_bias != plain.qkv_bias) json["qkv_bias"] = a.qkv_bias;
   if (a.output_bias != plain.output_bias) json["output_bias"] = a.output_bias;
   if (a.qk_norm) json.update({{"qk_norm", name_of(*a.qk_norm)}, {"norm_eps", c.norm_eps}});

@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,7 +29,7 @@ struct TaskRow {
   std::string mixer;
   std::string skipped;  ///< why there are no figures
   int64_t parameters = 0;
-  int64_t state_bytes = 0;  ///< of one sequence, behind a sample
+  std::optional<int64_t> state_bytes;  ///< of one sequence, behind a sample; none: the mixer has no step
   double tokens_per_second = 0;
   std::vector<train::TaskScore> scores;  ///< one a seed
   double mean() const;                   ///< of the share of labels that are predicted
