@@ -28,7 +28,8 @@ struct BackwardScratch {
         output_products(arena.take<float>(kTokenBlock * kLanes)),
         sums(arena.take<float>(task.shared * columns)),
         r(arena.take<float>(task.shared)),
-        next_lse(arena.take<float>(task.shared)) {}
+        next_lse(arena.take<float>(task.shared)),
+        next_p(arena.take<float>(task.shared)) {}
   float* rows(Arena& arena) const { return arena.take<float>(kTokenBlock * columns); }
 
   int64_t columns;                          ///< of values, in whole vectors
@@ -37,7 +38,7 @@ struct BackwardScratch {
   float *v, *out, *d_out;                   ///< rows that cannot be read in place
   float* d_v;                               ///< [shared][kTokenBlock][columns]
   float *value_products, *output_products;  ///< [kTokenBlock] vectors: <v_t, R_t> and <d_out_t, out_t> before lanes add
-  float *sums, *r, *next_lse;               ///< of every head: R [columns], r, lse of the token behind
+  float *sums, *r, *next_lse, *next_p;      ///< of every head: R [columns], r, lse and p of the token behind
 };
 
 /// R over a block, last token to first, for kVectors vectors of columns.
@@ -81,6 +82,7 @@ class UnitBackward {
       std::fill_n(s_.sums + h * s_.columns, s_.columns, 0.0f);
       std::copy_n(behind + h * (width + 1) + 1, width, s_.sums + h * s_.columns);
       s_.next_lse[h] = p_.lse.as<const float>().at(unit_.batch, first_ + h, unit_.end - 1);
+      s_.next_p[h] = 0;
     }
     for (int64_t block = (tokens + kTokenBlock - 1) / kTokenBlock - 1; block >= 0; --block) {
       const int64_t begin = unit_.begin + block * kTokenBlock, count = std::min(kTokenBlock, unit_.end - begin);
@@ -116,6 +118,12 @@ class UnitBackward {
       hn::StoreU(exp2_of(hn::Mul(log2e, hn::LoadU(d, s_.p + t))), d, s_.p + t);
       hn::StoreU(exp2_of(hn::Mul(log2e, hn::LoadU(d, s_.e + t))), d, s_.e + t);
     }
+    // What a small weight leaves of 1 is closer to e than a difference of two logarithms, and thousands are multiplied.
+    for (int64_t t = 0; t < count; ++t) {
+      const float next = t + 1 < count ? s_.p[t + 1] : s_.next_p[h];
+      if (next < 0.5f && s_.lse[t] != -INFINITY) s_.e[t] = 1 - next;
+    }
+    s_.next_p[h] = s_.p[0];
   }
 
   template <bool kOutputs>
