@@ -22,38 +22,19 @@ class Head : public HeadRows<LinearChunkParams> {
   }
 };
 
-template <class Visit>
-void each_head(const LinearChunkParams& p, const Visit& visit) {
-  for (int64_t s = 0; s < count_spans(p, p.q); ++s) {
-    for (int64_t h = 0; h < p.out.size[1]; ++h) visit(s, Head(p, span_at(p, p.q, s), h));
-  }
-}
-
 }  // namespace
 
 void linear_chunk(const LinearChunkParams& p) {
   check(p);
   check_not_positive("linear_chunk", p.log_decay);
-  each_head(p, [&](int64_t s, const Head& head) {
-    const int64_t d = head.k.columns, dv = head.v.columns;
-    State state = read_state(p.initial_state, s, head.h, d, dv);
-    for (int64_t t = 0; t < head.span.length(); ++t) {
-      head.step(t, state);
-      for (int64_t e = 0; e < dv; ++e) {
-        double sum = 0;
-        for (int64_t c = 0; c < d; ++c) sum += head.q.row(t)[c] * state[c * dv + e];
-        store_element(p.out, head.span.batch, head.h, head.span.begin + t, e, p.scale * sum);
-      }
-    }
-    write_state(state, p.final_state, s, head.h);
-  });
+  run_steps<Head>(p);
 }
 
 void linear_chunk_backward(const LinearChunkParams& p, const LinearChunkGrads& g) {
   check(p, g);
   check_not_positive("linear_chunk", p.log_decay);
   Accumulator d_q(g.d_q), d_k(g.d_k), d_v(g.d_v), d_log_decay(g.d_log_decay);
-  each_head(p, [&](int64_t s, const Head& head) {
+  each_head<Head>(p, [&](int64_t s, const Head& head) {
     const int64_t d = head.k.columns, dv = head.v.columns, b = head.span.batch, begin = head.span.begin;
     const Matrix d_out = read_rows(g.d_out, b, head.h, begin, head.span.length());
     const auto step = [&](int64_t t, State& state) { head.step(t, state); };

@@ -78,4 +78,30 @@ class StateTrail {
   int64_t block_ = -1;
 };
 
+/// visit(span, head) for every head of every span of a call. `Head` derives from HeadRows.
+template <class Head, class Params, class Visit>
+void each_head(const Params& p, const Visit& visit) {
+  for (int64_t s = 0; s < count_spans(p, p.q); ++s) {
+    for (int64_t h = 0; h < p.out.size[1]; ++h) visit(s, Head(p, span_at(p, p.q, s), h));
+  }
+}
+
+/// out_t = scale q_t S_t behind every Head::step(t, S), and the final states.
+template <class Head, class Params>
+void run_steps(const Params& p) {
+  each_head<Head>(p, [&](int64_t s, const Head& head) {
+    const int64_t d = head.k.columns, dv = head.v.columns;
+    State state = read_state(p.initial_state, s, head.h, d, dv);
+    for (int64_t t = 0; t < head.span.length(); ++t) {
+      head.step(t, state);
+      for (int64_t e = 0; e < dv; ++e) {
+        double sum = 0;
+        for (int64_t c = 0; c < d; ++c) sum += head.q.row(t)[c] * state[c * dv + e];
+        store_element(p.out, head.span.batch, head.h, head.span.begin + t, e, p.scale * sum);
+      }
+    }
+    write_state(state, p.final_state, s, head.h);
+  });
+}
+
 }  // namespace heed::kernels::reference

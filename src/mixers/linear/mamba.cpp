@@ -8,10 +8,9 @@ namespace {
 
 using torch::Tensor;
 
-struct MambaConfig {
-  int64_t dim = 64, expand = 2, state_dim = 16, step_rank = 0, conv = 4;
+struct MambaConfig : linear::SelectiveSizes {
+  int64_t conv = 4;
   bool causal = true;
-  int64_t inner() const { return expand * dim; }
 };
 
 /// One direction: the convolution and the scan behind it.
@@ -74,21 +73,13 @@ RegistryRow rows::mamba() {
           .fixed_state = true,
           .one_way = true,
           .cost = "O(N)",
-          .parameters = {{"dim", 64, "channels C of the tokens"},
-                         {"expand", 2, "inner channels are expand * dim"},
-                         {"state_dim", 16, "states of an inner channel"},
-                         {"step_rank", 0, "of the projection to steps; 0: ceil(dim / 16)"},
-                         {"conv", 4, "tokens of the short convolution"},
-                         {"causal", true, "false: a second scan runs backwards, and the two are summed"}},
+          .parameters = linear::selective_parameters(
+              {{"conv", 4, "tokens of the short convolution"},
+               {"causal", true, "false: a second scan runs backwards, and the two are summed"}}),
           .small = {{"dim", 24}, {"state_dim", 5}},
           .make = [](const nlohmann::json& json) -> std::shared_ptr<TokenMixer> {
             ConfigReader reader("mamba", json);
-            MambaConfig c;
-            c.dim = reader.integer("dim", c.dim, 1, 1 << 20);
-            c.expand = reader.integer("expand", c.expand, 1, 64);
-            c.state_dim = reader.integer("state_dim", c.state_dim, 1, 1 << 16);
-            c.step_rank = reader.integer("step_rank", 0, 0, 1 << 16);
-            if (c.step_rank == 0) c.step_rank = (c.dim + 15) / 16;
+            MambaConfig c{linear::SelectiveSizes::read(reader)};
             c.conv = reader.integer("conv", c.conv, 1, 64);
             c.causal = reader.get("causal", true);
             reader.finish();

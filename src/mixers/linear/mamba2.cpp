@@ -1,11 +1,9 @@
 // Mamba-2: a state-space model with one decay a head, computed as linear attention by chunks.
-#include <cmath>
-
 #include "heed/error.h"
-#include "heed/nn/norm.h"
-#include "mixers/rows.h"
-
 #include "heed/mixers/recurrent_mixer.h"
+#include "heed/nn/norm.h"
+#include "mixers/linear/selective_ssm.h"
+#include "mixers/rows.h"
 
 namespace heed {
 namespace {
@@ -29,8 +27,7 @@ class Mamba2 final : public RecurrentMixer {
     norm_ = register_module("norm", nn::Norm(formats::NormKind::rms, inner, 1e-5));
     a_log_ = register_parameter("a_log", torch::empty({heads}).uniform_(1, 16).log());
     skip_ = register_parameter("skip", torch::ones({heads}));
-    const auto step = torch::exp(torch::empty({heads}).uniform_(std::log(1e-3), std::log(1e-1))).clamp_min(1e-4);
-    step_bias_ = register_parameter("step_bias", step + torch::log(-torch::expm1(-step)));  // softplus gives `step`
+    step_bias_ = register_parameter("step_bias", linear::initial_step_bias(heads));
   }
 
  protected:

@@ -77,7 +77,6 @@ RegistryRow rows::performer() {
           .fixed_state = true,
           .one_way = true,
           .core = true,
-          .training_free = true,
           .cost = "O(N m)",
           .parameters = linear::heads_parameters(
               {{"features", 256, "random features m"},

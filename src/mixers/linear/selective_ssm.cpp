@@ -8,6 +8,30 @@ namespace heed::linear {
 
 using torch::Tensor;
 
+SelectiveSizes SelectiveSizes::read(ConfigReader& reader) {
+  SelectiveSizes c;
+  c.dim = reader.integer("dim", c.dim, 1, 1 << 20);
+  c.expand = reader.integer("expand", c.expand, 1, 64);
+  c.state_dim = reader.integer("state_dim", c.state_dim, 1, 1 << 16);
+  c.step_rank = reader.integer("step_rank", 0, 0, 1 << 16);
+  if (c.step_rank == 0) c.step_rank = (c.dim + 15) / 16;
+  return c;
+}
+
+std::vector<Parameter> selective_parameters(std::vector<Parameter> own) {
+  std::vector<Parameter> all{{"dim", 64, "channels C of the tokens"},
+                             {"expand", 2, "inner channels are expand * dim"},
+                             {"state_dim", 16, "states of an inner channel"},
+                             {"step_rank", 0, "of the projection to steps; 0: ceil(dim / 16)"}};
+  all.insert(all.end(), own.begin(), own.end());
+  return all;
+}
+
+Tensor initial_step_bias(int64_t count) {
+  const auto step = torch::exp(torch::empty({count}).uniform_(std::log(1e-3), std::log(1e-1))).clamp_min(1e-4);
+  return step + torch::log(-torch::expm1(-step));
+}
+
 SelectiveSsmImpl::SelectiveSsmImpl(const SelectiveSsmConfig& c) : config_(c) {
   const double in_bound = 1 / std::sqrt(static_cast<double>(c.channels)),
                step_bound = 1 / std::sqrt(static_cast<double>(c.step_rank));
@@ -16,8 +40,7 @@ SelectiveSsmImpl::SelectiveSsmImpl(const SelectiveSsmConfig& c) : config_(c) {
   step_proj_ = register_parameter(
       "step_proj", torch::empty({c.directions, c.channels, c.step_rank}).uniform_(-step_bound, step_bound));
   const int64_t channels = c.directions * c.channels;
-  const auto step = torch::exp(torch::empty({channels}).uniform_(std::log(1e-3), std::log(1e-1))).clamp_min(1e-4);
-  step_bias_ = register_parameter("step_bias", step + torch::log(-torch::expm1(-step)));  // softplus gives `step`
+  step_bias_ = register_parameter("step_bias", initial_step_bias(channels));
   a_log_ = register_parameter("a_log", torch::arange(1, c.state_dim + 1, torch::kFloat32).log().repeat({channels, 1}));
   skip_ = register_parameter("skip", torch::ones({channels}));
 }

@@ -6,7 +6,26 @@
 
 #include <optional>
 
+#include "heed/nn/config.h"
+#include "heed/registry.h"
+
 namespace heed::linear {
+
+/// Sizes of a mixer around a selective state-space model.
+struct SelectiveSizes {
+  int64_t dim = 64, expand = 2, state_dim = 16;
+  int64_t step_rank = 0;  ///< ceil(dim / 16) unless given
+
+  /// Reads its keys; the caller finishes the reader.
+  static SelectiveSizes read(ConfigReader& reader);
+  int64_t inner() const { return expand * dim; }
+};
+
+/// The parameters of SelectiveSizes, then `own`.
+std::vector<Parameter> selective_parameters(std::vector<Parameter> own);
+
+/// [count] whose softplus is log-uniform from 1e-3 to 0.1: where steps start.
+torch::Tensor initial_step_bias(int64_t count);
 
 struct SelectiveSsmConfig {
   int64_t channels = 128;  ///< D of a direction

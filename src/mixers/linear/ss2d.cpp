@@ -11,11 +11,10 @@ namespace {
 
 using torch::Tensor;
 
-struct Ss2dConfig {
-  int64_t dim = 64, expand = 2, state_dim = 16, step_rank = 0, conv = 3;
+struct Ss2dConfig : linear::SelectiveSizes {
+  int64_t conv = 3;
   std::string paths = "cross";
   bool conv_bias = true;
-  int64_t inner() const { return expand * dim; }
 };
 
 class Ss2d final : public RecurrentMixer {
@@ -62,23 +61,15 @@ RegistryRow rows::ss2d() {
           .patterns = {true, false, false, false},
           .grid = true,
           .cost = "O(N)",
-          .parameters = {{"dim", 64, "channels C of the tokens"},
-                         {"expand", 2, "inner channels are expand * dim"},
-                         {"state_dim", 16, "states of an inner channel"},
-                         {"step_rank", 0, "of the projection to steps; 0: ceil(dim / 16)"},
-                         {"conv", 3, "side of the depthwise convolution before the scans; 0: none"},
-                         {"conv_bias", true, "bias of the convolution"},
-                         {"paths", "cross", "cross, snake (neighbours follow each other), bidirectional, single"},
-                         {"causal", false, "only false is accepted"}},
+          .parameters = linear::selective_parameters(
+              {{"conv", 3, "side of the depthwise convolution before the scans; 0: none"},
+               {"conv_bias", true, "bias of the convolution"},
+               {"paths", "cross", "cross, snake (neighbours follow each other), bidirectional, single"},
+               {"causal", false, "only false is accepted"}}),
           .small = {{"dim", 16}, {"state_dim", 3}},
           .make = [](const nlohmann::json& json) -> std::shared_ptr<TokenMixer> {
             ConfigReader reader("ss2d", json);
-            Ss2dConfig c;
-            c.dim = reader.integer("dim", c.dim, 1, 1 << 20);
-            c.expand = reader.integer("expand", c.expand, 1, 64);
-            c.state_dim = reader.integer("state_dim", c.state_dim, 1, 1 << 16);
-            c.step_rank = reader.integer("step_rank", 0, 0, 1 << 16);
-            if (c.step_rank == 0) c.step_rank = (c.dim + 15) / 16;
+            Ss2dConfig c{linear::SelectiveSizes::read(reader)};
             c.conv = reader.integer("conv", c.conv, 0, 63);
             require(c.conv == 0 || c.conv % 2 == 1, "ss2d: conv = {}: odd sides, or 0, are accepted", c.conv);
             c.conv_bias = reader.get("conv_bias", true);
