@@ -6,6 +6,7 @@
 #include "heed/bench/benchmark_rows.h"
 #include "heed/cache/policy.h"
 #include "heed/error.h"
+#include "heed/models/model_rows.h"
 #include "heed/names.h"
 #include "heed/probe/probe_rows.h"
 #include "heed/registry.h"
@@ -26,6 +27,7 @@ std::vector<const RegistryRow*> all_rows() {
   std::vector<const RegistryRow*> rows;
   for (const auto& row : operator_rows()) rows.push_back(&row);
   for (const auto& row : mixer_rows()) rows.push_back(&row);
+  for (const auto& row : model_rows()) rows.push_back(&row);
   for (const auto& row : tasks::task_rows()) rows.push_back(&row);
   for (const auto& row : tasks::suite_rows()) rows.push_back(&row);
   for (const auto& row : cache::policy_rows()) rows.push_back(&row);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <vector>
 
 #include "heed/error.h"
 
@@ -49,6 +51,20 @@ Interval wilson(int64_t right, int64_t count) {
   const double middle = (p + z2 / (2 * n)) / (1 + z2 / n);
   const double half = kZ * std::sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n);
   return {std::max(0.0, middle - half), std::min(1.0, middle + half)};
+}
+
+int64_t edit_distance(std::span<const int64_t> a, std::span<const int64_t> b) {
+  std::vector<int64_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), int64_t{0});
+  for (size_t i = 0; i < a.size(); ++i) {
+    int64_t diagonal = row[0]++;
+    for (size_t j = 0; j < b.size(); ++j) {
+      const int64_t exchanged = diagonal + (a[i] != b[j]);
+      diagonal = row[j + 1];
+      row[j + 1] = std::min({exchanged, diagonal + 1, row[j] + 1});
+    }
+  }
+  return row.back();
 }
 
 int64_t effective_context(std::span<const int64_t> sizes, std::span<const double> accuracy, double threshold) {

@@ -21,6 +21,9 @@ struct Interval {
 };
 Interval wilson(int64_t right, int64_t count);
 
+/// The fewest insertions, deletions and exchanges that turn one list into the other.
+int64_t edit_distance(std::span<const int64_t> a, std::span<const int64_t> b);
+
 /// Needle Threading's measure: the largest of `sizes` at which the accuracy is at least `threshold`; 0 where it is at
 /// none. Throws heed::Error for lists of different lengths.
 int64_t effective_context(std::span<const int64_t> sizes, std::span<const double> accuracy, double threshold = 0.75);

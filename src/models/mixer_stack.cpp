@@ -1,0 +1,45 @@
+#include "heed/models/mixer_stack.h"
+
+#include <cmath>
+
+namespace heed {
+
+using torch::Tensor;
+
+MixerStackImpl::MixerStackImpl(const std::string& mixer, nlohmann::json config, int64_t dim, int64_t layers) {
+  if (config.is_null()) config = nlohmann::json::object();
+  config["dim"] = dim;
+  torch::NoGradGuard no_grad;
+  for (int64_t i = 0; i < layers; ++i) {
+    const auto number = std::to_string(i);
+    norms_.push_back(register_module("norm_" + number, nn::Norm(formats::NormKind::rms, dim, 1e-5)));
+    mixers_.push_back(register_module("mixer_" + number, make_mixer(mixer, config)));
+    for (auto& entry : mixers_.back()->named_parameters()) {
+      if (!entry.key().ends_with("proj.weight")) continue;
+      const double inputs = static_cast<double>(entry.value().size(1));
+      const bool joins = entry.key() == "o_proj.weight";
+      entry.value().normal_(0, 1 / std::sqrt(inputs * (joins ? static_cast<double>(layers) : 1.0)));
+    }
+  }
+}
+
+Tensor MixerStackImpl::added(size_t layer, MixerInput input, MixerState* state) {
+  input.layer = {static_cast<int64_t>(layer), static_cast<int64_t>(mixers_.size())};
+  input.residual = input.x;
+  input.x = norms_[layer](input.x);
+  return mixers_[layer]->forward(input, state);
+}
+
+Tensor MixerStackImpl::forward(MixerInput input, const MixerStates* states) {
+  for (size_t i = 0; i < mixers_.size(); ++i)
+    input.x = input.x + added(i, input, states == nullptr ? nullptr : states->at(i).get());
+  return input.x;
+}
+
+MixerStates MixerStackImpl::make_states(int64_t batch) const {
+  MixerStates states;
+  for (const auto& mixer : mixers_) states.push_back(mixer->make_state(batch));
+  return states;
+}
+
+}  // namespace heed

@@ -1,0 +1,33 @@
+#include "heed/models/model_rows.h"
+
+namespace heed {
+
+std::span<const RegistryRow> model_rows() {
+  static const std::vector<RegistryRow> rows{
+      {.name = "samba_asr",
+       .kind = Kind::model,
+       .family = "linear_and_recurrent",
+       .paper = "Samba-ASR: State-of-the-Art Speech Recognition Leveraging Structured State-Space Models (arXiv "
+                "2501.02832)",
+       .year = 2025,
+       .patterns = {true, true, true, false},
+       .step = true,
+       .fixed_state = true,
+       .one_way = true,
+       .cost = "O(N)",
+       .parameters = {{"bands", 80, "log-mel bands of a frame"},
+                      {"dim", 256, "channels of the tokens"},
+                      {"encoder_layers", 4, "mixers over frames"},
+                      {"decoder_layers", 4, "mixers over text"},
+                      {"stride", 4, "frames a token: 2 or 4"},
+                      {"vocab_size", 32, "text tokens, of which 0 ends a text"},
+                      {"mixer", "mamba", "of both sides: any with a step"},
+                      {"bidirectional", true, "the encoder sees all frames"},
+                      {"connection", "state", "state (handed to the text) or concatenated (one sequence)"},
+                      {"mean", true, "a gated mean of the speech is added to text tokens, with connection state"},
+                      {"ctc", false, "a CTC head on the encoder"}}},
+  };
+  return rows;
+}
+
+}  // namespace heed
