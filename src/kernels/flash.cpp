@@ -34,10 +34,12 @@ void clear_outside_rows(const FlashParams& p) {
   }
 }
 
+}  // namespace
+
 void run_forward(const FlashTask& task) {
   const FlashParams& p = task.p;
   clear_outside_rows(p);
-  const std::vector<BlockItem> items = cut_into_blocks(p, task.forward_rows);
+  const std::vector<BlockItem> items = cut_into_blocks(task, task.forward_rows);
   const int64_t count = static_cast<int64_t>(items.size());
   if (count == 0) return;
   const int threads = static_cast<int>(std::min<int64_t>(num_threads(), count));
@@ -48,8 +50,6 @@ void run_forward(const FlashTask& task) {
     run_forward_item(task, items[t], static_cast<char*>(scratch.get()) + bytes * omp_get_thread_num());
   }
 }
-
-}  // namespace
 
 void flash_forward(const FlashParams& p) {
   if (takes_reference(p)) return reference::flash_forward(p);
@@ -66,7 +66,7 @@ int64_t flash_forward_bytes(const FlashParams& p) {
   check(p);
   if (takes_reference(p)) return 8 * (p.q.size[2] * p.q.size[3] + p.k.size[2] * (p.k.size[3] + p.v.size[3] + 6));
   const FlashTask task(p);
-  const auto items = cut_into_blocks(p, task.forward_rows);
+  const auto items = cut_into_blocks(task, task.forward_rows);
   const int64_t threads = std::min<int64_t>(num_threads(), items.size());
   return threads * forward_scratch_bytes(task) + static_cast<int64_t>(items.size() * sizeof(BlockItem));
 }

@@ -43,7 +43,7 @@ Buffers lay_out(const FlashTask& task, const BackwardPlan& plan, int threads) {
   Buffers buffers;
   int64_t largest = 0;
   for (const BackwardPart& part : plan.parts) {
-    const int64_t size = (KeyGradients(task, plan.units[part.unit], nullptr).floats() + 15) / 16 * 16;
+    const int64_t size = (KeyGradients(task, plan.units[part.unit], part, nullptr).floats() + 15) / 16 * 16;
     buffers.offsets.push_back(plan.shared ? buffers.floats : 0);
     buffers.floats += size;
     largest = std::max(largest, size);
@@ -52,26 +52,46 @@ Buffers lay_out(const FlashTask& task, const BackwardPlan& plan, int threads) {
   return buffers;
 }
 
-/// Adds a unit's parts and writes keys [begin, end) of its gradients.
-void write_unit(const FlashTask& task, const FlashGrads& g, const BackwardUnit& unit, const std::vector<float*>& parts,
-                int64_t begin, int64_t end) {
-  const Sequence s = sequence_at(task.p, unit.sequence);
-  std::vector<const float*> sources(parts.size());
-  const KeyGradients shape(task, unit, nullptr);
-  std::vector<float> row(std::max(shape.d_padded, shape.dv_padded));
-  for (const bool keys : {true, false}) {
-    const AnyView& to = keys ? g.d_k : g.d_v;
-    if (!to) continue;
-    const auto& heads = keys ? unit.key_heads : unit.value_heads;
-    for (size_t place = 0; place < heads.size(); ++place) {
-      for (size_t t = 0; t < parts.size(); ++t) {
-        const KeyGradients buffer(task, unit, parts[t]);
-        sources[t] = keys ? buffer.key_rows(place) : buffer.value_rows(place);
-      }
-      sum_parts(sources.data(), static_cast<int64_t>(parts.size()), keys ? shape.d_padded : shape.dv_padded, begin, end,
-                keys ? static_cast<float>(task.scale) : 1.0f, to, s.tensor_batch, heads[place], s.k_begin, row.data());
-    }
+/// Calls visit(begin, end) for the spans of keys between the ends of parts.
+template <class Visit>
+void each_span(int64_t keys, const std::vector<KeyGradients>& parts, const Visit& visit) {
+  std::vector<int64_t> cuts{0, keys};
+  for (const KeyGradients& part : parts) cuts.push_back(part.begin), cuts.push_back(part.begin + part.keys);
+  std::sort(cuts.begin(), cuts.end());
+  for (size_t c = 0; c + 1 < cuts.size(); ++c) {
+    if (cuts[c] < cuts[c + 1]) visit(cuts[c], cuts[c + 1]);
   }
+}
+
+/// Adds a unit's parts and writes its gradients.
+void write_unit(const FlashTask& task, const FlashGrads& g, const BackwardUnit& unit,
+                const std::vector<KeyGradients>& parts) {
+  const Sequence s = sequence_at(task.p, unit.sequence);
+  const int32_t* const rows = task.order == nullptr ? nullptr : task.order->key_rows();
+  const int64_t widest = std::max(parts[0].d_padded, parts[0].dv_padded);
+  std::vector<float> row(widest);
+  std::vector<const float*> sources;
+  each_span(s.num_keys, parts, [&](int64_t begin, int64_t end) {
+    for (const bool keys : {true, false}) {
+      const AnyView& to = keys ? g.d_k : g.d_v;
+      if (!to) continue;
+      const auto& heads = keys ? unit.key_heads : unit.value_heads;
+      const int64_t padded = keys ? parts[0].d_padded : parts[0].dv_padded;
+      for (size_t place = 0; place < heads.size(); ++place) {
+        sources.clear();
+        for (const KeyGradients& part : parts) {
+          if (part.begin <= begin && end <= part.begin + part.keys)
+            sources.push_back(keys ? part.key_rows(place) : part.value_rows(place));
+        }
+        // Keys that no block visits: 0.
+        const std::vector<float> nothing(sources.empty() ? (end - begin) * padded : 0);
+        if (sources.empty()) sources.push_back(nothing.data() - begin * padded);
+        sum_parts(sources.data(), static_cast<int64_t>(sources.size()), padded, begin, end,
+                  keys ? static_cast<float>(task.scale) : 1.0f, to, s.tensor_batch, heads[place], s.k_begin, row.data(),
+                  rows);
+      }
+    }
+  });
 }
 
 void run_plan(const FlashTask& task, const FlashGrads& g, const BackwardPlan& plan, const RowSums& sums) {
@@ -84,23 +104,25 @@ void run_plan(const FlashTask& task, const FlashGrads& g, const BackwardPlan& pl
   const int64_t per_thread = layout.floats / threads;
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
   for (int64_t t = 0; t < count; ++t) {
-    const BackwardUnit& unit = plan.units[plan.parts[t].unit];
+    const BackwardPart& part = plan.parts[t];
+    const BackwardUnit& unit = plan.units[part.unit];
     float* const data = buffers + (plan.shared ? layout.offsets[t] : omp_get_thread_num() * per_thread);
-    const KeyGradients buffer(task, unit, data);
+    const KeyGradients buffer(task, unit, part, data);
     std::memset(data, 0, buffer.floats() * sizeof(float));
-    for (size_t i = plan.parts[t].part; i < unit.blocks.size(); i += unit.parts) {
+    for (int64_t i = part.first; i < part.last; i += part.step) {
       run_backward_item(task, g, unit, unit.blocks[i], buffer, sums,
                         static_cast<char*>(scratch.get()) + scratch_bytes * omp_get_thread_num());
     }
-    if (!plan.shared) write_unit(task, g, unit, {data}, 0, buffer.keys);
+    if (!plan.shared) write_unit(task, g, unit, {buffer});
   }
   if (!plan.shared) return;
 #pragma omp parallel for num_threads(threads_for(num_threads())) schedule(dynamic, 1)
   for (size_t u = 0; u < plan.units.size(); ++u) {
     const BackwardUnit& unit = plan.units[u];
-    std::vector<float*> parts;
-    for (int64_t part = 0; part < unit.parts; ++part) parts.push_back(buffers + layout.offsets[unit.first_part + part]);
-    write_unit(task, g, unit, parts, 0, KeyGradients(task, unit, nullptr).keys);
+    std::vector<KeyGradients> parts;
+    for (int64_t part = unit.first_part; part < unit.first_part + unit.parts; ++part)
+      parts.emplace_back(task, unit, plan.parts[part], buffers + layout.offsets[part]);
+    write_unit(task, g, unit, parts);
   }
 }
 
@@ -138,6 +160,8 @@ void run_terms(const FlashTask& task, const FlashGrads& g) {
   }
 }
 
+}  // namespace
+
 void run_backward(const FlashTask& task, const FlashGrads& g) {
   const FlashParams& p = task.p;
   clear_outside(g.d_q, p.cu_q, p.num_sequences, p.q_lengths);
@@ -148,14 +172,12 @@ void run_backward(const FlashTask& task, const FlashGrads& g) {
       sigmoid_bias(g.d_sigmoid_bias ? rows : 0);
   const RowSums sums{g.d_temperature ? temperature.data() : nullptr, g.d_sink ? sink.data() : nullptr,
                      g.d_sigmoid_bias ? sigmoid_bias.data() : nullptr};
-  if (p.q.size[1] > 0) run_plan(task, g, plan_backward(p), sums);
+  if (p.q.size[1] > 0) run_plan(task, g, plan_backward(task), sums);
   if (g.d_temperature) reduce_rows(p, temperature.data(), g.d_temperature);
   if (g.d_sink) reduce_rows(p, sink.data(), g.d_sink);
   if (g.d_sigmoid_bias) reduce_rows(p, sigmoid_bias.data(), g.d_sigmoid_bias);
   run_terms(task, g);
 }
-
-}  // namespace
 
 void flash_backward(const FlashParams& p, const FlashGrads& g) {
   if (use_reference() || p.q.dtype == DType::f64) return reference::flash_backward(p, g);
@@ -171,7 +193,7 @@ void flash_backward(const FlashParams& p, const Variant& variant, const FlashGra
 int64_t flash_backward_bytes(const FlashParams& p) {
   check(p);
   const FlashTask task(p);
-  const BackwardPlan plan = plan_backward(p);
+  const BackwardPlan plan = plan_backward(task);
   const int threads = threads_for(static_cast<int64_t>(plan.parts.size()));
   const int64_t rows = p.q.size[0] * p.q.size[1] * p.q.size[2];
   const bool terms = p.scores.bias || p.scores.multiplier;

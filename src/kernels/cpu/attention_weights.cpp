@@ -146,8 +146,8 @@ class WeightGradBlock {
       if (!g_.d_q) return;
       HWY_ALIGN float factors[kPanelRows];
       std::fill_n(factors, kPanelRows, static_cast<float>(task_.scale));
-      write_panel(s_.d_queries + first * task_.d, panel.width(), panel.rows, factors, g_.d_q, sequence.tensor_batch,
-                  item_.rows.head, n, s_.shared.row);
+      write_panel(task_, s_.d_queries + first * task_.d, panel.width(), panel.rows, factors, g_.d_q,
+                  sequence.tensor_batch, item_.rows.head, n, s_.shared.row);
     });
   }
 

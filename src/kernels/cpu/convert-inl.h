@@ -7,6 +7,8 @@
 #define HEED_KERNELS_CPU_CONVERT_INL_H_
 #endif
 
+#include <hwy/cache_control.h>
+
 #include <cstring>
 
 #include "heed/kernels/view.h"
@@ -156,6 +158,33 @@ HWY_INLINE void read_rows(const AnyView& view, int64_t b, int64_t h, int64_t beg
       read_row(typed.row(b, h, begin + r), view.size[3], to + r * width, true);
     }
   });
+}
+
+/// The same of rows[0], rows[1], ...; those below 0 are 0.
+HWY_INLINE void gather_rows(const AnyView& view, int64_t b, int64_t h, const int32_t* rows, int64_t count, float* to,
+                            int64_t width) {
+  with_float_type(view, [&](auto* data) {
+    const auto typed = view.as<std::remove_pointer_t<decltype(data)>>();
+    for (int64_t r = 0; r < count; ++r) {
+      if (rows[r] < 0) {
+        std::memset(to + r * width, 0, width * sizeof(float));
+      } else {
+        read_row(typed.row(b, h, rows[r]), view.size[3], to + r * width, true);
+      }
+    }
+  });
+}
+
+/// Asks for the same rows ahead of their use: they lie pages apart.
+HWY_INLINE void prefetch_rows(const AnyView& view, int64_t b, int64_t h, const int32_t* rows, int64_t count) {
+  constexpr int64_t kLine = 64;
+  const auto width = static_cast<int64_t>(size_of(view.dtype));
+  const char* const head = static_cast<const char*>(view.data) + (b * view.stride[0] + h * view.stride[1]) * width;
+  for (int64_t r = 0; r < count; ++r) {
+    if (rows[r] < 0) continue;
+    const char* const row = head + rows[r] * view.stride[2] * width;
+    for (int64_t byte = 0; byte < view.size[3] * width; byte += kLine) hwy::Prefetch(row + byte);
+  }
 }
 
 struct FloatRows {

@@ -64,7 +64,7 @@ class BackwardBlock {
   FloatRows transformed(bool changed, const AnyView& view, const float* panels, float factor, float* scratch) const {
     const Sequence& sequence = block_.sequence();
     const int64_t begin = sequence.q_begin + item_.begin, count = item_.end - item_.begin, columns = view.size[3];
-    if (!changed) return vector_rows(view, sequence.tensor_batch, item_.head, begin, count, scratch, true);
+    if (!changed) return query_rows(task_, view, sequence.tensor_batch, item_.head, begin, count, scratch, true);
     const int64_t stride = round_up(columns, kLanes);
     block_.panels([&](const Panel& panel, int64_t first) {
       HWY_ALIGN float factors[kPanelRows];
@@ -121,8 +121,8 @@ class BackwardBlock {
       }
       HWY_ALIGN float factors[kPanelRows];
       std::fill_n(factors, panel.width(), static_cast<float>(task_.scale));
-      write_panel(s_.d_queries + first * task_.d, panel.width(), panel.rows, factors, g_.d_q, sequence.tensor_batch,
-                  item_.head, sequence.q_begin + panel.i0, s_.shared.row);
+      write_panel(task_, s_.d_queries + first * task_.d, panel.width(), panel.rows, factors, g_.d_q,
+                  sequence.tensor_batch, item_.head, sequence.q_begin + panel.i0, s_.shared.row);
     });
   }
 
@@ -174,16 +174,18 @@ int64_t BackwardBytes(const FlashTask& task) {
 
 /// to[r] = factor * (parts[0][r] + parts[1][r] + ...), rows [begin, end) of one head.
 void SumParts(const float* const* parts, int64_t count, int64_t padded, int64_t begin, int64_t end, float factor,
-              const AnyView& to, int64_t b, int64_t h, int64_t first_row, float* row) {
+              const AnyView& to, int64_t b, int64_t h, int64_t first_row, float* row, const int32_t* rows) {
   const Lanes d;
   for (int64_t r = begin; r < end; ++r) {
+    const int64_t target = rows == nullptr ? first_row + r : rows[r];
+    if (target < 0) continue;
     for (int64_t c = 0; c < padded; c += kLanes) {
       Vector sum = hn::LoadU(d, parts[0] + r * padded + c);
       for (int64_t t = 1; t < count; ++t) sum = hn::Add(sum, hn::LoadU(d, parts[t] + r * padded + c));
       hn::StoreU(sum, d, row + c);
     }
     with_float_type(to, [&](auto* data) {
-      write_row(row, factor, to.size[3], to.as<std::remove_pointer_t<decltype(data)>>().row(b, h, first_row + r));
+      write_row(row, factor, to.size[3], to.as<std::remove_pointer_t<decltype(data)>>().row(b, h, target));
     });
   }
 }
@@ -204,8 +206,8 @@ void run_backward_item(const FlashTask& task, const FlashGrads& grads, const Bac
 }
 int64_t backward_scratch_bytes(const FlashTask& task) { return HEED_DISPATCH(BackwardBytes)(task); }
 void sum_parts(const float* const* parts, int64_t count, int64_t padded, int64_t begin, int64_t end, float factor,
-               const AnyView& to, int64_t b, int64_t h, int64_t first_row, float* row) {
-  HEED_DISPATCH(SumParts)(parts, count, padded, begin, end, factor, to, b, h, first_row, row);
+               const AnyView& to, int64_t b, int64_t h, int64_t first_row, float* row, const int32_t* rows) {
+  HEED_DISPATCH(SumParts)(parts, count, padded, begin, end, factor, to, b, h, first_row, row, rows);
 }
 
 }  // namespace heed::kernels

@@ -22,9 +22,29 @@ std::vector<int64_t> components(const FlashParams& p) {
   return root;
 }
 
+/// Parts of neighbouring blocks, which reach few keys.
+void cut_by_keys(const FlashTask& task, BackwardUnit& unit, int64_t index, std::vector<BackwardPart>& parts) {
+  std::stable_sort(unit.blocks.begin(), unit.blocks.end(),
+                   [](const BlockItem& a, const BlockItem& b) { return a.begin < b.begin; });
+  const int64_t blocks = static_cast<int64_t>(unit.blocks.size());
+  for (int64_t part = 0; part < unit.parts; ++part) {
+    BackwardPart made{index, blocks * part / unit.parts, blocks * (part + 1) / unit.parts,
+                      1,     task.order->key_slots(),    0};
+    for (int64_t i = made.first; i < made.last; ++i) {
+      const auto *first = task.order->begin_runs(unit.blocks[i].begin),
+                 *last = task.order->end_runs(unit.blocks[i].begin);
+      if (first == last) continue;
+      made.key_begin = std::min(made.key_begin, first->begin), made.key_end = std::max(made.key_end, (last - 1)->end);
+    }
+    made.key_begin = std::min(made.key_begin, made.key_end);
+    parts.push_back(made);
+  }
+}
+
 }  // namespace
 
-BackwardPlan plan_backward(const FlashParams& p) {
+BackwardPlan plan_backward(const FlashTask& task) {
+  const FlashParams& p = task.p;
   BackwardPlan plan;
   const std::vector<int64_t> component = components(p);
   const int64_t key_heads = p.k.size[1], nodes = static_cast<int64_t>(component.size());
@@ -42,7 +62,7 @@ BackwardPlan plan_backward(const FlashParams& p) {
       (node < key_heads ? unit.key_heads : unit.value_heads).push_back(node < key_heads ? node : node - key_heads);
     }
   }
-  for (const BlockItem& block : cut_into_blocks(p)) {
+  for (const BlockItem& block : cut_into_blocks(task)) {
     plan.units[block.sequence * per_sequence + place[component[key_head(p, block.head)]]].blocks.push_back(block);
   }
   // Few units are cut further, so that many threads find work; every part costs a buffer of gradients.
@@ -54,14 +74,21 @@ BackwardPlan plan_backward(const FlashParams& p) {
     unit.first_part = static_cast<int64_t>(plan.parts.size());
     unit.parts = std::max<int64_t>(1, std::min((kEnough + units - 1) / units, blocks / kLeastBlocks));
     plan.shared |= unit.parts > 1;
-    for (int64_t part = 0; part < unit.parts; ++part) plan.parts.push_back({u, part});
+    if (task.order == nullptr) {
+      // In turn, so that each part gets as much of a causal mask as the others.
+      const int64_t keys = sequence_at(p, unit.sequence).num_keys;
+      for (int64_t part = 0; part < unit.parts; ++part) plan.parts.push_back({u, part, blocks, unit.parts, 0, keys});
+    } else {
+      cut_by_keys(task, unit, u, plan.parts);
+    }
   }
   return plan;
 }
 
-KeyGradients::KeyGradients(const FlashTask& task, const BackwardUnit& unit, float* data)
+KeyGradients::KeyGradients(const FlashTask& task, const BackwardUnit& unit, const BackwardPart& part, float* data)
     : data(data),
-      keys(sequence_at(task.p, unit.sequence).num_keys),
+      begin(part.key_begin),
+      keys(part.key_end - part.key_begin),
       d_padded((task.d + 15) / 16 * 16),
       dv_padded((task.dv + 15) / 16 * 16),
       key_heads(static_cast<int64_t>(unit.key_heads.size())),

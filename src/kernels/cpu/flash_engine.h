@@ -8,6 +8,10 @@
 
 namespace heed::kernels {
 
+/// Whole calls, already checked.
+void run_forward(const FlashTask& task);
+void run_backward(const FlashTask& task, const FlashGrads& grads);
+
 /// Floats per vector of the instruction set in use.
 int64_t engine_lanes();
 
@@ -27,10 +31,10 @@ void run_backward_item(const FlashTask& task, const FlashGrads& grads, const Bac
                        const KeyGradients& buffer, const RowSums& sums, void* block);
 int64_t backward_scratch_bytes(const FlashTask& task);
 
-/// Rows [begin, end) of factor * (parts[0] + parts[1] + ...) into rows first_row + ... of a gradient. `row`: `padded`
-/// floats.
+/// Rows [begin, end) of factor * (parts[0] + parts[1] + ...) into rows first_row + ... of a gradient, or of row r into
+/// rows[r], where that is not below 0. `row`: `padded` floats.
 void sum_parts(const float* const* parts, int64_t count, int64_t padded, int64_t begin, int64_t end, float factor,
-               const AnyView& to, int64_t b, int64_t h, int64_t first_row, float* row);
+               const AnyView& to, int64_t b, int64_t h, int64_t first_row, float* row, const int32_t* rows = nullptr);
 
 /// Keys of one item of the term gradients: a multiple of kTileKeys.
 inline constexpr int64_t kTermKeys = 4 * kTileKeys;

@@ -39,7 +39,7 @@ struct ForwardScratch {
     again = arena.take<float>((kForwardKeys + 1) * kPanelRows);
     factors = task.has_factors ? arena.take<float>(kForwardKeys * kPanelRows) : nullptr;
     pairs = task.has_pairs ? arena.take<float>(kForwardKeys * kPanelRows) : nullptr;
-    const bool converts = task.p.q.dtype != DType::f32;
+    const bool converts = task.p.q.dtype != DType::f32 || task.order != nullptr;
     key_rows = converts ? arena.take<float>(task.group_keys * d_padded) : nullptr;
     value_rows = converts ? arena.take<float>(task.group_keys * dv_padded) : nullptr;
     row = arena.take<float>(kPanelRows * std::max(d_padded, dv_padded));
@@ -115,7 +115,7 @@ class ForwardBlock {
   void pack() {
     panels([&](const Panel& panel, int64_t first) {
       const FloatRows rows =
-          vector_rows(p_.q, sequence_.tensor_batch, item_.head, sequence_.q_begin + panel.i0, panel.rows, s_.row);
+          query_rows(task_, p_.q, sequence_.tensor_batch, item_.head, sequence_.q_begin + panel.i0, panel.rows, s_.row);
       pack_queries(panel, rows, pack_factor_, s_.queries + first * task_.d);
     });
     const int64_t lanes = round_up(count(), kLanes);
@@ -138,16 +138,16 @@ class ForwardBlock {
     std::array<LoadedTile, kMostTiles> tiles;
     int count = 0;
     int64_t keys = 0;
-    const auto flush = [&] {
-      sweep_group(pass, {tiles.data(), static_cast<size_t>(count)});
+    const auto flush = [&](int64_t next, int64_t next_end) {
+      sweep_group(pass, {tiles.data(), static_cast<size_t>(count)}, next, next_end);
       count = 0, keys = 0;
     };
-    walk_tiles(p_, sequence_, item_.head, item_.begin, item_.end, kForwardKeys, [&](int64_t j0, int64_t j1) {
-      if (count == kMostTiles || keys + (j1 - j0) > task_.group_keys) flush();
+    walk_tiles(task_, sequence_, item_.head, item_.begin, item_.end, kForwardKeys, [&](int64_t j0, int64_t j1) {
+      if (count == kMostTiles || keys + (j1 - j0) > task_.group_keys) flush(j0, j1);
       tiles[count++] = {j0, j1, keys, {}, {}};
       keys += j1 - j0;
     });
-    flush();
+    flush(0, 0);
   }
 
   struct LoadedTile {
@@ -156,8 +156,10 @@ class ForwardBlock {
     enum class Values { unknown, finite, not_finite } found = Values::unknown;
   };
 
-  void sweep_group(Pass pass, std::span<LoadedTile> tiles) {
+  // Keys [next, next_end), which come after, are fetched meanwhile where they lie scattered.
+  void sweep_group(Pass pass, std::span<LoadedTile> tiles, int64_t next, int64_t next_end) {
     panels([&](const Panel& panel, int64_t first) {
+      if (task_.order != nullptr) fetch(next, next_end, first, first + panel.rows);
       for (LoadedTile& tile : tiles) {
         const TileCover cover = cover_panel(panel, tile.begin, tile.end, s_.bits);
         if (cover.empty()) continue;
@@ -167,12 +169,20 @@ class ForwardBlock {
     });
   }
 
+  /// The part of keys [begin, end) that goes with rows [first, last) of the block.
+  void fetch(int64_t begin, int64_t end, int64_t first, int64_t last) const {
+    const int64_t from = begin + (end - begin) * first / count(), to = begin + (end - begin) * last / count();
+    const int32_t* const rows = task_.order->key_rows() + from;
+    prefetch_rows(p_.k, sequence_.tensor_batch, key_head_, rows, to - from);
+    prefetch_rows(p_.v, sequence_.tensor_batch, value_head_, rows, to - from);
+  }
+
   void load(Pass pass, LoadedTile& tile) const {
     const int64_t batch = sequence_.tensor_batch, begin = sequence_.k_begin + tile.begin, count = tile.end - tile.begin;
-    tile.keys = float_rows(p_.k, batch, key_head_, begin, count, s_.key_rows + tile.place * round_up(task_.d, 16));
+    tile.keys = key_rows(task_, p_.k, batch, key_head_, begin, count, s_.key_rows + tile.place * round_up(task_.d, 16));
     if (pass == Pass::statistics || pass == Pass::own_state) return;
     tile.values =
-        float_rows(p_.v, batch, value_head_, begin, count, s_.value_rows + tile.place * round_up(task_.dv, 16));
+        key_rows(task_, p_.v, batch, value_head_, begin, count, s_.value_rows + tile.place * round_up(task_.dv, 16));
   }
 
   bool has_nonfinite_values(LoadedTile& tile) const {
@@ -385,9 +395,12 @@ class ForwardBlock {
       const auto transform = task_.hook(&VariantTable::outputs);
       if (transform != nullptr) transform(variant_panel(panel), outputs, task_.dv);
       finish(panel, first, factors, lse);
-      write_panel(outputs, panel.width(), panel.rows, factors, p_.out, batch, item_.head, i, s_.row, true);
+      write_panel(task_, outputs, panel.width(), panel.rows, factors, p_.out, batch, item_.head, i, s_.row, true);
       if (!p_.lse) return;
-      for (int64_t r = 0; r < panel.rows; ++r) *p_.lse.as<float>().row(batch, item_.head, i + r) = lse[r];
+      for (int64_t r = 0; r < panel.rows; ++r) {
+        const int64_t row = task_.query_row(i + r);
+        if (row >= 0) *p_.lse.as<float>().row(batch, item_.head, row) = lse[r];
+      }
     });
   }
 

@@ -39,7 +39,7 @@ struct GradientScratch {
     factors = task.has_factors ? arena.take<float>(tile) : nullptr;
     pairs = task.has_pairs ? arena.take<float>(tile) : nullptr;
     keep = keeps ? arena.take<float>(tile) : nullptr;
-    const bool converts = task.p.q.dtype != DType::f32;
+    const bool converts = task.p.q.dtype != DType::f32 || task.order != nullptr;
     key_rows = converts ? arena.take<float>(kTileKeys * d_padded) : nullptr;
     value_rows = converts ? arena.take<float>(kTileKeys * dv_padded) : nullptr;
     row = arena.take<float>(kPanelRows * std::max(d_padded, dv_padded));
@@ -74,9 +74,9 @@ class GradientBlock {
   void prepare() {
     panels([&](const Panel& panel, int64_t first) {
       const int64_t b = sequence_.tensor_batch, begin = sequence_.q_begin + panel.i0;
-      const FloatRows q = vector_rows(p_.q, b, item_.head, begin, panel.rows, s_.row);
+      const FloatRows q = query_rows(task_, p_.q, b, item_.head, begin, panel.rows, s_.row);
       pack_queries(panel, q, pack_factor_, s_.queries + first * task_.d);
-      const FloatRows d_out = vector_rows(g_.d_out, b, item_.head, begin, panel.rows, s_.row);
+      const FloatRows d_out = query_rows(task_, g_.d_out, b, item_.head, begin, panel.rows, s_.row);
       pack_transposed(d_out.data, d_out.stride, panel.rows, task_.dv, 1, s_.d_outputs + first * task_.dv,
                       panel.width());
       const auto outputs = task_.hook(&VariantTable::outputs);
@@ -87,7 +87,8 @@ class GradientBlock {
       s_.temperature_sum[r] = s_.bias_sum[r] = s_.delta[r] = 0;
       s_.log_sum[r] = INFINITY;  // weights are 0: rows beyond the block, and rows that see nothing
       if (r >= rows || p_.normalizer.kind == Kind::sigmoid || task_.own_weights) continue;
-      const int64_t b = sequence_.tensor_batch, i = sequence_.q_begin + item_.begin + r;
+      const int64_t b = sequence_.tensor_batch, i = task_.query_row(sequence_.q_begin + item_.begin + r);
+      if (i < 0) continue;
       const float lse = *p_.lse.as<float>().row(b, item_.head, i);
       if (lse != -INFINITY) s_.log_sum[r] = lse * kLog2E;
       s_.delta[r] = g_.d_lse ? -*g_.d_lse.as<float>().row(b, item_.head, i) : 0;
@@ -126,7 +127,7 @@ class GradientBlock {
   /// Calls visit(panel, first, cover, keys, values) for the visible part of every tile of keys [begin, end) and panel.
   template <class Visit>
   void sweep(int64_t begin, int64_t end, const Visit& visit) const {
-    walk_tiles(p_, sequence_, item_.head, item_.begin, item_.end, kTileKeys, [&](int64_t j0, int64_t j1) {
+    walk_tiles(task_, sequence_, item_.head, item_.begin, item_.end, kTileKeys, [&](int64_t j0, int64_t j1) {
       if (j0 < begin || j0 >= end) return;
       FloatRows keys{}, values{};
       panels([&](const Panel& panel, int64_t first) {
@@ -134,8 +135,8 @@ class GradientBlock {
         if (cover.empty()) return;
         const int64_t b = sequence_.tensor_batch, row = sequence_.k_begin + j0;
         if (keys.data == nullptr) {
-          keys = float_rows(p_.k, b, key_head(p_, item_.head), row, j1 - j0, s_.key_rows);
-          values = float_rows(p_.v, b, value_head(p_, item_.head), row, j1 - j0, s_.value_rows);
+          keys = key_rows(task_, p_.k, b, key_head(p_, item_.head), row, j1 - j0, s_.key_rows);
+          values = key_rows(task_, p_.v, b, value_head(p_, item_.head), row, j1 - j0, s_.value_rows);
         }
         const int64_t skip = cover.begin - j0;
         visit(panel, first, cover, FloatRows{keys.data + skip * keys.stride, keys.stride},

@@ -8,12 +8,13 @@ static constexpr int64_t kGroupBytes = int64_t{128} << 10;
 // No core's own cache holds so much, so what is written would leave it before anyone reads it.
 static constexpr int64_t kStreamedBytes = int64_t{4} << 20;
 
-FlashTask::FlashTask(const FlashParams& params, const Variant& variant)
+FlashTask::FlashTask(const FlashParams& params, const Variant& variant, const TileOrder* order)
     : p(params),
       variant(variant),
+      order(order),
       d(params.q.size[3]),
       dv(params.v.size[3]),
-      forward_rows(d + dv <= 128 ? kMostForwardRows : kMostForwardRows / 2),
+      forward_rows(forward_rows_of(params)),
       group_keys(std::max<int64_t>(1, kGroupBytes / static_cast<int64_t>(sizeof(float)) / (d + dv) / kForwardKeys) *
                  kForwardKeys),
       scale(scale_of(params)),
@@ -28,7 +29,8 @@ FlashTask::FlashTask(const FlashParams& params, const Variant& variant)
                                                                params.out.size[1] * params.out.size[2] * dv >=
                                                            kStreamedBytes) {}
 
-std::vector<BlockItem> cut_into_blocks(const FlashParams& p, int64_t most_rows) {
+std::vector<BlockItem> cut_into_blocks(const FlashTask& task, int64_t most_rows) {
+  const FlashParams& p = task.p;
   const int64_t sequences = count_sequences(p), heads = p.q.size[1];
   // Short calls get smaller blocks, so that there is work for many threads.
   constexpr int64_t kEnough = 32;
@@ -43,7 +45,9 @@ std::vector<BlockItem> cut_into_blocks(const FlashParams& p, int64_t most_rows) 
   std::vector<BlockItem> items;
   for (int64_t s = 0; s < sequences; ++s) {
     const int64_t queries = sequence_at(p, s).num_queries;
-    const int64_t list_block = p.blocks != nullptr ? p.blocks->query_block : queries;
+    const int64_t list_block = task.order != nullptr ? task.order->block_rows()
+                               : p.blocks != nullptr ? p.blocks->query_block
+                                                     : queries;
     for (int64_t h = 0; h < heads; ++h) {
       const size_t first = items.size();
       for (int64_t list_begin = 0; list_begin < queries; list_begin += list_block) {

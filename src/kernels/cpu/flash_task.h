@@ -5,6 +5,7 @@
 
 #include "heed/kernels/variant.h"
 #include "kernels/flash_problem.h"
+#include "kernels/tile_order.h"
 
 namespace heed::kernels {
 
@@ -23,13 +24,21 @@ struct BlockItem {
   int64_t sequence, head, begin, end;
 };
 
+/// Query rows of a block of the forward, at most.
+inline int64_t forward_rows_of(const FlashParams& p) {
+  return p.q.size[3] + p.v.size[3] <= 128 ? kMostForwardRows : kMostForwardRows / 2;
+}
+
 struct FlashTask {
-  explicit FlashTask(const FlashParams& params, const Variant& variant = {});
+  /// With an order, the params count queries and keys in its slots, in their sizes too, and have neither mask nor block
+  /// list.
+  explicit FlashTask(const FlashParams& params, const Variant& variant = {}, const TileOrder* order = nullptr);
 
   const FlashParams& p;
   const Variant variant;
+  const TileOrder* const order;
   int64_t d, dv;
-  int64_t forward_rows;  ///< query rows of a block of the forward, at most
+  int64_t forward_rows;
   int64_t
       group_keys;  ///< keys whose rows stay in L2 while the panels of a block pass over them; no result depends on it
   double scale;
@@ -40,6 +49,9 @@ struct FlashTask {
   bool natural;         ///< logits are natural, not in units of log 2
   bool streams_output;  ///< the output is larger than a core's caches and is written past them
 
+  /// The row of query i in the tensors; -1: none.
+  int64_t query_row(int64_t i) const { return order == nullptr ? i : order->query_rows()[i]; }
+
   /// A hook of the variant, or null.
   template <class Hook>
   Hook hook(Hook VariantTable::*member) const {
@@ -49,13 +61,23 @@ struct FlashTask {
 
 /// Items over all sequences and heads, in an order that ends with the cheap ones of a causal mask. A function of the
 /// shapes.
-std::vector<BlockItem> cut_into_blocks(const FlashParams& params, int64_t most_rows = kBlockRows);
+std::vector<BlockItem> cut_into_blocks(const FlashTask& task, int64_t most_rows = kBlockRows);
 
 /// Calls tile(j0, j1) for the key tiles that rows [begin, end) may see, ascending and cut at multiples of `tile_keys`,
-/// a divisor of 1024.
+/// a divisor of 1024; the runs of an order into equal tiles of at most as many.
 template <class Tile>
-void walk_tiles(const FlashParams& p, const Sequence& s, int64_t head, int64_t begin, int64_t end, int64_t tile_keys,
+void walk_tiles(const FlashTask& task, const Sequence& s, int64_t head, int64_t begin, int64_t end, int64_t tile_keys,
                 const Tile& tile) {
+  const FlashParams& p = task.p;
+  if (task.order != nullptr) {
+    constexpr int64_t kStep = 16;
+    for (const auto* run = task.order->begin_runs(begin); run != task.order->end_runs(begin); ++run) {
+      const int64_t tiles = (run->end - run->begin + tile_keys - 1) / tile_keys,
+                    keys = ((run->end - run->begin + tiles - 1) / tiles + kStep - 1) / kStep * kStep;
+      for (int64_t j = run->begin; j < run->end; j += keys) tile(j, std::min(j + keys, run->end));
+    }
+    return;
+  }
   const MaskScope scope = scope_of(s, head);
   const auto walk = [&](int64_t j0, int64_t j1) {
     for (int64_t j = j0; j < j1;) {

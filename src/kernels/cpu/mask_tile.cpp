@@ -5,6 +5,21 @@
 
 namespace heed::kernels {
 
+void TileBits::add(const uint64_t* words, int64_t keys) {
+  const uint64_t valid = keys >= 64 ? ~uint64_t{0} : (uint64_t{1} << keys) - 1;
+  uint32_t* low = bits_;
+  uint32_t* high = keys > 32 ? low + width_ : nullptr;
+  for (int64_t r = 0; r < rows_; ++r) {
+    const uint64_t word = words[r] & valid;
+    any_ |= word, all_ &= word | ~valid;
+    low[r] = static_cast<uint32_t>(word);
+    if (high != nullptr) high[r] = static_cast<uint32_t>(word >> 32);
+  }
+  std::fill(low + rows_, low + width_, 0u);
+  if (high != nullptr) std::fill(high + rows_, high + width_, 0u);
+  bits_ += 2 * width_;
+}
+
 TileCover cover_tile(const Mask& mask, const MaskScope& scope, int64_t i0, int64_t rows, int64_t j0, int64_t j1,
                      int64_t width, uint32_t* bits) {
   const int64_t i1 = i0 + rows;
@@ -20,28 +35,17 @@ TileCover cover_tile(const Mask& mask, const MaskScope& scope, int64_t i0, int64
   }
   if (j0 >= j1) return {};
 
-  uint64_t any = 0, all = ~uint64_t{0};
+  TileBits tile(bits, width, rows);
   std::array<uint64_t, 64> words{};
   for (int64_t j = j0; j < j1; j += 64) {
-    const uint64_t valid = j1 - j >= 64 ? ~uint64_t{0} : (uint64_t{1} << (j1 - j)) - 1;
     if (mask.classify_quickly(scope, i0, i1, j, std::min(j + 64, j1)) == Coverage::full) {
-      words.fill(valid);
+      words.fill(~uint64_t{0});
     } else {
       mask.block_bits(scope, i0, rows, j, words.data());
     }
-    uint32_t* low = bits + (j - j0) / 32 * width;
-    uint32_t* high = j1 - j > 32 ? low + width : nullptr;
-    for (int64_t r = 0; r < rows; ++r) {
-      const uint64_t word = words[r] & valid;
-      any |= word, all &= word | ~valid;
-      low[r] = static_cast<uint32_t>(word);
-      if (high != nullptr) high[r] = static_cast<uint32_t>(word >> 32);
-    }
-    std::fill(low + rows, low + width, 0u);
-    if (high != nullptr) std::fill(high + rows, high + width, 0u);
+    tile.add(words.data(), std::min<int64_t>(64, j1 - j));
   }
-  if (any == 0) return {};
-  return {j0, j1, all != ~uint64_t{0}};
+  return tile.cover(j0, j1);
 }
 
 }  // namespace heed::kernels

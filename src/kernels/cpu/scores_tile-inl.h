@@ -34,6 +34,8 @@ HWY_INLINE VariantKeys variant_keys(const TileCover& cover, const uint32_t* bits
 
 /// What the mask and the variant leave of a tile for a panel.
 HWY_INLINE TileCover cover_panel(const Panel& panel, int64_t j0, int64_t j1, uint32_t* bits) {
+  if (const TileOrder* order = panel.task->order)
+    return order->cover(panel.sequence.index, panel.i0, panel.rows, j0, j1, panel.width(), bits);
   const MaskScope scope = scope_of(panel.sequence, panel.head);
   TileCover cover = cover_tile(panel.task->p.mask, scope, panel.i0, panel.rows, j0, j1, panel.width(), bits);
   const auto visible = panel.task->hook(&VariantTable::visible);

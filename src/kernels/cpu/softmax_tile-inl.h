@@ -165,6 +165,24 @@ HWY_INLINE void clipped_softmax(const Panel& panel, const TileCover& cover, floa
   }
 }
 
+/// Queries [i, i + count) of a tensor, as vector_rows has them.
+HWY_INLINE FloatRows query_rows(const FlashTask& task, const AnyView& view, int64_t b, int64_t h, int64_t i,
+                                int64_t count, float* scratch, bool whole = false) {
+  if (task.order == nullptr) return vector_rows(view, b, h, i, count, scratch, whole);
+  const int64_t width = round_up(view.size[3], kLanes);
+  gather_rows(view, b, h, task.order->query_rows() + i, count, scratch, width);
+  return {scratch, width};
+}
+
+/// Keys [j, j + count) of a tensor, as float_rows has them.
+HWY_INLINE FloatRows key_rows(const FlashTask& task, const AnyView& view, int64_t b, int64_t h, int64_t j,
+                              int64_t count, float* scratch) {
+  if (task.order == nullptr) return float_rows(view, b, h, j, count, scratch);
+  const int64_t width = round_up(view.size[3], kLanes);
+  gather_rows(view, b, h, task.order->key_rows() + j, count, scratch, width);
+  return {scratch, width};
+}
+
 /// Q^T [d][width] of a panel: the variant's transform, then the scale.
 HWY_INLINE void pack_queries(const Panel& panel, FloatRows rows, float factor, float* to) {
   const auto transform = panel.task->hook(&VariantTable::queries);
@@ -177,12 +195,13 @@ HWY_INLINE void pack_queries(const Panel& panel, FloatRows rows, float factor, f
     hn::StoreU(hn::Mul(f, hn::LoadU(Lanes(), to + c)), Lanes(), to + c);
 }
 
-/// A panel [columns][width] into rows [i, i + rows) of a tensor, each times its factor. `scratch`: kPanelRows padded
+/// A panel [columns][width] into queries [i, i + rows) of a tensor, each times its factor. `scratch`: kPanelRows padded
 /// rows.
-HWY_INLINE void write_panel(const float* panel, int64_t width, int64_t rows, const float* factors, const AnyView& to,
-                            int64_t b, int64_t h, int64_t i, float* scratch, bool past_caches = false) {
+HWY_INLINE void write_panel(const FlashTask& task, const float* panel, int64_t width, int64_t rows,
+                            const float* factors, const AnyView& to, int64_t b, int64_t h, int64_t i, float* scratch,
+                            bool past_caches = false) {
   const int64_t columns = to.size[3];
-  if (to.dtype == DType::f32) {
+  if (to.dtype == DType::f32 && task.order == nullptr) {
     unpack_rows(panel, width, rows, columns, factors, to.as<float>().row(b, h, i), to.stride[2], past_caches);
     return;
   }
@@ -190,7 +209,10 @@ HWY_INLINE void write_panel(const float* panel, int64_t width, int64_t rows, con
   unpack_rows(panel, width, rows, columns, factors, scratch, stride);
   with_float_type(to, [&](auto* data) {
     const auto typed = to.as<std::remove_pointer_t<decltype(data)>>();
-    for (int64_t r = 0; r < rows; ++r) write_row(scratch + r * stride, 1.0f, columns, typed.row(b, h, i + r));
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t row = task.query_row(i + r);
+      if (row >= 0) write_row(scratch + r * stride, 1.0f, columns, typed.row(b, h, row));
+    }
   });
 }
 

@@ -63,7 +63,7 @@ class WeightBlock {
   /// Calls visit(panel, first, cover, keys) for the visible part of every tile and panel.
   template <class Visit>
   void sweep(const Visit& visit) const {
-    walk_tiles(p_, sequence_, rows_.head, rows_.begin, rows_.end, kTileKeys, [&](int64_t j0, int64_t j1) {
+    walk_tiles(task_, sequence_, rows_.head, rows_.begin, rows_.end, kTileKeys, [&](int64_t j0, int64_t j1) {
       FloatRows keys{};
       panels([&](const Panel& panel, int64_t first) {
         const TileCover cover =

@@ -1,0 +1,20 @@
+// One row of a band against the rows of its entries.
+#pragma once
+
+#include "kernels/band_list.h"
+
+namespace heed::kernels {
+
+struct BandRow {
+  const BandEntry* entries;
+  int64_t count;
+  const float* rows;  ///< of the entries' tokens: row t begins at rows + t * stride
+  int64_t stride, columns;
+};
+
+/// to[place] = scale <row, row of token> for every entry.
+void band_row_scores(const BandRow& of, const float* row, float scale, float* to);
+/// to [columns] += sum over entries of weights[e] * row of its token.
+void band_row_sums(const BandRow& of, const float* weights, float* to);
+
+}  // namespace heed::kernels
