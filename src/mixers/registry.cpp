@@ -75,6 +75,7 @@ std::span<const RegistryRow> mixer_rows() {
       rows::s4d(),
       rows::mamba(),
       rows::ss2d(),
+      rows::lamamba(),
   };
   return rows;
 }

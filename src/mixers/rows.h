@@ -61,5 +61,6 @@ RegistryRow s4();
 RegistryRow s4d();
 RegistryRow mamba();
 RegistryRow ss2d();
+RegistryRow lamamba();
 
 }  // namespace heed::rows
