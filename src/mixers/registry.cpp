@@ -60,6 +60,7 @@ std::span<const RegistryRow> mixer_rows() {
       rows::inline_attention(),
       rows::agent_attention(),
       rows::flow_attention(),
+      rows::sea(),
       rows::mamba2(),
       rows::titans_memory(),
       rows::titans(),

@@ -46,6 +46,7 @@ RegistryRow l2vit_lga();
 RegistryRow inline_attention();
 RegistryRow agent_attention();
 RegistryRow flow_attention();
+RegistryRow sea();
 RegistryRow mamba2();
 RegistryRow titans_memory();
 RegistryRow titans();

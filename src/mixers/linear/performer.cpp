@@ -1,6 +1,7 @@
 // FAVOR+: softmax attention estimated by positive random features.
 #include "heed/nn/random_features.h"
 #include "mixers/linear/linear_attention.h"
+#include "mixers/linear/performer_features.h"
 #include "mixers/rows.h"
 
 namespace heed {
@@ -38,27 +39,8 @@ class Performer final : public linear::LinearAttention {
   }
 
  private:
-  static constexpr double kFloor = 1e-4, kReluFloor = 1e-3;
-
-  /// phi of q or k [B, H, N, key_dim].
   Tensor features(const Tensor& t, bool queries) const {
-    const auto x = t * std::pow(static_cast<double>(config_.key_dim), -0.25);
-    if (own_.kind == "relu") return torch::relu(torch::matmul(x, rows_.to(x.scalar_type()).t())) + kReluFloor;
-    auto logits = nn::positive_feature_logits(x, rows_);
-    double count = static_cast<double>(own_.features);
-    if (own_.kind == "hyperbolic") {
-      logits = torch::cat({logits, nn::positive_feature_logits(x, -rows_)}, -1);
-      count *= 2;
-    }
-    // What is taken off cancels. Off a query its own largest; off keys one number for all, since a later key must not
-    // change what earlier ones gave: nothing while exp(|w|^2 / 2), which no feature exceeds, is far from overflow.
-    const auto top = queries ? logits.amax(-1, true) : key_offset().to(logits.scalar_type());
-    return torch::exp(logits - top) / std::sqrt(count) + kFloor;
-  }
-
-  Tensor key_offset() const {
-    constexpr double kLargest = 60;
-    return (rows_.square().sum(-1).amax() / 2 - kLargest).clamp_min(0);
+    return linear::performer_features(t, rows_, own_.kind, queries);
   }
 
   PerformerConfig own_;
