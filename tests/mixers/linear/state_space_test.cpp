@@ -141,6 +141,31 @@ TEST(S4, ConvolutionIsTheRecurrence) {
   }
 }
 
+// Pieces of a long sequence, and of what follows a state, give what its tokens give one by one, gradients too.
+TEST(S4, PiecesAreTheWalk) {
+  auto mixer = in_double("s4", {{"dim", 3}, {"state_dim", 16}});
+  const auto x = torch::randn({2, 600, 3}, torch::kFloat64), whole = forward(*mixer, x);
+  EXPECT_LT(relative_error(in_steps(*mixer, x, {600}), whole), 1e-9);
+  EXPECT_LT(relative_error(in_steps(*mixer, x, {300, 1, 7, 292}), whole), 1e-9);
+  const auto gradients = [&](const std::vector<int64_t>& counts) {
+    mixer->zero_grad();
+    auto state = mixer->make_state(2);
+    Tensor sum = torch::zeros({}, torch::kFloat64);
+    int64_t at = 0;
+    for (const int64_t count : counts) {
+      MixerInput in;
+      in.x = x.slice(1, at, at + count);
+      sum = sum + mixer->forward(in, state.get()).square().sum();
+      at += count;
+    }
+    sum.backward();
+    std::vector<Tensor> all;
+    for (auto& parameter : mixer->parameters()) all.push_back(parameter.grad().clone().flatten());
+    return torch::cat(all);
+  };
+  EXPECT_LT(relative_error(gradients({20, 20}), gradients(std::vector<int64_t>(4, 10))), 1e-8);
+}
+
 TEST(S4d, ConvolutionIsTheRecurrence) {
   for (const char* init : {"lin", "inv", "real"}) {
     auto mixer = in_double("s4d", {{"dim", 3}, {"state_dim", 8}, {"init", init}});
