@@ -53,6 +53,7 @@ std::span<const RegistryRow> mixer_rows() {
       rows::gla(),
       rows::deltanet(),
       rows::based(),
+      rows::base_conv(),
       rows::kernelized_rpe(),
       rows::rala(),
       rows::mala(),

@@ -39,6 +39,7 @@ RegistryRow diag_attention();
 RegistryRow gla();
 RegistryRow deltanet();
 RegistryRow based();
+RegistryRow base_conv();
 RegistryRow kernelized_rpe();
 RegistryRow rala();
 RegistryRow mala();

@@ -171,6 +171,21 @@ TEST(Based, IsSoftmaxForSmallScores) {
   EXPECT_LT(relative_error(mixer->mix(in), expected), 1e-3);
 }
 
+TEST(BaseConv, IsAGatedConvolution) {
+  torch::manual_seed(9);
+  torch::NoGradGuard no_grad;
+  auto mixer = wide_mixer("base_conv", {{"dim", 5}});
+  auto p = mixer->named_parameters();
+  MixerInput in;
+  in.x = torch::randn({2, 9, 5}, torch::kFloat64);
+  const auto u = torch::matmul(in.x, p["in_proj.weight"].t());
+  const auto before = torch::constant_pad_nd(u.narrow(2, 0, 10), {0, 0, 2, 0}), taps = p["conv.weight"];
+  auto sum = torch::zeros({2, 9, 10}, torch::kFloat64);
+  for (int64_t i = 0; i < 3; ++i) sum += before.narrow(1, i, 9) * taps[i];
+  const auto expected = torch::matmul(torch::silu(sum) * u.narrow(2, 10, 10), p["o_proj.weight"].t());
+  EXPECT_LT(relative_error(mixer->forward(in), expected), kDouble);
+}
+
 TEST(TaylorFeatures, MultiplyToTheSeries) {
   torch::manual_seed(10);
   const auto q = torch::randn({50, 7}, torch::kFloat64), k = torch::randn({50, 7}, torch::kFloat64);
