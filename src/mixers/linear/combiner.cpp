@@ -14,6 +14,7 @@ using torch::Tensor;
 
 struct CombinerConfig {
   int64_t span = 128;
+  std::string form = "fixed";  ///< axial: spans are rows, each summed up anew for every column
   std::string pool = "max";
   bool count_regions = false;  ///< logits of a region get the logarithm of its tokens
 };
@@ -36,7 +37,9 @@ class Combiner final : public linear::LinearAttention {
                v = continued(call, kValues, heads.v, held);
     real = continued(call, kReal, real, held);
     const int64_t n = q.size(2), spans = (n + s - 1) / s;
-    const auto [span_keys, span_values, span_counts] = summaries(q, k, v, real, spans);
+    const bool axial = own_.form == "axial";
+    const auto [span_keys, span_values, span_counts] =
+        axial ? row_summaries(q, k, v, real, spans) : summaries(q, k, v, real, spans);
     const auto joined = [&](size_t slot, const Tensor& t) {
       const auto& before = call.slot(slot);
       return before.defined() ? torch::cat({before, t}, 2) : t;
@@ -45,7 +48,8 @@ class Combiner final : public linear::LinearAttention {
                region_counts = joined(kRegionCounts, span_counts);
 
     const auto direct = attend_directly(q, k, v, real, spans);
-    const auto regions = attend_regions(q, region_keys, region_values, region_counts, finished, n);
+    const auto regions = axial ? attend_columns(q, region_keys, region_values, region_counts, finished, n)
+                               : attend_regions(q, region_keys, region_values, region_counts, finished, n);
     if (call.carries()) keep(call, n, q, k, v, real, region_keys, region_values, region_counts);
     return merged(direct, regions).narrow(2, held, fresh);
   }
@@ -83,20 +87,55 @@ class Combiner final : public linear::LinearAttention {
     return {pooled(keys, there), (weights * by_span(v, spans)).sum(3), there.sum(3)};
   }
 
-  /// Attention inside spans; each is a sequence of its own.
+  /// Of every place of a row: the expectations of the row's keys and values under the place's query, all of the row
+  /// included, and whether there is a token. [B, H, spans * s, D].
+  std::tuple<Tensor, Tensor, Tensor> row_summaries(const Tensor& q, const Tensor& k, const Tensor& v,
+                                                   const Tensor& real, int64_t spans) const {
+    const auto all = within_spans(q, k, torch::cat({k, v}, 3), real, spans, false).out;
+    const auto parts = all.split_with_sizes({k.size(3), v.size(3)}, 3);
+    return {parts[0], parts[1], by_span(real, spans).flatten(2, 3)};
+  }
+
+  /// Token (r, l) sees what sums up the rows before r at place l; all rows but r without causal.
+  AttentionResult attend_columns(const Tensor& q, const Tensor& keys, const Tensor& values, const Tensor& there,
+                                 int64_t finished, int64_t n) const {
+    const int64_t s = own_.span, rows = keys.size(2) / s, own = (n + s - 1) / s;
+    const auto columns = [&](const Tensor& t) {
+      return t.unflatten(2, {-1, s}).permute({0, 3, 1, 2, 4}).flatten(0, 1);  // [B s, H, rows, D]
+    };
+    const auto row = torch::arange(own).unsqueeze(1) + finished, all = torch::arange(rows).unsqueeze(0);
+    const auto hidden = causal_ ? all >= row : all == row;
+    const auto none = columns(there).select(3, 0).eq(0).unsqueeze(2);  // [B s, 1, 1, rows]
+    AttentionOptions options;
+    const auto dtype = q.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
+    options.bias = torch::zeros({1, 1, 1, 1}, dtype).masked_fill(hidden | none, -INFINITY);
+    const auto padded = by_span(q, own).flatten(2, 3);
+    const auto result = attention_with_lse(columns(padded), columns(keys), columns(values), options);
+    const auto back = [&](const Tensor& t) {
+      // [B s, H, own, ...] -> [B, H, own * s, ...]
+      return t.unflatten(0, {-1, s}).movedim(1, 3).flatten(2, 3).narrow(2, 0, n);
+    };
+    return {back(result.out), back(result.lse)};
+  }
+
   AttentionResult attend_directly(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& real,
                                   int64_t spans) const {
-    const int64_t n = q.size(2), s = own_.span;
+    const int64_t n = q.size(2);
+    const auto all = within_spans(q, k, v, real, spans, causal_);
+    return {all.out.narrow(2, 0, n), all.lse.narrow(2, 0, n)};
+  }
+
+  /// Attention inside spans; each is a sequence of its own. [B, H, spans * s, D] and its lse.
+  AttentionResult within_spans(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& real, int64_t spans,
+                               bool causal) const {
     const auto rows = [&](const Tensor& t) { return by_span(t, spans).transpose(1, 2).flatten(0, 1); };
     AttentionOptions options;
-    if (causal_) options.mask = Causal{};
+    if (causal) options.mask = Causal{};
     const auto there = rows(real).squeeze(1).squeeze(-1);
     options.k_documents = (there - 1).to(torch::kInt32);
-    options.q_documents = torch::zeros({there.size(0), s}, torch::kInt32);
+    options.q_documents = torch::zeros({there.size(0), own_.span}, torch::kInt32);
     const auto result = attention_with_lse(rows(q), rows(k), rows(v), options);
-    const auto back = [&](const Tensor& t) {
-      return t.unflatten(0, {-1, spans}).transpose(1, 2).flatten(2, 3).narrow(2, 0, n);
-    };
+    const auto back = [&](const Tensor& t) { return t.unflatten(0, {-1, spans}).transpose(1, 2).flatten(2, 3); };
     return {back(result.out), back(result.lse)};
   }
 
@@ -128,7 +167,8 @@ class Combiner final : public linear::LinearAttention {
 
   void keep(RecurrentCall& call, int64_t n, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& real,
             const Tensor& region_keys, const Tensor& region_values, const Tensor& region_counts) const {
-    const int64_t rest = n % own_.span, regions = (call.seen() + call.tokens()) / own_.span;
+    const int64_t rest = n % own_.span, per_span = own_.form == "axial" ? own_.span : 1,
+                  regions = (call.seen() + call.tokens()) / own_.span * per_span;
     const auto last = [&](const Tensor& t) { return t.narrow(2, n - rest, rest).clone(); };
     call.slot(kQueries) = last(q), call.slot(kKeys) = last(k), call.slot(kValues) = last(v);
     call.slot(kReal) = last(real);
@@ -154,14 +194,19 @@ RegistryRow rows::combiner() {
           .cost = "O(N sqrt N)",
           .parameters =
               linear::heads_parameters({{"span", 128, "tokens of a span"},
+                                        {"form", "fixed", "fixed (a span has one sum) or axial (one for each place)"},
                                         {"pool", "max", "of the keys and queries of a span: max or mean"},
                                         {"count_regions", false, "a region's logit gets the logarithm of its tokens"}}),
           .small = {{"dim", 24}, {"heads", 3}, {"span", 6}},
           .make = linear::heads_maker("combiner", [](const HeadsConfig& config, ConfigReader& reader) {
             CombinerConfig own;
             own.span = reader.integer("span", own.span, 1, 1 << 20);
+            own.form = reader.choice("form", own.form, {"fixed", "axial"});
             own.pool = reader.choice("pool", own.pool, {"max", "mean"});
             own.count_regions = reader.get("count_regions", false);
+            require(own.form == "fixed" || (own.pool == "max" && !own.count_regions),
+                    "combiner: pool = {}, count_regions = {} with form axial, which pools nothing", own.pool,
+                    own.count_regions);
             return std::make_shared<Combiner>(config, own);
           })};
 }

@@ -72,10 +72,75 @@ TEST(Combiner, SpansOfOneTokenOrOfAllAreDenseAttention) {
   const CoreInput in{draw(), draw(), draw()};
   for (const bool causal : {true, false}) {
     const auto expected = wide("dense", {{"dim", 24}, {"heads", 3}, {"causal", causal}})->mix(in);
-    for (const int64_t span : {1, 26, 100}) {
-      const auto out = wide("combiner", {{"dim", 24}, {"heads", 3}, {"span", span}, {"causal", causal}})->mix(in);
-      EXPECT_LT(relative_error(out, expected), kDouble) << "span " << span << " causal " << causal;
+    for (const char* form : {"fixed", "axial"})
+      for (const int64_t span : {1, 26, 100}) {
+        auto mixer = wide("combiner", {{"dim", 24}, {"heads", 3}, {"span", span}, {"causal", causal}, {"form", form}});
+        EXPECT_LT(relative_error(mixer->mix(in), expected), kDouble)
+            << form << " span " << span << " causal " << causal;
+      }
+  }
+}
+
+// Rows of 5 tokens; what sums up a row is asked for by the row's own token in the query's column.
+TEST(Combiner, AnAxialRowIsSummedUpForEveryColumn) {
+  torch::manual_seed(5);
+  const int64_t n = 22, span = 5;
+  const auto draw = [&] { return torch::randn({1, 1, n, 8}, kWide); };
+  const CoreInput in{draw(), draw(), draw()};
+  const auto q = in.q[0][0], k = in.k[0][0], v = in.v[0][0];
+  for (const bool causal : {true, false}) {
+    auto mixer = wide("combiner", {{"dim", 8}, {"heads", 1}, {"span", span}, {"causal", causal}, {"form", "axial"}});
+    const auto out = mixer->mix(in)[0][0];
+    for (int64_t i = 0; i < n; ++i) {
+      std::vector<Tensor> keys, values;
+      const int64_t row = i / span;
+      for (int64_t r = 0; r * span < n; ++r) {
+        const int64_t begin = r * span, end = std::min(n, begin + span), asking = begin + i % span;
+        if (r == row) {
+          const int64_t last = causal ? i + 1 : end;
+          keys.push_back(k.slice(0, begin, last));
+          values.push_back(v.slice(0, begin, last));
+        } else if ((!causal || r < row) && asking < n) {
+          const auto weights = torch::softmax(torch::mv(k.slice(0, begin, end), q[asking]) / std::sqrt(8.0), 0);
+          keys.push_back(torch::mv(k.slice(0, begin, end).t(), weights).unsqueeze(0));
+          values.push_back(torch::mv(v.slice(0, begin, end).t(), weights).unsqueeze(0));
+        }
+      }
+      const auto weights = torch::softmax(torch::mv(torch::cat(keys), q[i]) / std::sqrt(8.0), 0);
+      EXPECT_LT(relative_error(out[i], torch::mv(torch::cat(values).t(), weights)), kDouble) << i << " " << causal;
     }
+  }
+}
+
+TEST(Combiner, AxialStepsEqualTheWholeAndPaddingIsNotSeen) {
+  torch::manual_seed(6);
+  torch::NoGradGuard no_grad;
+  const nlohmann::json config{{"dim", 12}, {"heads", 2}, {"span", 4}, {"form", "axial"}};
+  auto mixer = wide("combiner", config);
+  MixerInput in;
+  in.x = torch::randn({2, 19, 12}, kWide);
+  const auto whole = mixer->forward(in);
+  auto state = mixer->make_state(2);
+  std::vector<Tensor> parts;
+  for (int64_t at = 0, count = 1; at < 19; at += count, count = at % 6 + 1) {
+    MixerInput part;
+    part.x = in.x.slice(1, at, std::min<int64_t>(19, at + count));
+    parts.push_back(mixer->forward(part, state.get()));
+  }
+  EXPECT_LT(relative_error(torch::cat(parts, 1), whole), kDouble);
+  for (const bool causal : {true, false}) {
+    auto both = config;
+    both["causal"] = causal;
+    auto padded = wide("combiner", both);
+    in.key_padding = torch::zeros({2, 19}, torch::kBool);
+    in.key_padding->slice(1, 5, 11).fill_(true);
+    const auto before = padded->forward(in);
+    auto changed = in;
+    changed.x = in.x.clone();
+    changed.x.slice(1, 5, 11).add_(4);
+    const auto after = padded->forward(changed);
+    EXPECT_TRUE(torch::equal(after.slice(1, 0, 5), before.slice(1, 0, 5)));
+    EXPECT_TRUE(torch::equal(after.slice(1, 11), before.slice(1, 11))) << causal;
   }
 }
 
