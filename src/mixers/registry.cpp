@@ -60,6 +60,7 @@ std::span<const RegistryRow> mixer_rows() {
       rows::l2vit_lga(),
       rows::inline_attention(),
       rows::agent_attention(),
+      rows::agent_sd(),
       rows::flow_attention(),
       rows::sea(),
       rows::mamba2(),

@@ -46,6 +46,7 @@ RegistryRow mala();
 RegistryRow l2vit_lga();
 RegistryRow inline_attention();
 RegistryRow agent_attention();
+RegistryRow agent_sd();
 RegistryRow flow_attention();
 RegistryRow sea();
 RegistryRow mamba2();

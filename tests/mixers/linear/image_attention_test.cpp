@@ -3,6 +3,7 @@
 
 #include "heed/mixers/token_mixer.h"
 #include "heed/nn/grid.h"
+#include "heed/nn/token_merge.h"
 #include "support/torch_support.h"
 
 namespace heed {
@@ -107,6 +108,63 @@ TEST(AgentAttention, IsTwoSoftmaxMapsOfLowRank) {
   };
   const auto whole = torch::matmul(map(in.q, agents), map(agents, in.k));
   EXPECT_LT(relative_error(mixer->mix(in), torch::matmul(whole, in.v)), kDouble);
+}
+
+TEST(TokenMerge, KeepsACellOfEveryRegionAndMergesTheMostAlike) {
+  torch::manual_seed(9);
+  const int64_t height = 5, width = 7;
+  const auto x = torch::randn({2, height * width, 6}, torch::kFloat64);
+  for (const double ratio : {0.0, 0.4, 1.0}) {
+    const nn::TokenMerge merge(x, {}, height, width, 2, ratio);
+    const int64_t kept = 3 * 4, merged = std::min<int64_t>(std::llround(ratio * 35), 35 - kept);
+    ASSERT_EQ(merge.tokens(), 35 - merged);
+    const auto y = merge.merge(x);
+    for (int64_t b = 0; b < 2; ++b) {
+      // Tokens are means of the cells that are theirs, each cell's once.
+      for (int64_t n = 0; n < merge.tokens(); ++n) {
+        const auto cells = (merge.target[b] == n).nonzero().squeeze(1);
+        ASSERT_GT(cells.size(0), 0);
+        EXPECT_LT(relative_error(y[b][n], x[b].index_select(0, cells).mean(0)), kDouble);
+      }
+      // A cell that is merged is so with the one it is most like, and is more like it than those that stay are to any.
+      const auto likeness = torch::matmul(x[b], x[b].t()) / torch::outer(x[b].norm(2, 1), x[b].norm(2, 1));
+      std::vector<int64_t> first;
+      for (int64_t cell = 0; cell < 35; ++cell)
+        if (cell / width % 2 == 0 && cell % width % 2 == 0) first.push_back(cell);
+      const auto to_kept = likeness.index_select(1, torch::tensor(first));
+      double least_merged = 2, most_left = -2;
+      for (int64_t cell = 0; cell < 35; ++cell) {
+        const int64_t target = merge.target[b][cell].item<int64_t>();
+        const double best = to_kept[cell].max().item<double>();
+        if (std::find(first.begin(), first.end(), cell) != first.end()) continue;
+        if (target < kept) {
+          EXPECT_EQ(to_kept[cell].argmax().item<int64_t>(), target);
+          least_merged = std::min(least_merged, best);
+        } else {
+          most_left = std::max(most_left, best);
+        }
+      }
+      EXPECT_GE(least_merged, most_left);
+    }
+  }
+}
+
+TEST(AgentSd, IsTwoSoftmaxMapsThroughMergedTokens) {
+  torch::manual_seed(10);
+  auto mixer = image_mixer("agent_sd", {{"stride", 2}, {"ratio", 0.7}});
+  const auto in = cells(4, 6);
+  const nn::TokenMerge merge(in.k.mean(1), {}, 4, 6, 2, 0.7);
+  ASSERT_LT(2 * merge.tokens(), 24);
+  const auto agents = merge.merge(in.q.transpose(1, 2).flatten(2)).view({2, -1, 3, 8}).transpose(1, 2);
+  const auto map = [](const Tensor& a, const Tensor& b, double scale) {
+    return torch::softmax(torch::matmul(a, b.transpose(2, 3)) * scale, 3);
+  };
+  const auto held = torch::matmul(map(agents, in.k, 1 / std::sqrt(8.0)), in.v);
+  const auto expected = torch::matmul(map(in.q, agents, std::pow(8.0, -0.15)), held) + 0.075 * in.v;
+  EXPECT_LT(relative_error(mixer->mix(in), expected), kDouble);
+  // Too few are merged to gain by it: softmax attention as it was.
+  auto few = image_mixer("agent_sd", {{"stride", 2}, {"ratio", 0.4}});
+  EXPECT_LT(relative_error(few->mix(in), torch::matmul(map(in.q, in.k, 1 / std::sqrt(8.0)), in.v)), kDouble);
 }
 
 TEST(GridConv, IsATableOfNeighbours) {
