@@ -20,12 +20,16 @@ struct Tick {
   bool named = true;
 };
 
-/// Values on a logarithmic scale of pixels, shares on a linear one.
+/// Values on a logarithmic scale of pixels, shares and plain values on a linear one.
 class Axis {
  public:
   Axis(Unit unit, std::pair<double, double> range, double from, double to)
-      : linear_(unit == Unit::share), low_(scaled(range.first)), high_(scaled(range.second)), from_(from), to_(to) {
-    if (linear_) low_ = 0, high_ = 1;
+      : linear_(unit == Unit::share || unit == Unit::value),
+        low_(scaled(range.first)),
+        high_(scaled(range.second)),
+        from_(from),
+        to_(to) {
+    if (unit == Unit::share) low_ = 0, high_ = 1;
     if (high_ - low_ < 1e-9) low_ -= 0.35, high_ += 0.35;
     const double margin = 0.03 * (high_ - low_);
     low_ -= margin, high_ += margin;
@@ -57,6 +61,8 @@ std::string tick_text(Unit unit, double value) {
       return value < 0.9e-3 ? fmt::format("{:.0e}", value) : fmt::format("{:.4g}", value);
     case Unit::share:
       return fmt::format("{:.1f}", value);
+    case Unit::value:
+      return fmt::format("{:.4g}", std::fabs(value) < 1e-9 ? 0.0 : value);
     case Unit::length:
       break;
   }
@@ -77,9 +83,9 @@ std::vector<Tick> ticks_of(Unit unit, const Axis& axis) {
       ticks.push_back({std::exp2(e)});
     return ticks;
   }
-  const double decades = std::log10(axis.high() / axis.low());
+  const double decades = unit == Unit::value ? 0 : std::log10(axis.high() / axis.low());
   if (decades < 1) {
-    // Too little for powers of ten: round steps, about five of them.
+    // Linear, or too little for powers of ten: round steps, about five of them.
     const double size = std::pow(10.0, std::floor(std::log10((axis.high() - axis.low()) / 4)));
     const double parts = (axis.high() - axis.low()) / 4 / size, step = size * (parts < 2 ? 1 : parts < 5 ? 2 : 5);
     for (double value = std::ceil(axis.low() / step) * step; axis.holds(value); value += step) ticks.push_back({value});
@@ -95,14 +101,14 @@ std::vector<Tick> ticks_of(Unit unit, const Axis& axis) {
 }
 
 std::pair<double, double> range_of(const std::vector<Series>& series, bool of_x) {
-  double low = INFINITY, high = 0;
+  double low = INFINITY, high = -INFINITY;
   for (const auto& s : series) {
     for (const auto& [x, y] : s.points) {
       const double value = of_x ? x : y;
       low = std::min(low, value), high = std::max(high, value);
     }
   }
-  return high > 0 ? std::pair{low, high} : std::pair{1.0, 2.0};
+  return low <= high ? std::pair{low, high} : std::pair{1.0, 2.0};
 }
 
 struct Frame {
@@ -212,6 +218,9 @@ std::string scatter_plot(const PlotAxes& axes, const std::vector<Series>& series
     const Point p{f.x.at(s.points[0].first), f.y.at(s.points[0].second)};
     svg.marker(s.style.marker(), p, s.style.index < 0 ? 3 : kMarkerSize + 1, classes("point", s.style),
                tooltip_of(s, 0));
+    for (size_t i = 1; i < s.points.size(); ++i)
+      svg.marker(s.style.marker(), {f.x.at(s.points[i].first), f.y.at(s.points[i].second)}, kMarkerSize / 2,
+                 classes("point", s.style), tooltip_of(s, i));
     taken.push_back({p.first - 7, p.second - 7, p.first + 7, p.second + 7});
   }
   for (const auto& s : series) {

@@ -1,4 +1,5 @@
-// Plots of named series, logarithmic unless an axis is a share, labelled at the line's end or beside the point.
+// Plots of named series, logarithmic unless an axis is a share or a value, labelled at the line's end or beside the
+// point.
 #pragma once
 
 #include <fmt/format.h>
@@ -15,7 +16,8 @@ enum class Unit {
   seconds,
   bytes,
   error,
-  share  ///< 0 to 1, the one unit that is not logarithmic
+  share,  ///< 0 to 1, not logarithmic
+  value   ///< any number, not logarithmic
 };
 
 /// How a series looks everywhere: colour, marker and dashes, so that none is told by colour alone.
@@ -44,7 +46,7 @@ struct PlotAxes {
 
 /// Lines with their names at the right. `ticks` are the x values to name.
 std::string line_plot(const PlotAxes& axes, const std::vector<Series>& series, const std::vector<double>& ticks);
-/// The first point of each series, with its name beside it.
+/// The first point of each series, with its name beside it; its other points, smaller, are what the first sums up.
 std::string scatter_plot(const PlotAxes& axes, const std::vector<Series>& series);
 
 }  // namespace heed::bench

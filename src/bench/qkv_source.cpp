@@ -9,6 +9,7 @@
 #include "heed/formats/model_config.h"
 #include "heed/formats/tokenizer.h"
 #include "heed/mixers/taps.h"
+#include "heed/tasks/corpus.h"
 
 namespace heed::bench {
 namespace {
@@ -34,7 +35,7 @@ class ModelSource final : public QkvSource {
  public:
   explicit ModelSource(const ModelSourceOptions& o)
       : options_(o), model_(checkpoint::load_decoder(o.model)), layers_(o.layers) {
-    if (options_.text.empty()) options_.text = default_text();
+    if (options_.text.empty()) options_.text = tasks::default_text();
     tokens_ = formats::Tokenizer::open(o.model).encode(read_text(options_.text), false);
     const auto count = static_cast<int64_t>(model_->config().layers.size());
     if (layers_.empty()) layers_ = {0, count / 2, count - 1};
@@ -150,14 +151,6 @@ class FileSource final : public QkvSource {
 };
 
 }  // namespace
-
-std::filesystem::path default_text() {
-  const std::filesystem::path usual[] = {"/usr/share/common-licenses/GPL-3",
-                                         "/usr/share/licenses/common/GPL3/license.txt"};
-  for (const auto& path : usual)
-    if (std::filesystem::exists(path)) return path;
-  fail("{} is not there: name a text with --text", usual[0].string());
-}
 
 std::string read_text(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);

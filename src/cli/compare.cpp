@@ -2,6 +2,7 @@
 
 #include "cli/commands.h"
 #include "cli/dtype.h"
+#include "cli/task_options.h"
 #include "heed/assets.h"
 #include "heed/bench/compare.h"
 #include "heed/bench/compare_policies.h"
@@ -10,6 +11,7 @@
 #include "heed/error.h"
 #include "heed/formats/atomic_file.h"
 #include "heed/progress.h"
+#include "heed/tasks/corpus.h"
 
 namespace heed::cli {
 namespace {
@@ -24,23 +26,9 @@ struct Options {
   bench::PolicyCompareOptions policy;
   std::string save_policy;
   bench::TaskCompareOptions learned;
-  std::vector<std::string> task_settings;
+  std::vector<std::string> task_settings, beyond;
   int64_t seeds = 1;
 };
-
-/// NAME.key=value by NAME.
-std::map<std::string, nlohmann::json> settings_by_name(const std::vector<std::string>& pairs) {
-  std::map<std::string, std::vector<std::string>> grouped;
-  for (const auto& pair : pairs) {
-    const auto dot = pair.find('.');
-    require(dot != std::string::npos && dot > 0 && dot < pair.find('='),
-            "--set {}: NAME.key=value is accepted, as in sliding_window.window=128", pair);
-    grouped[pair.substr(0, dot)].push_back(pair.substr(dot + 1));
-  }
-  std::map<std::string, nlohmann::json> settings;
-  for (const auto& [name, own] : grouped) settings[name] = parse_settings(own);
-  return settings;
-}
 
 std::unique_ptr<bench::QkvSource> source_of(const Options& o) {
   if (!o.qkv.empty()) return bench::file_source(o.qkv);
@@ -60,7 +48,7 @@ void follow_protocol(bench::PolicyCompareOptions& policy) {
 void run_policies(Options& o) {
   require(o.qkv.empty(), "--policies needs a model and a text, not --qkv");
   const auto model = o.model.empty() ? find_asset("tiny-lm").string() : o.model;
-  const auto text = o.text.empty() ? bench::default_text() : std::filesystem::path(o.text);
+  const auto text = o.text.empty() ? tasks::default_text() : std::filesystem::path(o.text);
   const auto lm = checkpoint::load_language_model(model, parse_dtype(o.dtype));
   o.policy.policies = o.compare.only;
   o.policy.repeats = o.compare.repeats;
@@ -88,7 +76,8 @@ void run_tasks(Options& o) {
   auto& learned = o.learned;
   learned.task = o.policy.task;
   learned.task_parameters = parse_settings(o.task_settings);
-  learned.settings = settings_by_name(o.set);
+  learned.beyond = parse_changes(o.beyond);
+  learned.model.settings = settings_by_name(o.set);
   learned.seeds.clear();
   for (int64_t s = 0; s < o.seeds; ++s) learned.seeds.push_back(o.common.seed + uint64_t(s));
   bench::TaskComparison result;
@@ -99,6 +88,7 @@ void run_tasks(Options& o) {
       bar->update(done, note);
     });
   }
+  if (!o.html.empty()) formats::write_file(o.html, bench::task_html(result));
   if (!write_json(o.common, bench::to_json(result).dump(1))) fmt::print("{}", bench::task_table(result));
 }
 
@@ -194,14 +184,20 @@ void add_compare(CLI::App& app) {
     return command->add_option(name, value, meaning)->needs(mixers)->group("with --mixers");
   };
   of_mixers("--task-set", o->task_settings, "parameters of the task, key=value");
+  of_mixers("--beyond", o->beyond, "test on the task under other parameters, too, as length=128 or scale=2,length=16");
   of_mixers("--train-steps", o->learned.training.steps, "steps of each (default 1000)")->check(CLI::Range(1, 1 << 30));
   of_mixers("--budget", o->learned.budget_minutes, "minutes of all, in place of --train-steps")
       ->check(CLI::PositiveNumber);
   of_mixers("--batch", o->learned.training.batch, "samples a step (default 32)")->check(CLI::Range(1, 1 << 20));
   of_mixers("--lr", o->learned.training.learning_rate, "peak learning rate (default 1e-3)")->check(CLI::PositiveNumber);
-  of_mixers("--model-layers", o->learned.layers, "layers (default 2)")->check(CLI::Range(1, 256));
-  of_mixers("--model-dim", o->learned.dim, "channels (default 64)")->check(CLI::Range(1, 1 << 16));
-  of_mixers("--model-heads", o->learned.heads, "heads (default 4)")->check(CLI::Range(1, 1 << 12));
+  of_mixers("--model-layers", o->learned.model.layers, "layers (default 2)")->check(CLI::Range(1, 256));
+  of_mixers("--model-dim", o->learned.model.dim, "channels (default 64)")->check(CLI::Range(1, 1 << 16));
+  of_mixers("--model-heads", o->learned.model.heads, "heads (default 4)")->check(CLI::Range(1, 1 << 12));
+  command
+      ->add_flag("--bare", o->learned.model.bare,
+                 "blocks without norms and residuals, whose answers scale with their inputs")
+      ->needs(mixers)
+      ->group("with --mixers");
   of_mixers("--seeds", o->seeds, "runs of each, from --seed on (default 1)")->check(CLI::Range(1, 1000));
   of_mixers("--test-samples", o->learned.samples, "of the test split (default 256)")->check(CLI::Range(1, 1 << 24));
   command->add_option("--html", o->html, "write a page with plots to this file");

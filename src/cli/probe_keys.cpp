@@ -8,6 +8,7 @@
 #include "heed/checkpoint/language_model.h"
 #include "heed/error.h"
 #include "heed/probe/key_index.h"
+#include "heed/tasks/corpus.h"
 
 namespace heed::cli {
 namespace {
@@ -47,7 +48,7 @@ void print(const std::vector<probe::KeyIndexReport>& reports, const probe::KeyIn
 void run(ProbeKeys& o) {
   apply(o.common);
   if (o.model.empty()) o.model = find_asset("tiny-lm").string();
-  if (o.text.empty()) o.text = bench::default_text().string();
+  if (o.text.empty()) o.text = tasks::default_text().string();
   auto lm = checkpoint::load_language_model(o.model);
   if (!o.length) o.length = std::min<int64_t>(4096, lm.model->config().max_length);
   const auto ids = lm.tokenizer.encode(bench::read_text(o.text));

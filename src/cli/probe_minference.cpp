@@ -9,6 +9,7 @@
 #include "heed/checkpoint/language_model.h"
 #include "heed/error.h"
 #include "heed/probe/prompt_patterns.h"
+#include "heed/tasks/corpus.h"
 
 namespace heed::cli {
 namespace {
@@ -45,7 +46,7 @@ void print(const probe::PatternChoice& choice) {
 void run(ProbeMinference& o) {
   apply(o.common);
   if (o.model.empty()) o.model = find_asset("tiny-lm").string();
-  if (o.text.empty()) o.text = bench::default_text().string();
+  if (o.text.empty()) o.text = tasks::default_text().string();
   const auto lm = checkpoint::load_language_model(o.model);
   if (!o.length) o.length = lm.model->config().max_length;
   if (o.scale == 0) o.scale = std::min(1.0, 4 * double(o.length) / kPaperLength);

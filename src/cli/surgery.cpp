@@ -10,6 +10,7 @@
 #include "heed/checkpoint/decoder_checkpoint.h"
 #include "heed/error.h"
 #include "heed/surgery/echo_training.h"
+#include "heed/tasks/corpus.h"
 #include "heed/train/lm_data.h"
 
 namespace heed::cli {
@@ -122,7 +123,7 @@ void run(EchoAtt& o) {
   o.training.seed = o.common.seed;
   o.training.weights = {o.weights[0], o.weights[1], o.weights[2]};
   auto lm = checkpoint::load_language_model(o.model);
-  if (o.text.empty()) o.text = {bench::default_text().string()};
+  if (o.text.empty()) o.text = {tasks::default_text().string()};
   const auto corpus = tasks::Corpus::read({o.text.begin(), o.text.end()});
   const auto similarity = similarity_of(o, lm, corpus);
   o.compare ? compare(o, lm, similarity, corpus) : convert(o, lm, similarity, corpus);

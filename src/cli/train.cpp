@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include "cli/commands.h"
+#include "cli/task_options.h"
 #include "heed/checkpoint/decoder_checkpoint.h"
 #include "heed/error.h"
 #include "heed/train/lm_data.h"
@@ -151,8 +152,11 @@ void add_ruler_tiny(CLI::App& train) {
 }  // namespace
 
 void add_train(CLI::App& app) {
-  auto* command = app.add_subcommand("train", "train a model");
-  command->require_subcommand(1);
+  auto* command = app.add_subcommand("train",
+                                     "train a model: a mechanism on a task, or one of the kinds below\n"
+                                     "example: heed train --task mqar --mixer gla --steps 500");
+  command->require_subcommand(0, 1);
+  add_train_task(*command);
   auto options = std::make_shared<TrainOptions>();
   auto* lm = command->add_subcommand(
       "lm", "a byte language model on text and tasks\nexample: heed train lm --text book.txt --out my-lm --steps 2000");

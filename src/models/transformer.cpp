@@ -5,6 +5,7 @@
 #include "heed/error.h"
 #include "heed/mixers/attention_share.h"
 #include "heed/mixers/taps.h"
+#include "heed/models/bare_block.h"
 #include "heed/registry.h"
 
 namespace heed {
@@ -44,12 +45,16 @@ nlohmann::json mixer_config(const TransformerConfig& c, const LayerPlan& plan, b
 
 }  // namespace
 
+std::shared_ptr<TokenMixer> make_layer_mixer(const TransformerConfig& c, size_t layer, bool causal) {
+  const auto& plan = c.layers.at(layer);
+  return make_mixer(plan.mixer, mixer_config(c, plan, causal));
+}
+
 TransformerBlockImpl::TransformerBlockImpl(const TransformerConfig& c, size_t layer, bool causal)
     : placement_(c.block.placement) {
   const auto norm = [&](const char* name) { return register_module(name, nn::Norm(c.block.norm, c.dim, c.norm_eps)); };
-  const auto& plan = c.layers.at(layer);
   input_norm = norm("input_layernorm");
-  mixer = register_module("self_attn", make_mixer(plan.mixer, mixer_config(c, plan, causal)));
+  mixer = register_module("self_attn", make_layer_mixer(c, layer, causal));
   mlp_norm = norm("post_attention_layernorm");
   mlp = register_module("mlp", make_channel_mixer(c.block, c.dim, c.hidden));
   if (placement_ == NormPlacement::sandwich) {

@@ -13,6 +13,14 @@ constexpr int64_t kTrainPercent = 90, kValidPercent = 5;
 
 }  // namespace
 
+std::filesystem::path default_text() {
+  const std::filesystem::path usual[] = {"/usr/share/common-licenses/GPL-3",
+                                         "/usr/share/licenses/common/GPL3/license.txt"};
+  for (const auto& path : usual)
+    if (std::filesystem::exists(path)) return path;
+  fail("{} is not there: name a text", usual[0].string());
+}
+
 Split split_of(std::string_view file_name) {
   file_name = file_name.substr(file_name.rfind('/') + 1);
   for (const std::string_view suffix : {".gz", ".dz"}) {

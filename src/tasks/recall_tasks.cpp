@@ -153,18 +153,18 @@ MqarTask::MqarTask(const nlohmann::json& parameters) {
   reader.finish();
 }
 
-TokenSample MqarTask::tokens(Split split, uint64_t index) const {
+Example MqarTask::example(Split split, uint64_t index) const {
   Random random(stream_key(name_, split, seed_), index);
   const int64_t half = vocabulary_ / 2;
   const auto keys = random.distinct(pairs_, half - 1);              // of [1, half)
   const auto values = random.distinct(pairs_, vocabulary_ - half);  // of [half, vocabulary)
-  TokenSample sample;
+  Example sample;
   const auto at = [](std::vector<int64_t>& tokens, int64_t i) -> int64_t& { return tokens[static_cast<size_t>(i)]; };
-  sample.inputs.assign(static_cast<size_t>(length_), 0);
-  sample.labels.assign(static_cast<size_t>(length_), TokenSample::kNoLabel);
+  sample.tokens.assign(static_cast<size_t>(length_), 0);
+  sample.labels.assign(static_cast<size_t>(length_), Example::kNoLabel);
   for (int64_t i = 0; i < pairs_; ++i) {
-    at(sample.inputs, 2 * i) = 1 + keys[static_cast<size_t>(i)];
-    at(sample.inputs, 2 * i + 1) = half + values[static_cast<size_t>(i)];
+    at(sample.tokens, 2 * i) = 1 + keys[static_cast<size_t>(i)];
+    at(sample.tokens, 2 * i + 1) = half + values[static_cast<size_t>(i)];
   }
   // Slots without replacement in proportion to their weights: the largest of log weight + Gumbel noise, in that order.
   std::vector<std::pair<double, int64_t>> slots;
@@ -175,10 +175,10 @@ TokenSample MqarTask::tokens(Split split, uint64_t index) const {
   std::partial_sort(slots.begin(), slots.begin() + pairs_, slots.end(), std::greater<>());
   for (int64_t i = 0; i < pairs_; ++i) {
     const int64_t place = 2 * pairs_ + 2 * (slots[static_cast<size_t>(i)].second - 1);
-    at(sample.inputs, place) = at(sample.inputs, 2 * i);
-    at(sample.labels, place) = at(sample.inputs, 2 * i + 1);
+    at(sample.tokens, place) = at(sample.tokens, 2 * i);
+    at(sample.labels, place) = at(sample.tokens, 2 * i + 1);
   }
-  for (auto& token : sample.inputs) {
+  for (auto& token : sample.tokens) {
     if (token == 0) token = static_cast<int64_t>(random.below(static_cast<uint64_t>(vocabulary_)));
   }
   return sample;

@@ -44,9 +44,9 @@ class MqarTask final : public Task {
  public:
   explicit MqarTask(const nlohmann::json& parameters);
   const std::string& name() const override { return name_; }
-  int64_t vocabulary() const override { return vocabulary_; }
+  Face face() const override { return Face::next_token(vocabulary_); }
   double chance() const override { return 2.0 / static_cast<double>(vocabulary_); }
-  TokenSample tokens(Split split, uint64_t index) const override;
+  Example example(Split split, uint64_t index) const override;
   static std::vector<Parameter> parameters();
 
  private:

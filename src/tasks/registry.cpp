@@ -4,12 +4,20 @@
 #include "heed/error.h"
 #include "heed/names.h"
 #include "heed/tasks/task.h"
+#include "tasks/algo.h"
+#include "tasks/byte_lm.h"
 #include "tasks/counting_tasks.h"
+#include "tasks/digits.h"
+#include "tasks/hawkes.h"
+#include "tasks/icl_regression.h"
+#include "tasks/listops.h"
 #include "tasks/niah.h"
 #include "tasks/passkeys.h"
 #include "tasks/recall_tasks.h"
 #include "tasks/sequence_tasks.h"
+#include "tasks/shapes.h"
 #include "tasks/threading_tasks.h"
+#include "tasks/ts_forecast.h"
 
 namespace heed::tasks {
 namespace {
@@ -62,6 +70,12 @@ Entry threading(const char* name, ThreadingForm form) {
   return {row(name, "threading", kThreading, 2024, ThreadingTask::parameters(form)), fitted<ThreadingTask>(form)};
 }
 
+/// Of a task that is learned from examples alone.
+template <class T>
+Entry learned(const char* name, const char* family, const char* paper, int year) {
+  return {row(name, family, paper, year, T::parameters()), maker<T>()};
+}
+
 const std::vector<Entry>& entries() {
   static const std::vector<Entry> table = {
       niah("niah_single"),
@@ -106,6 +120,19 @@ const std::vector<Entry>& entries() {
       {row("repeat", "sequence", "In-context Learning and Induction Heads", 2022,
            SequenceTask::parameters(Kind::repeat)),
        maker<SequenceTask>(Kind::repeat)},
+      learned<ListOpsTask>("listops", "reasoning", "ListOps: A Diagnostic Dataset for Latent Tree Learning", 2018),
+      learned<AlgoTask>("algo", "reasoning",
+                        "Positional Attention: Expressivity and Learnability of Algorithmic Computation", 2024),
+      learned<ByteLmTask>("byte_lm", "text", "", 0),
+      learned<IclRegressionTask>("icl_regression", "regression",
+                                 "What Can Transformers Learn In-Context? A Case Study of Simple Function Classes",
+                                 2022),
+      learned<TsForecastTask>("ts_forecast", "regression", "", 0),
+      learned<HawkesTask>("hawkes", "events", "Spectra of some self-exciting and mutually exciting point processes",
+                          1971),
+      learned<ShapesTask>("shapes", "image", "", 0),
+      learned<DigitsTask>("digits", "image", "Cascading Classifiers (UCI Optical Recognition of Handwritten Digits)",
+                          1998),
   };
   return table;
 }

@@ -13,6 +13,7 @@ class SequenceTask : public TextTask {
   SequenceTask(Kind kind, const nlohmann::json& parameters);
   const std::string& name() const override { return name_; }
   double chance() const override;
+  double metric_chance() const override { return 1.0 / static_cast<double>(alphabet_.size()); }
   TaskSample sample(Split split, uint64_t index) const override;
   double score(const TaskSample& sample, std::string_view output) const override;
   int64_t answer_bytes() const override;

@@ -101,6 +101,22 @@ TEST(Plot, ASinglePointAndEqualValuesArePlotted) {
   }
 }
 
+TEST(Plot, ValuesOfEitherSignStandOnALinearAxis) {
+  const auto svg =
+      line_plot({"t", "x", "y", Unit::length, Unit::value}, {{"loss", {0}, {{1, -1}, {2, 0}, {3, 3}}, {}}}, {1, 2, 3});
+  EXPECT_EQ(xml_complaint(svg), "");
+  EXPECT_EQ(svg.find("nan"), std::string::npos);
+  for (const char* tick : {">-1<", ">0<", ">2<", ">3<"}) EXPECT_NE(svg.find(tick), std::string::npos) << tick;
+}
+
+TEST(Plot, PointsThatOneSumsUpAreDrawnBesideIt) {
+  const std::vector<Series> series{{"mean", {0}, {{10, 0.5}, {11, 0.4}, {9, 0.6}}, {"all", "first", "second"}}};
+  const auto svg = scatter_plot({"t", "x", "y", Unit::length, Unit::share}, series);
+  EXPECT_EQ(xml_complaint(svg), "");
+  for (const char* tooltip : {"all", "first", "second"}) EXPECT_NE(svg.find(tooltip), std::string::npos);
+  EXPECT_EQ(name_heights(svg).size(), 1u);
+}
+
 TEST(Units, ReadLikeFigures) {
   EXPECT_EQ(time_text(12.34e-6), "12.3 us");
   EXPECT_EQ(time_text(1.2345e-3), "1.23 ms");

@@ -110,6 +110,8 @@ TEST_P(TextTasks, WrongAnswersScoreNothing) {
   EXPECT_NEAR(task->score(sample, wrong), 1 - 1 / static_cast<double>(sample.answers.size()), 1e-12);
   EXPECT_GE(task->chance(), 0);  // of a long copy it is below what a double can hold
   EXPECT_LT(task->chance(), 0.5);
+  EXPECT_GT(task->metric_chance(), 0);
+  EXPECT_LT(task->metric_chance(), 1);
 }
 
 TEST_P(TextTasks, SpansDecodeToTheAnswers) {
@@ -154,14 +156,14 @@ TEST_P(TextTasks, AreFunctionsOfSplitAndIndex) {
 TEST_P(TextTasks, TokensAreTheBytesWithLabelsOnWhatIsScored) {
   const auto task = this->task();
   const auto sample = task->sample(Split::valid, 7);
-  const auto tokens = task->tokens(Split::valid, 7);
+  const auto tokens = task->example(Split::valid, 7);
   const std::string text = sample.text();
-  ASSERT_EQ(tokens.inputs.size(), text.size() - 1);
+  ASSERT_EQ(tokens.tokens.size(), text.size() - 1);
   ASSERT_EQ(tokens.labels.size(), text.size() - 1);
   size_t labelled = 0, scored = 0;
   for (size_t i = 0; i + 1 < text.size(); ++i) {
-    EXPECT_EQ(tokens.inputs[i], static_cast<unsigned char>(text[i]));
-    if (tokens.labels[i] == TokenSample::kNoLabel) continue;
+    EXPECT_EQ(tokens.tokens[i], static_cast<unsigned char>(text[i]));
+    if (tokens.labels[i] == Example::kNoLabel) continue;
     EXPECT_EQ(tokens.labels[i], static_cast<unsigned char>(text[i + 1]));
     ++labelled;
   }
@@ -289,24 +291,24 @@ TEST(Induction, TheSpecialTokenStandsTwice) {
 TEST(Mqar, IsSolvedByLookup) {
   for (const auto& [length, pairs] : {std::pair{64, 4}, {128, 8}, {256, 16}, {512, 64}, {16, 4}}) {
     const auto task = make_task("mqar", {{"length", length}, {"pairs", pairs}, {"vocabulary", 1024}});
-    EXPECT_EQ(task->vocabulary(), 1024);
+    EXPECT_EQ(task->face().vocabulary, 1024);
     for (uint64_t i = 0; i < 30; ++i) {
-      const auto sample = task->tokens(Split::train, i);
-      ASSERT_EQ(sample.inputs.size(), static_cast<size_t>(length));
+      const auto sample = task->example(Split::train, i);
+      ASSERT_EQ(sample.tokens.size(), static_cast<size_t>(length));
       std::map<int64_t, int64_t> value_of;
       for (int p = 0; p < pairs; ++p) {
-        const int64_t key = sample.inputs[static_cast<size_t>(2 * p)],
-                      value = sample.inputs[static_cast<size_t>(2 * p + 1)];
+        const int64_t key = sample.tokens[static_cast<size_t>(2 * p)],
+                      value = sample.tokens[static_cast<size_t>(2 * p + 1)];
         EXPECT_TRUE(key >= 1 && key < 512 && value >= 512 && value < 1024) << key << " " << value;
         value_of[key] = value;
       }
       EXPECT_EQ(value_of.size(), static_cast<size_t>(pairs));
       std::set<int64_t> asked;
-      for (size_t at = 0; at < sample.inputs.size(); ++at) {
-        if (sample.labels[at] == TokenSample::kNoLabel) continue;
+      for (size_t at = 0; at < sample.tokens.size(); ++at) {
+        if (sample.labels[at] == Example::kNoLabel) continue;
         EXPECT_TRUE(at >= static_cast<size_t>(2 * pairs) && at % 2 == 0);
-        EXPECT_EQ(sample.labels[at], value_of.at(sample.inputs[at]));
-        asked.insert(sample.inputs[at]);
+        EXPECT_EQ(sample.labels[at], value_of.at(sample.tokens[at]));
+        asked.insert(sample.tokens[at]);
       }
       EXPECT_EQ(asked.size(), static_cast<size_t>(pairs));
     }
@@ -319,8 +321,8 @@ TEST(Mqar, SlotsFollowThePowerLaw) {
   constexpr int n = 20'000;
   std::array<double, 8> counts{};
   for (uint64_t i = 0; i < n; ++i) {
-    const auto sample = task->tokens(Split::train, i);
-    for (size_t slot = 0; slot < 8; ++slot) counts[slot] += sample.labels[2 + 2 * slot] != TokenSample::kNoLabel;
+    const auto sample = task->example(Split::train, i);
+    for (size_t slot = 0; slot < 8; ++slot) counts[slot] += sample.labels[2 + 2 * slot] != Example::kNoLabel;
   }
   double sum = 0;
   for (int s = 1; s <= 8; ++s) sum += std::pow(s, -0.5);
@@ -341,7 +343,7 @@ TEST(Tasks, RefuseBadParameters) {
   refused("niah_single", {{"filler", "sand"}}, "filler = sand");
   refused("niah_single", {{"depth", 101}}, "depth = 101");
   EXPECT_NE(error_of([] {
-              make_task("passkeys", {{"max_tokens", 1000}})->tokens(Split::test, 0);
+              make_task("passkeys", {{"max_tokens", 1000}})->example(Split::test, 0);
             }).find("too few"),
             std::string::npos);
   refused("assoc_recall", {{"pairs", 100}, {"key_length", 1}}, "different keys of length 1");
@@ -376,9 +378,9 @@ TEST(Tasks, TheRegistryNamesEveryTaskAndItsParameters) {
       defaults[parameter.name] = parameter.fallback;
     }
     // What is documented as the default is the default.
-    const auto plain = make_task(row.name)->tokens(Split::train, 1),
-               given = make_task(row.name, defaults)->tokens(Split::train, 1);
-    EXPECT_EQ(plain.inputs, given.inputs) << row.name;
+    const auto plain = make_task(row.name)->example(Split::train, 1),
+               given = make_task(row.name, defaults)->example(Split::train, 1);
+    EXPECT_EQ(plain.tokens, given.tokens) << row.name;
     EXPECT_EQ(plain.labels, given.labels) << row.name;
   }
 }

@@ -29,8 +29,6 @@ class QkvSource {
   virtual nlohmann::ordered_json describe() const = 0;
 };
 
-/// A text that the system has. Throws heed::Error where it has none of the usual ones.
-std::filesystem::path default_text();
 /// A whole file; throws heed::Error when it can't be read or is empty.
 std::string read_text(const std::filesystem::path& path);
 

@@ -53,6 +53,9 @@ class Corpus {
   CorpusReport report_;
 };
 
+/// A text that the system has: the GPL of Debian's common licenses, or of Arch's. Throws heed::Error where it has none.
+std::filesystem::path default_text();
+
 /// The split a file name belongs to; folders do not count, nor does .gz or .dz.
 Split split_of(std::string_view file_name);
 

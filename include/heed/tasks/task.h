@@ -5,12 +5,14 @@
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "heed/registry.h"
+#include "heed/tasks/face.h"
 #include "heed/tasks/random.h"
 
 namespace heed::tasks {
@@ -36,24 +38,23 @@ struct TaskSample {
   std::string text() const { return prompt + continuation; }
 };
 
-/// A sample in tokens: the model sees `inputs`, and the output at position i is to be `labels[i]`, unless that is
-/// kNoLabel.
-struct TokenSample {
-  static constexpr int64_t kNoLabel = -100;
-  std::vector<int64_t> inputs, labels;  ///< equally many
-};
-
 /// Sample i of split s is a pure function of (task, its parameters, s, i): a counter-based generator, no shared stream.
 class Task {
  public:
   virtual ~Task() = default;
 
   virtual const std::string& name() const = 0;
-  /// Size of the alphabet of `tokens`; 256 where tokens are bytes.
-  virtual int64_t vocabulary() const = 0;
-  /// Share of right answers of a model that knows the task's form and guesses.
+  virtual Face face() const = 0;
+  /// The score of a model that knows the task's form and guesses: by the face's metric or, of a task in text, the share
+  /// of right answers.
   virtual double chance() const = 0;
-  virtual TokenSample tokens(Split split, uint64_t index) const = 0;
+  /// The same by the face's metric, which counts tokens.
+  virtual double metric_chance() const { return chance(); }
+  /// The best score there can be, where it is known.
+  virtual std::optional<double> ideal() const { return {}; }
+  virtual Example example(Split split, uint64_t index) const = 0;
+  /// Different samples of a split; 0: without end.
+  virtual int64_t size(Split) const { return 0; }
 };
 
 /// How many tokens a text is. Tasks with `max_tokens` fit their samples by it.
@@ -61,7 +62,7 @@ using TokenCount = std::function<int64_t(std::string_view)>;
 /// A token is a byte.
 int64_t byte_count(std::string_view text);
 
-/// A task in text; its own `tokens` are bytes.
+/// A task in text; its examples are of bytes.
 class TextTask : public Task {
  public:
   virtual TaskSample sample(Split split, uint64_t index) const = 0;
@@ -70,8 +71,10 @@ class TextTask : public Task {
   /// How many bytes a model is to write.
   virtual int64_t answer_bytes() const = 0;
 
-  int64_t vocabulary() const override { return 256; }
-  TokenSample tokens(Split split, uint64_t index) const override;
+  Face face() const override { return Face::next_token(256); }
+  /// Of a token, where each of an answer's is equally hard to guess.
+  double metric_chance() const override;
+  Example example(Split split, uint64_t index) const override;
 };
 
 /// A task from the registry; every parameter is optional. Throws heed::Error for an unknown name, parameter or value.
@@ -83,7 +86,7 @@ std::unique_ptr<TextTask> make_text_task(std::string_view name, const nlohmann::
 /// The tasks there are, with their parameters.
 std::span<const RegistryRow> task_rows();
 
-/// Inputs and labels of a text: labels only where `scored` says.
-TokenSample byte_tokens(const TaskSample& sample);
+/// Bytes and labels of a text: labels only where `scored` says.
+Example byte_example(const TaskSample& sample);
 
 }  // namespace heed::tasks

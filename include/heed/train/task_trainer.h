@@ -1,23 +1,14 @@
-// A decoder learns a task with known answers, and is measured by it.
+// A model learns a task with known answers, and is measured by it.
 #pragma once
 
-#include <torch/torch.h>
-
 #include <functional>
+#include <string>
+#include <utility>
+#include <vector>
 
-#include "heed/models/decoder_lm.h"
-#include "heed/tasks/task.h"
+#include "heed/train/task_model.h"
 
 namespace heed::train {
-
-/// int64 [B, T] each; labels are tasks::TokenSample::kNoLabel where nothing is asked. Shorter samples are filled with
-/// token 0 behind their end.
-struct TaskBatch {
-  torch::Tensor inputs, labels;
-};
-
-/// Samples [first, first + size) of a split.
-TaskBatch task_batch(const tasks::Task& task, tasks::Split split, uint64_t first, int64_t size);
 
 struct TaskTrainOptions {
   int64_t steps = 1000, batch = 32;
@@ -27,19 +18,32 @@ struct TaskTrainOptions {
   uint64_t seed = 0;  ///< which samples; the weights are the caller's
 };
 
-/// Cross-entropy of the labels alone, AdamW, warm-up and cosine. `report` hears the step just done and its loss, and
-/// returns false to stop. Returns tokens per second.
-double train_task(DecoderLm& model, const tasks::Task& task, const TaskTrainOptions& options,
-                  const std::function<bool(int64_t step, double loss)>& report = {});
-
-struct TaskScore {
-  double tokens = 0;   ///< share of labels that are predicted
-  double samples = 0;  ///< share of samples all of whose labels are
-  double loss = 0;     ///< mean cross-entropy of labels, nats
+/// A step just done.
+struct TaskStep {
+  int64_t step = 0;
+  double loss = 0;
+  double tokens_per_second = 0;  ///< positions, since the first step
 };
 
-/// On `samples` samples of a split.
-TaskScore score_task(DecoderLm& model, const tasks::Task& task, tasks::Split split, int64_t samples,
+/// The mean loss of what is asked, AdamW, warm-up and cosine. `report` hears every step and returns false to stop.
+/// Returns positions per second. Throws heed::Error when the loss is no number any more.
+double train_task(TaskModel& model, const tasks::Task& task, const TaskTrainOptions& options,
+                  const std::function<bool(const TaskStep&)>& report = {});
+
+struct TaskScore {
+  double score = 0;  ///< by the metric of the task's face
+  double loss = 0;   ///< mean over what is asked, as training has it
+  /// More of the same answers: samples (share of samples without an error), absolute_error, mark_accuracy, ...
+  std::vector<std::pair<std::string, double>> details;
+  /// The score of the answers at each place of a sample, places without any left out.
+  std::vector<std::pair<int64_t, double>> places;
+
+  /// A detail by name; NaN where there is none.
+  double detail(const std::string& name) const;
+};
+
+/// On `samples` samples of a split, or all that it has.
+TaskScore score_task(TaskModel& model, const tasks::Task& task, tasks::Split split, int64_t samples,
                      int64_t batch = 32);
 
 }  // namespace heed::train

@@ -1,0 +1,56 @@
+// The model that learns a task: a decoder, a vision transformer or a sequence model, as the task's face asks, with the
+// mixers that are named.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "heed/models/decoder_lm.h"
+#include "heed/train/task_batch.h"
+
+namespace heed::train {
+
+struct TaskModelOptions {
+  std::string mixer = "dense";                     ///< of the registry; "a+b" puts them into layers in turn
+  std::map<std::string, nlohmann::json> settings;  ///< configuration of a mixer, by its name
+  int64_t layers = 2, dim = 64, heads = 4, hidden = 128;
+  bool bare = false;       ///< of sequence models: blocks without norms and residuals
+  int64_t parameters = 0;  ///< above 0: so many, by the width of the channel mixers, as near as its unit allows
+  uint64_t seed = 0;       ///< of the weights
+};
+
+class TaskModel {
+ public:
+  virtual ~TaskModel() = default;
+  /// Hidden states [B, P, dim] from which the answers are read.
+  virtual torch::Tensor hidden(const TaskBatch& batch, uint64_t seed = 0) = 0;
+  /// Hidden states [R, dim] -> [R, answer_width(face)].
+  virtual torch::Tensor answers(const torch::Tensor& hidden) = 0;
+  virtual torch::nn::Module& module() = 0;
+  /// Bytes that one sample leaves behind in the states of all layers. Throws heed::Error for a model without a step.
+  virtual int64_t state_bytes(const TaskBatch& batch) = 0;
+  /// A position sees no later one.
+  virtual bool causal() const = 0;
+  /// The decoder inside; null: the task asks for another model.
+  virtual DecoderLm* decoder() { return nullptr; }
+
+  int64_t parameters();
+};
+
+/// Numbers a model gives for an answer: classes, values, or the parameters of a law of events.
+int64_t answer_width(const tasks::Face& face);
+
+/// The mixers of "a+b". Throws heed::Error for an unknown name, with the nearest.
+std::vector<std::string> mixers_of(const std::string& text);
+
+/// A model for samples of `task`. Tasks whose next token is asked for get a decoder, images a vision transformer, all
+/// others a sequence model that looks both ways where the task allows it and all mixers can. Throws heed::Error for
+/// mixers that can't learn the task.
+std::unique_ptr<TaskModel> make_task_model(const tasks::Task& task, const TaskModelOptions& options);
+/// A decoder that exists, as the model of a task whose next token is asked for.
+std::unique_ptr<TaskModel> task_model_of(DecoderLm decoder);
+
+}  // namespace heed::train

@@ -1,0 +1,35 @@
+#include "cli/task_options.h"
+
+#include "heed/error.h"
+
+namespace heed::cli {
+
+std::map<std::string, nlohmann::json> settings_by_name(const std::vector<std::string>& pairs) {
+  std::map<std::string, std::vector<std::string>> grouped;
+  for (const auto& pair : pairs) {
+    const auto dot = pair.find('.');
+    require(dot != std::string::npos && dot > 0 && dot < pair.find('='),
+            "--set {}: NAME.key=value is accepted, as in sliding_window.window=128", pair);
+    grouped[pair.substr(0, dot)].push_back(pair.substr(dot + 1));
+  }
+  std::map<std::string, nlohmann::json> settings;
+  for (const auto& [name, own] : grouped) settings[name] = parse_settings(own);
+  return settings;
+}
+
+std::vector<nlohmann::json> parse_changes(const std::vector<std::string>& changes) {
+  std::vector<nlohmann::json> result;
+  for (const auto& change : changes) {
+    std::vector<std::string> pairs{""};
+    for (const char c : change) {
+      if (c == ',')
+        pairs.emplace_back();
+      else
+        pairs.back() += c;
+    }
+    result.push_back(parse_settings(pairs));
+  }
+  return result;
+}
+
+}  // namespace heed::cli

@@ -1,0 +1,23 @@
+// Options of commands that train mixers on tasks.
+#pragma once
+
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "cli/commands.h"
+#include "heed/train/task_run.h"
+
+namespace heed::cli {
+
+/// NAME.key=value by NAME. Throws heed::Error for a pair without a name.
+std::map<std::string, nlohmann::json> settings_by_name(const std::vector<std::string>& pairs);
+
+/// "key=value,key=value" each: changes of a task's parameters.
+std::vector<nlohmann::json> parse_changes(const std::vector<std::string>& changes);
+
+/// `heed train --task T --mixer M`, where no subcommand of `train` is named.
+void add_train_task(CLI::App& train);
+
+}  // namespace heed::cli

@@ -1,0 +1,211 @@
+#include "heed/train/task_model.h"
+
+#include <cmath>
+
+#include "heed/error.h"
+#include "heed/models/sequence.h"
+#include "heed/models/vision.h"
+#include "heed/names.h"
+#include "heed/registry.h"
+#include "train/event_law.h"
+
+namespace heed::train {
+namespace {
+
+using tasks::Face;
+using torch::Tensor;
+
+const RegistryRow& row_of(const std::string& mixer) {
+  std::vector<std::string> names;
+  for (const auto& row : mixer_rows()) {
+    if (row.name == mixer) return row;
+    names.push_back(row.name);
+  }
+  fail("unknown mixer {}: {}", mixer, suggest(mixer, names));
+}
+
+class DecoderTaskModel final : public TaskModel {
+ public:
+  explicit DecoderTaskModel(DecoderLm model) : model_(std::move(model)) {}
+  Tensor hidden(const TaskBatch& batch, uint64_t seed) override { return model_->hidden(batch.inputs, nullptr, seed); }
+  Tensor answers(const Tensor& hidden) override { return model_->logits(hidden); }
+  torch::nn::Module& module() override { return *model_; }
+  int64_t state_bytes(const TaskBatch& batch) override {
+    torch::NoGradGuard no_grad;
+    auto state = model_->make_state(1);
+    model_->hidden(batch.inputs.narrow(0, 0, 1), &state);
+    return state.bytes();
+  }
+  bool causal() const override { return true; }
+  DecoderLm* decoder() override { return &model_; }
+
+ private:
+  DecoderLm model_;
+};
+
+class SequenceTaskModel final : public TaskModel {
+ public:
+  SequenceTaskModel(SequenceModel model, bool whole) : model_(std::move(model)), whole_(whole) {}
+
+  /// Of an answer for all of a sample: the mean of its positions where each sees everything, else the last one.
+  Tensor hidden(const TaskBatch& batch, uint64_t seed) override {
+    const auto padding = batch.padding.defined() ? std::optional(batch.padding) : std::nullopt;
+    const auto x = model_->forward(batch.inputs, causal() ? std::nullopt : padding, nullptr, seed);
+    if (!whole_) return x;
+    const auto real = padding ? padding->logical_not() : torch::ones({x.size(0), x.size(1)}, torch::kBool);
+    const auto count = real.sum(1);
+    if (causal()) return x.gather(1, (count - 1).view({-1, 1, 1}).expand({-1, 1, x.size(2)}));
+    const auto weights = real.to(x.scalar_type()) / count.unsqueeze(1);
+    return torch::bmm(weights.unsqueeze(1), x);
+  }
+  Tensor answers(const Tensor& hidden) override { return model_->answers(hidden); }
+  torch::nn::Module& module() override { return *model_; }
+  int64_t state_bytes(const TaskBatch& batch) override {
+    require(causal(), "a model that sees everything has no step");
+    torch::NoGradGuard no_grad;
+    auto state = model_->make_state(1);
+    model_->forward(batch.inputs.narrow(0, 0, 1), {}, &state);
+    return state.bytes();
+  }
+  bool causal() const override { return model_->config().causal; }
+
+ private:
+  SequenceModel model_;
+  bool whole_;
+};
+
+class VisionTaskModel final : public TaskModel {
+ public:
+  VisionTaskModel(VisionTransformer model, bool whole) : model_(std::move(model)), whole_(whole) {}
+  Tensor hidden(const TaskBatch& batch, uint64_t seed) override {
+    const auto x = model_->forward(batch.inputs, seed);
+    return whole_ ? x.mean(1, true) : x;
+  }
+  Tensor answers(const Tensor& hidden) override { return model_->logits(hidden.unsqueeze(1)); }
+  torch::nn::Module& module() override { return *model_; }
+  int64_t state_bytes(const TaskBatch&) override { fail("a vision transformer has no step"); }
+  bool causal() const override { return false; }
+
+ private:
+  VisionTransformer model_;
+  bool whole_;
+};
+
+/// What all three kinds of models have in common.
+void configure(TransformerConfig& config, const TaskModelOptions& o, int64_t length) {
+  require(o.dim % o.heads == 0, "dim = {} is no multiple of heads = {}", o.dim, o.heads);
+  config.dim = o.dim;
+  config.heads = config.kv_heads = o.heads;
+  config.head_dim = o.dim / o.heads;
+  config.hidden = o.hidden;
+  config.max_length = length;
+  const auto names = mixers_of(o.mixer);
+  for (int64_t l = 0; l < o.layers; ++l) {
+    const auto& name = names[size_t(l) % names.size()];
+    const auto found = o.settings.find(name);
+    config.layers.push_back({name, found == o.settings.end() ? nlohmann::json::object() : found->second});
+  }
+}
+
+/// The one of `names` that can't look in the direction that is asked for; empty: all can.
+std::string unable(const std::vector<std::string>& names, bool causal) {
+  for (const auto& name : names) {
+    const auto& patterns = row_of(name).patterns;
+    if (!(causal ? patterns.causal_self : patterns.noncausal_self)) return name;
+  }
+  return {};
+}
+
+/// Whether a sequence model for `face` is causal.
+bool looks_back(const Face& face, const std::string& task, const TaskModelOptions& o) {
+  const auto names = mixers_of(o.mixer);
+  const bool told = std::any_of(names.begin(), names.end(), [&](const auto& name) {
+    const auto found = o.settings.find(name);
+    return found != o.settings.end() && found->second.value("causal", false);
+  });
+  const bool causal =
+      face.sight == Face::Sight::past || (face.sight == Face::Sight::either && (told || !unable(names, false).empty()));
+  const auto name = unable(names, causal);
+  require(name.empty(), "{}: {} {}", task, name,
+          causal ? "can't be kept from seeing what is still to come" : "sees the past alone, which has no answer");
+  return causal;
+}
+
+std::unique_ptr<TaskModel> build(const Face& face, const std::string& task, const TaskModelOptions& o,
+                                 int64_t positions) {
+  torch::manual_seed(int64_t(o.seed));
+  const bool decoder = face.input == Face::Input::tokens && face.sight == Face::Sight::past && !face.whole &&
+                       face.answer == Face::Answer::classes;
+  require(!o.bare || !(decoder || face.input == Face::Input::image), "{}: its models have no bare blocks", task);
+  if (face.input == Face::Input::image) {
+    const auto name = unable(mixers_of(o.mixer), false);
+    require(name.empty(), "{}: {} sees the past alone, and patches have none", task, name);
+    VisionConfig config;
+    configure(config, o, positions);
+    config.image_height = face.height, config.image_width = face.width;
+    config.patch_height = config.patch_width = face.patch;
+    config.channels = face.channels;
+    config.class_token = false;  // token mixers are told the grid of patches
+    config.block = {formats::NormKind::layer, formats::NormPlacement::pre, "mlp", formats::Activation::gelu, true};
+    config.labels = face.outputs;
+    return std::make_unique<VisionTaskModel>(VisionTransformer(config), face.whole);
+  }
+  if (decoder) {
+    const auto name = unable(mixers_of(o.mixer), true);
+    require(name.empty(), "{}: {} can't be kept from seeing what is still to come", task, name);
+    DecoderConfig config;
+    configure(config, o, positions);
+    config.positions.kind = "rope";
+    config.vocab_size = std::max(face.vocabulary, face.outputs);
+    return task_model_of(DecoderLm(config));
+  }
+  const bool tokens = face.input == Face::Input::tokens;
+  SequenceConfig config;
+  configure(config, o, positions);
+  config.positions.kind = "rope";
+  (tokens ? config.vocab_size : config.channels) = tokens ? face.vocabulary : face.channels;
+  config.outputs = answer_width(face);
+  config.causal = looks_back(face, task, o);
+  config.bare = o.bare;
+  return std::make_unique<SequenceTaskModel>(SequenceModel(config), face.whole);
+}
+
+}  // namespace
+
+int64_t TaskModel::parameters() {
+  int64_t count = 0;
+  for (const auto& parameter : module().parameters()) count += parameter.numel();
+  return count;
+}
+
+int64_t answer_width(const Face& face) {
+  return face.answer == Face::Answer::events ? event_law_width(face.outputs) : face.outputs;
+}
+
+std::vector<std::string> mixers_of(const std::string& text) {
+  std::vector<std::string> names;
+  for (size_t begin = 0; begin <= text.size();) {
+    const auto end = std::min(text.find('+', begin), text.size());
+    names.push_back(row_of(text.substr(begin, end - begin)).name);
+    begin = end + 1;
+  }
+  return names;
+}
+
+std::unique_ptr<TaskModel> make_task_model(const tasks::Task& task, const TaskModelOptions& options) {
+  const auto face = task.face();
+  const int64_t positions = face.length ? face.length : task_batch(task, tasks::Split::valid, 0, 8).positions(face);
+  auto model = build(face, task.name(), options, positions);
+  if (options.parameters == 0) return model;
+  auto wider = options;
+  wider.hidden = options.hidden + 1;
+  const int64_t count = model->parameters(), unit = build(face, task.name(), wider, positions)->parameters() - count;
+  wider.hidden = std::max<int64_t>(1, options.hidden + std::llround(double(options.parameters - count) / double(unit)));
+  return build(face, task.name(), wider, positions);
+}
+
+std::unique_ptr<TaskModel> task_model_of(DecoderLm decoder) {
+  return std::make_unique<DecoderTaskModel>(std::move(decoder));
+}
+
+}  // namespace heed::train

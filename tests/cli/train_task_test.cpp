@@ -1,0 +1,88 @@
+// heed train --task and heed compare --mixers from the command line.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "cli/heed_command.h"
+
+namespace heed {
+namespace {
+
+using nlohmann::json;
+
+const char* kSmall = " --dim 32 --heads 2 --hidden 48 --threads 1 --test-samples 16 --batch 8 ";
+
+TEST(TrainTask, PrintsWhatIsLearned) {
+  const auto result = test::heed("train --task mqar --mixer gla --task-set length=16 --task-set pairs=2 --steps 20" +
+                                 std::string(kSmall) + "--eval-every 10 --beyond length=32,pairs=2");
+  ASSERT_EQ(result.status, 0) << result.err;
+  for (const char* word : {"mqar: chance", "step      10", "step      20", "tokens/s", "score", "length=32,pairs=2"})
+    EXPECT_NE(result.out.find(word), std::string::npos) << word << "\n" << result.out;
+}
+
+TEST(TrainTask, WritesADecoderThatLoads) {
+  const TemporaryDirectory folder;
+  const auto out = (folder / "model").string();
+  const auto result = test::heed(
+      "train --json --task copy --task-set length=6 --mixer dense+sliding_window --set "
+      "sliding_window.window=4 --steps 12 --layers 2 --seed 3 --out " +
+      out + kSmall);
+  ASSERT_EQ(result.status, 0) << result.err;
+  const auto report = json::parse(result.out);
+  EXPECT_EQ(report["task"], "copy");
+  EXPECT_EQ(report["task_parameters"]["length"], 6);
+  EXPECT_EQ(report["settings"]["sliding_window"]["window"], 4);
+  EXPECT_EQ(report["metric"], "accuracy");
+  EXPECT_EQ(report["losses"].size(), 12u);
+  EXPECT_EQ(report["places"].size(), 6u);
+  EXPECT_GT(report["parameters"], 0);
+  const auto eval = test::heed("eval task copy --set length=6 --json --samples 3 --model " + out);
+  ASSERT_EQ(eval.status, 0) << eval.err;
+  const auto again = test::heed(
+      "train --json --task copy --task-set length=6 --mixer dense+sliding_window --set "
+      "sliding_window.window=4 --steps 12 --layers 2 --seed 3" +
+      std::string(kSmall));
+  EXPECT_EQ(json::parse(again.out)["losses"], report["losses"]);
+}
+
+TEST(TrainTask, BadInputIsOneClearLine) {
+  for (const auto& [options, word] : {std::pair<std::string, std::string>{"", "--task"},
+                                      {"--mixer dense", "--task"},
+                                      {"--task mqra", "mqar"},
+                                      {"--task mqar --mixer dens", "dense"},
+                                      {"--task mqar --mixer dense+dens", "dense"},
+                                      {"--task mqar --task-set pair=3", "pairs"},
+                                      {"--task mqar --beyond lenght=128", "length"},
+                                      {"--task mqar --mixer dense --set windw=3", "windw"},
+                                      {"--task mqar --mixer dense+gla --set window=3", "NAME.key=value"},
+                                      {"--task digits --mixer mamba", "patches"},
+                                      {"--task algo --mixer mamba", "past"},
+                                      {"--task mqar --heads 3", "heads = 3"},
+                                      {"--task digits --out /tmp/never-written", "decoder"},
+                                      {"--steps 5", "--task"}}) {
+    const auto result = test::heed("train " + options);
+    EXPECT_EQ(result.status, 2) << options;
+    EXPECT_NE(result.err.find(word), std::string::npos) << options << ": " << result.err;
+    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+  }
+}
+
+TEST(CompareMixers, GivesTableAndJson) {
+  const TemporaryDirectory folder;
+  const auto file = folder / "figures.json";
+  const auto result = test::heed(
+      "compare --mixers dense,aaren,rala --task algo --task-set function=min --beyond scale=3 --train-steps 12 "
+      "--model-dim 32 --model-heads 2 --batch 8 --test-samples 16 --seeds 2 --threads 1 --json=" +
+      file.string());
+  ASSERT_EQ(result.status, 0) << result.err;
+  for (const char* word : {"scale=3", "skipped", "mean squared error", "2 seeds"})
+    EXPECT_NE(result.out.find(word), std::string::npos) << word << "\n" << result.out;
+  const auto report = json::parse(slurp(file));
+  ASSERT_EQ(report["results"].size(), 3u);
+  EXPECT_EQ(report["results"][2]["mixer"], "rala");
+  EXPECT_EQ(report["results"][0]["seeds"].size(), 2u);
+  EXPECT_EQ(report["results"][0]["beyond"][0]["parameters"]["scale"], 3);
+}
+
+}  // namespace
+}  // namespace heed
