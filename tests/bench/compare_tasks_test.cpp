@@ -68,7 +68,7 @@ TEST(CompareTasks, TheBestComesFirstByAnyMetric) {
   ASSERT_EQ(c.rows.size(), 3u);
   for (size_t i = 1; i < 3; ++i) EXPECT_LE(c.rows[i - 1].mean(), c.rows[i].mean());
   for (const auto& row : c.rows) {
-    EXPECT_EQ(row.causal, row.mixer != "positional_attention");
+    EXPECT_EQ(row.causal, row.mixer == "aaren");
     EXPECT_EQ(row.state_bytes.has_value(), row.causal) << row.mixer;
     EXPECT_TRUE(std::isfinite(row.mean_beyond(0)));
     EXPECT_EQ(std::isnan(row.mean_beyond(1)), row.mixer == "positional_attention");  // it has nine positions

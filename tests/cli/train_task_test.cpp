@@ -55,8 +55,8 @@ TEST(TrainTask, BadInputIsOneClearLine) {
                                       {"--task mqar --beyond lenght=128", "length"},
                                       {"--task mqar --mixer dense --set windw=3", "windw"},
                                       {"--task mqar --mixer dense+gla --set window=3", "NAME.key=value"},
-                                      {"--task digits --mixer mamba", "patches"},
-                                      {"--task algo --mixer mamba", "past"},
+                                      {"--task digits --mixer aaren", "patches"},
+                                      {"--task algo --mixer aaren", "past"},
                                       {"--task mqar --heads 3", "heads = 3"},
                                       {"--task digits --out /tmp/never-written", "decoder"},
                                       {"--steps 5", "--task"}}) {

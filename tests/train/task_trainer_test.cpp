@@ -123,32 +123,31 @@ TEST_P(EveryFace, IsLearned) {
   EXPECT_EQ(run.losses.back().first, p.steps);
 }
 
+const nlohmann::json kShortLists{{"max_depth", 3}, {"max_args", 3}, {"min_length", 4}, {"max_length", 16}};
+
 INSTANTIATE_TEST_SUITE_P(
     Tasks, EveryFace,
-    testing::Values(
-        Progress{
-            "listops", {{"max_depth", 3}, {"max_args", 3}, {"min_length", 4}, {"max_length", 16}}, "dense", 200, 0.3},
-        Progress{
-            "listops", {{"max_depth", 3}, {"max_args", 3}, {"min_length", 4}, {"max_length", 16}}, "mamba", 200, 0.3},
-        Progress{"algo", {{"function", "max"}}, "positional_attention", 200, 0.8},
-        Progress{"algo", {{"function", "sort"}}, "dense", 200, 0.7},
-        Progress{"icl_regression", {{"dim", 2}, {"points", 8}}, "dense", 400, 0.3},
-        Progress{"ts_forecast", {{"channels", 2}, {"horizon", 2}, {"context", 32}}, "aaren", 150, 0.3},
-        Progress{"hawkes", {{"events", 32}}, "aaren", 200, 0.3},
-        Progress{"digits", nlohmann::json::object(), "dense", 150, 0.7},
-        Progress{"digits", nlohmann::json::object(), "rala", 150, 0.7},
-        Progress{"byte_lm", {{"context", 64}}, "sliding_window", 100, 0.1}),
+    testing::Values(Progress{"listops", kShortLists, "dense", 200, 0.25},
+                    Progress{"listops", kShortLists, "aaren", 200, 0.25},
+                    Progress{"algo", {{"function", "max"}}, "positional_attention", 200, 0.8},
+                    Progress{"algo", {{"function", "sort"}}, "dense", 200, 0.8},
+                    Progress{"icl_regression", {{"dim", 2}, {"points", 8}}, "deltanet", 300, 0.7},
+                    Progress{"ts_forecast", {{"channels", 2}, {"horizon", 2}, {"context", 32}}, "aaren", 150, 0.12},
+                    Progress{"hawkes", {{"events", 32}}, "aaren", 200, 0.4},
+                    Progress{"digits", nlohmann::json::object(), "dense", 300, 0.4},
+                    Progress{"digits", nlohmann::json::object(), "rala", 150, 0.4},
+                    Progress{"byte_lm", {{"context", 64}}, "sliding_window", 250, 0.05}),
     [](const auto& info) { return std::string(info.param.task) + "_" + info.param.mixer; });
 
 TEST(TaskModel, LooksBothWaysWhereItMay) {
   const auto free = tasks::make_task("listops"), both = tasks::make_task("algo"),
              past = tasks::make_task("icl_regression");
   EXPECT_FALSE(make_task_model(*free, small_options())->causal());
-  EXPECT_TRUE(make_task_model(*free, small_options("dense+mamba"))->causal());
+  EXPECT_TRUE(make_task_model(*free, small_options("dense+aaren"))->causal());
   EXPECT_TRUE(make_task_model(*past, small_options())->causal());
-  EXPECT_THROW(make_task_model(*both, small_options("mamba")), Error);
+  EXPECT_THROW(make_task_model(*both, small_options("aaren")), Error);
   EXPECT_THROW(make_task_model(*past, small_options("rala")), Error);
-  EXPECT_THROW(make_task_model(*tasks::make_task("digits"), small_options("mamba")), Error);
+  EXPECT_THROW(make_task_model(*tasks::make_task("digits"), small_options("aaren")), Error);
   auto told = small_options();
   told.settings["dense"] = {{"causal", true}};
   EXPECT_TRUE(make_task_model(*free, told)->causal());
@@ -178,7 +177,7 @@ TEST(TaskModel, SeesWhatTheFaceAllows) {
 TEST(TaskModel, AnswersForAWholeSampleIgnorePadding) {
   torch::NoGradGuard no_grad;
   const auto task = tasks::make_task("listops", {{"min_length", 20}, {"max_length", 60}});
-  for (const char* mixer : {"dense", "s4d", "mamba"}) {
+  for (const char* mixer : {"dense", "mamba", "aaren"}) {
     auto model = make_task_model(*task, small_options(mixer));
     model->module().eval();
     const auto together = task_batch(*task, Split::valid, 0, 4);
