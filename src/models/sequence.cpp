@@ -41,7 +41,8 @@ Tensor SequenceModelImpl::forward(const Tensor& inputs, const std::optional<Tens
     require(inputs.dim() == 3 && inputs.size(2) == c.channels, "vectors: [batch, N, {}] is accepted", c.channels);
     input.x = vectors_(inputs);
   }
-  if (!c.causal) input.x = input.x + nn::sinusoidal(torch::arange(input.x.size(1)), c.dim).to(input.x.scalar_type());
+  if (!c.causal && !c.bare)
+    input.x = input.x + nn::sinusoidal(torch::arange(input.x.size(1)), c.dim).to(input.x.scalar_type());
   input.key_padding = key_padding;
   if (config_.bare) return run_bare(std::move(input), state, seed);
   return norm_(run_blocks(blocks_, std::move(input), state ? &state->layers : nullptr, seed));

@@ -68,11 +68,12 @@ TEST(SequenceModel, SeesOrderInBothDirections) {
   EXPECT_GT(test::relative_error(model->forward(swapped).select(1, 0), model->forward(inputs).select(1, 0)), 1e-4);
 }
 
-// Without positions and with biases at 0, where they start, everything scales: twice the numbers, twice the answers.
+// With biases at 0, where they start, everything scales: twice the numbers, twice the answers.
 TEST(SequenceModel, BareBlocksScaleWithTheirInputs) {
   torch::NoGradGuard no_grad;
   auto config = small(false);
   config.bare = true;
+  config.causal = false;
   config.layers = {{"positional_attention"}, {"positional_attention"}};
   SequenceModel model(config);
   for (auto& entry : model->named_parameters())

@@ -18,7 +18,9 @@ struct SequenceConfig : TransformerConfig {
   int64_t outputs = 1;     ///< numbers of an answer
   /// A position sees what stands up to it; else it sees everything, and sinusoidal positions are added to the inputs.
   bool causal = true;
-  bool bare = false;  ///< blocks without norms and residuals (heed/models/bare_block.h), and no norm behind them
+  /// Blocks without norms and residuals (heed/models/bare_block.h), no norm behind them and no positions but those of
+  /// the mixers.
+  bool bare = false;
 };
 
 class SequenceModelImpl : public torch::nn::Module {
