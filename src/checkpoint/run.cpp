@@ -77,6 +77,7 @@ TensorMap with_lse(const Tensor& out, const Tensor& lse) {
 
 TensorMap run_operator(const std::string& name, const RunRequest& request, Inputs& inputs) {
   if (auto outputs = run_recurrence(name, request, inputs)) return *outputs;
+  if (auto outputs = run_neighborhood(name, request, inputs)) return *outputs;
   const auto q = inputs.required("q"), k = inputs.required("k"), v = inputs.required("v");
   ConfigReader reader("op:" + name, request.settings);
   const bool decoding = name == "decode" || name == "lean_attention";
@@ -125,11 +126,22 @@ std::shared_ptr<TokenMixer> prepared_mixer(const std::string& name, nlohmann::js
   return mixer;
 }
 
+/// Sizes of the tokens' grid, of mechanisms that need one.
+std::optional<Grid> grid_of(Inputs& inputs) {
+  const auto sizes = inputs.optional("grid");
+  if (!sizes) return std::nullopt;
+  require(sizes->dim() == 1 && !torch::isFloatingType(sizes->scalar_type()),
+          "grid: integers, cells an axis, are accepted");
+  const auto cells = sizes->to(torch::kInt64).contiguous();
+  return Grid{{cells.data_ptr<int64_t>(), cells.data_ptr<int64_t>() + cells.numel()}};
+}
+
 TensorMap run_core(const std::string& name, const RunRequest& request, Inputs& inputs) {
   CoreInput core{inputs.required("q"), inputs.required("k"), inputs.required("v")};
   core.key_padding = inputs.optional("key_padding");
   core.cu_seqlens = inputs.optional("cu_seqlens");
   core.seed = request.seed;
+  core.grid = grid_of(inputs);
   inputs.finish();
   require(core.q.dim() == 4 && core.k.dim() == 4, "core:{}: q and k of [batch, heads, tokens, head size] are accepted",
           name);
@@ -150,6 +162,7 @@ TensorMap run_mixer(const RunRequest& request, Inputs& inputs, std::shared_ptr<T
   input.cu_seqlens = inputs.optional("cu_seqlens");
   input.positions = inputs.optional("positions");
   input.seed = request.seed;
+  input.grid = grid_of(inputs);
   inputs.finish();
   require(input.x.dim() == 3, "{}: x has {} dimensions: [batch, tokens, channels] is accepted", request.name,
           input.x.dim());

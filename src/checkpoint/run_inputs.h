@@ -45,5 +45,7 @@ class Inputs {
 /// The outputs of op:NAME under their names, `out` among them, where NAME is a recurrence or a convolution; else
 /// nothing.
 std::optional<TensorMap> run_recurrence(const std::string& name, const RunRequest& request, Inputs& inputs);
+/// Likewise, where NAME is a neighbourhood of a grid.
+std::optional<TensorMap> run_neighborhood(const std::string& name, const RunRequest& request, Inputs& inputs);
 
 }  // namespace heed::checkpoint

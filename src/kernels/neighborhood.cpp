@@ -104,7 +104,8 @@ NeighborhoodTiling neighborhood_tiling(const Neighborhood& around) {
   const int64_t lanes = engine_lanes();
   NeighborhoodTiling tiling;
   tiling.strip = order.shape().strip;
-  tiling.tile_pairs = order.tile_pairs(lanes);
+  tiling.tile_pairs = order.tile_pairs(TileShape::kQueries);
+  tiling.part_pairs = order.tile_pairs(lanes);
   const TileRange part = range_in_tile(order.shape().tile, 0, lanes);
   // A grid's axes are the last of the tiles', but for a single one.
   const int first = around.rank == 1 ? 1 : 3 - around.rank;

@@ -208,6 +208,7 @@ Tensor AttentionMixer::forward(const MixerInput& in, MixerState* raw_state) {
   k = positions_->rotate(k, k_positions);
 
   CoreInput core{q, k, v, in.key_padding, in.cu_seqlens, q_positions, k_positions, in.seed, nullptr, in.share};
+  core.grid = in.grid;
   if (in.key_padding)
     require(in.key_padding->dim() == 2 && in.key_padding->size(0) == source.size(0) &&
                 in.key_padding->size(1) == source.size(1),

@@ -39,6 +39,8 @@ std::span<const RegistryRow> mixer_rows() {
       rows::sliding_window(),
       rows::flash_attention(),
       rows::sigmoid_attention(),
+      rows::generalized_neighborhood(),
+      rows::fused_neighborhood(),
       rows::s2_attention(),
       rows::longformer(),
       rows::linformer(),

@@ -26,6 +26,8 @@ RegistryRow sliding_window();
 RegistryRow flash_attention();
 RegistryRow sigmoid_attention();
 RegistryRow s2_attention();
+RegistryRow generalized_neighborhood();
+RegistryRow fused_neighborhood();
 RegistryRow longformer();
 RegistryRow linformer();
 RegistryRow bigbird();

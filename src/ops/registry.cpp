@@ -23,6 +23,15 @@ std::span<const RegistryRow> operator_rows() {
     all.insert(all.end(), more.begin(), more.end());
     return all;
   };
+  auto around = [](std::vector<Parameter> more) {
+    std::vector<Parameter> all{{"grid", nullptr, "cells an axis, as 16x24; one to three axes"},
+                               {"window", nullptr, "visible cells an axis, as 7x7, or one number for all"},
+                               {"stride", 1, "neighbours that share a window, an axis"},
+                               {"dilation", 1, "steps between visible cells, an axis"},
+                               {"causal", false, "no later cell along an axis; one for all or a list"}};
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  };
   static const std::vector<RegistryRow> rows{
       {.name = "flash",
        .kind = Kind::op,
@@ -45,6 +54,34 @@ std::span<const RegistryRow> operator_rows() {
        .training_free = true,
        .cost = "O(N^2 s)",
        .parameters = with({{"query_block", 64, "queries a block"}, {"key_block", 64, "keys a block"}})},
+      {.name = "neighborhood",
+       .kind = Kind::op,
+       .family = "sparse_and_vision",
+       .paper = "Generalized Neighborhood Attention (arXiv 2504.16922)",
+       .year = 2025,
+       .patterns = {true, true, false, false},
+       .core = true,
+       .grid = true,
+       .cost = "O(N w)",
+       .parameters = around({{"scale", 0.0, "0: 1 / sqrt(D)"}, {"softcap", 0.0, "c > 0: c * tanh(s / c)"}})},
+      {.name = "neighborhood_qk",
+       .kind = Kind::op,
+       .family = "sparse_and_vision",
+       .paper = "Faster Neighborhood Attention (arXiv 2403.04690): the scores, written out",
+       .year = 2024,
+       .patterns = {true, true, false, false},
+       .grid = true,
+       .cost = "O(N w)",
+       .parameters = around({{"scale", 0.0, "0: 1 / sqrt(D)"}})},
+      {.name = "neighborhood_av",
+       .kind = Kind::op,
+       .family = "sparse_and_vision",
+       .paper = "Faster Neighborhood Attention (arXiv 2403.04690): values by given weights",
+       .year = 2024,
+       .patterns = {true, true, false, false},
+       .grid = true,
+       .cost = "O(N w)",
+       .parameters = around({})},
       {.name = "decode",
        .kind = Kind::op,
        .family = "exact_and_systems",

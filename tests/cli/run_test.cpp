@@ -299,6 +299,46 @@ TEST(Run, ScansAreTheirSteps) {
   expect_refused(folder, "run op:selective_scan --in " + (folder / "in").string(), "delta");
 }
 
+TEST(Run, NeighbourhoodsAreTheirWindows) {
+  const TemporaryDirectory folder;
+  const auto in = folder / "in.safetensors", out = folder / "out.safetensors", band = folder / "band.safetensors";
+  constexpr int64_t kRows = 3, kColumns = 5, kCells = kRows * kColumns;
+  const Arrays arrays{{"q", random_array({1, 1, kCells, kSize}, 4)},
+                      {"k", random_array({1, 1, kCells, kSize}, 5)},
+                      {"v", random_array({1, 1, kCells, kSize}, 6)}};
+  write(in, arrays);
+  const std::string settings = " --set grid=3x5 --set window=3x2 --in " + in.string() + " --out ";
+  ASSERT_EQ(test::heed("run op:neighborhood" + settings + out.string()).status, 0);
+  const auto got = read(out, "out");
+  for (int64_t i = 0; i < kCells; ++i) {
+    // All rows, and the columns before and at the own one, or the first two.
+    const int64_t first = std::max<int64_t>(i % kColumns - 1, 0);
+    double sum = 0;
+    std::vector<double> expected(kSize, 0);
+    for (int64_t row = 0; row < kRows; ++row) {
+      for (int64_t j = row * kColumns + first; j < row * kColumns + first + 2; ++j) {
+        double logit = 0;
+        for (int64_t d = 0; d < kSize; ++d)
+          logit += arrays.at("q").values[size_t(i * kSize + d)] * arrays.at("k").values[size_t(j * kSize + d)] / 2;
+        sum += std::exp(logit);
+        for (int64_t d = 0; d < kSize; ++d)
+          expected[size_t(d)] += std::exp(logit) * arrays.at("v").values[size_t(j * kSize + d)];
+      }
+    }
+    for (int64_t d = 0; d < kSize; ++d)
+      EXPECT_NEAR(got.values[size_t(i * kSize + d)], expected[size_t(d)] / sum, 1e-12);
+  }
+  write(in, {{"weights", {{1, 1, kCells, 6}, std::vector<double>(kCells * 6, 1)}}, {"v", arrays.at("v")}});
+  ASSERT_EQ(test::heed("run op:neighborhood_av" + settings + band.string()).status, 0);
+  double total = 0;
+  for (const int64_t j : {0, 1, 5, 6, 10, 11}) total += arrays.at("v").values[size_t(j * kSize)];
+  EXPECT_NEAR(read(band, "out").values[0], total, 1e-12);
+  const auto wrong =
+      test::heed("run op:neighborhood_av --set grid=3x5 --set window=4 --in " + in.string() + " --out " + out.string());
+  EXPECT_EQ(wrong.status, 2);
+  EXPECT_NE(wrong.err.find("window 4 along axis 0 of 3 cells"), std::string::npos) << wrong.err;
+}
+
 TEST(Run, BrokenFilesAreRefused) {
   const TemporaryDirectory folder;
   write(folder / "good", qkv());

@@ -70,7 +70,8 @@ struct NeighborhoodTiling {
   std::array<int64_t, 3> tile{1, 1, 1};  ///< queries of a tile, an axis
   std::array<int64_t, 3> part{1, 1, 1};  ///< the part of a tile that is one vector of the instruction set in use
   int64_t strip = 1;                     ///< keys that lie side by side along the last axis
-  int64_t tile_pairs = 0;                ///< pairs of one head in the boxes of keys that parts of tiles visit
+  /// Pairs of one head in the boxes of keys that tiles see, and that their parts see.
+  int64_t tile_pairs = 0, part_pairs = 0;
 };
 NeighborhoodTiling neighborhood_tiling(const Neighborhood& around);
 

@@ -133,6 +133,13 @@ HWY_INLINE void write_row(const float* from, float factor, int64_t count, T* to)
   if (c < count) store_some(hn::Mul(f, load_some(from + c, count - c)), to + c, count - c);
 }
 
+/// The same values to memory, past the caches where whole lines go to whole lines.
+HWY_INLINE void write_row_past_caches(const float* from, int64_t count, float* to) {
+  const bool whole = count % kLanes == 0 && reinterpret_cast<uintptr_t>(to) % sizeof(Vector) == 0;
+  if (!whole) return write_row(from, 1.0f, count, to);
+  for (int64_t c = 0; c < count; c += kLanes) hn::Stream(hn::LoadU(Lanes(), from + c), Lanes(), to + c);
+}
+
 /// Calls visit(T*) with the view's element type among the three that the engine takes.
 template <class Visit>
 HWY_INLINE void with_float_type(const AnyView& view, const Visit& visit) {

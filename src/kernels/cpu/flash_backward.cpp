@@ -52,8 +52,10 @@ class BackwardBlock {
     std::fill_n(s_.d_queries, task_.d * round_up(count, kLanes), 0.0f);
     block_.sweep(0, sequence.num_keys,
                  [&](const Panel& panel, int64_t first, const TileCover& cover, FloatRows keys, FloatRows values) {
-                   block_.tile(Gradient::inputs, panel, cover, first, keys, values);
-                   products(panel, first, cover, keys);
+                   const Reach reach =
+                       cover.masked ? Reach(s_.shared.bits, cover.end - cover.begin, panel.vectors) : Reach();
+                   block_.tile(Gradient::inputs, panel, cover, reach, first, keys, values);
+                   products(panel, first, cover, reach, keys);
                  });
     if (g_.d_q) write_queries();
     write_row_sums();
@@ -78,29 +80,35 @@ class BackwardBlock {
     return {scratch, stride};
   }
 
-  void products(const Panel& panel, int64_t first, const TileCover& cover, FloatRows keys) {
+  void products(const Panel& panel, int64_t first, const TileCover& cover, const Reach& reach, FloatRows keys) {
     const GradientScratch& s = s_.shared;
     const int64_t width = panel.width(), count = cover.end - cover.begin;
     const FloatRows q{query_rows_.data + first * query_rows_.stride, query_rows_.stride};
     const FloatRows d_out{d_output_rows_.data + first * d_output_rows_.stride, d_output_rows_.stride};
     if (g_.d_v)
-      add_key_rows(panel, cover, s.weights, d_out, task_.dv, d_values_ + cover.begin * dv_padded_, dv_padded_);
-    if (g_.d_k) add_key_rows(panel, cover, s.d_logits, q, task_.d, d_keys_ + cover.begin * d_padded_, d_padded_);
+      add_key_rows(panel, cover, reach, s.weights, d_out, task_.dv, d_values_ + cover.begin * dv_padded_, dv_padded_);
+    if (g_.d_k) add_key_rows(panel, cover, reach, s.d_logits, q, task_.d, d_keys_ + cover.begin * d_padded_, d_padded_);
     if (!g_.d_q) return;
     float* d_queries = s_.d_queries + first * task_.d;
     if (cover.masked && has_nonfinite(keys.data, keys.stride, count, task_.d)) {
       gemm_tn_visible(panel, cover, s.bits, keys.data, keys.stride, s.d_logits, d_queries, task_.d);
+    } else if (cover.masked) {
+      gemm_tn_reach(keys.data, keys.stride, s.d_logits, width, d_queries, width, task_.d, panel.vectors, reach,
+                    store::Add());
     } else {
       gemm_tn(keys.data, keys.stride, s.d_logits, width, d_queries, width, task_.d, panel.vectors, count, store::Add());
     }
   }
 
   // rows of keys += tile [keys][queries] * rows of queries
-  void add_key_rows(const Panel& panel, const TileCover& cover, const float* tile, FloatRows rows, int64_t columns,
-                    float* to, int64_t padded) const {
+  void add_key_rows(const Panel& panel, const TileCover& cover, const Reach& reach, const float* tile, FloatRows rows,
+                    int64_t columns, float* to, int64_t padded) const {
     const int64_t vectors = (columns + kLanes - 1) / kLanes;
     if (cover.masked && has_nonfinite(rows.data, rows.stride, panel.rows, columns)) {
       gemm_nn_visible(panel, cover, s_.shared.bits, tile, rows.data, rows.stride, to, padded, vectors);
+    } else if (cover.masked) {
+      gemm_nn_of_seeing(tile, panel.width(), rows.data, rows.stride, to, padded, cover.end - cover.begin, vectors,
+                        panel.rows, reach, store::Add());
     } else {
       gemm_nn(tile, panel.width(), rows.data, rows.stride, to, padded, cover.end - cover.begin, vectors, panel.rows,
               store::Add());

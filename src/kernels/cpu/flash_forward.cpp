@@ -114,6 +114,9 @@ class ForwardBlock {
 
   void pack() {
     panels([&](const Panel& panel, int64_t first) {
+      if (const int64_t next = panel.i0 + panel.rows; task_.order != nullptr && next < item_.end)
+        prefetch_rows(p_.q, sequence_.tensor_batch, item_.head, task_.order->query_rows() + next,
+                      std::min(panel.rows, item_.end - next));
       const FloatRows rows =
           query_rows(task_, p_.q, sequence_.tensor_batch, item_.head, sequence_.q_begin + panel.i0, panel.rows, s_.row);
       pack_queries(panel, rows, pack_factor_, s_.queries + first * task_.d);

@@ -9,7 +9,7 @@
 #include <cmath>
 
 #include "kernels/cpu/convert-inl.h"
-#include "kernels/cpu/gemm_tile-inl.h"
+#include "kernels/cpu/gemm_reach-inl.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/softmax_tile-inl.h"
 
@@ -102,10 +102,19 @@ class GradientBlock {
     if (s_.state != nullptr) prepare_state();
   }
 
-  /// Fills s_.weights and s_.d_logits of a tile; hidden pairs are 0 in both.
-  void tile(Gradient wanted, const Panel& panel, const TileCover& cover, int64_t first, FloatRows keys,
-            FloatRows values) const {
+  /// Fills s_.weights and s_.d_logits of a tile; hidden pairs are 0 in both. `reach`: of the tile, when it is masked.
+  void tile(Gradient wanted, const Panel& panel, const TileCover& cover, const Reach& reach, int64_t first,
+            FloatRows keys, FloatRows values) const {
     const int64_t width = panel.width(), count = cover.end - cover.begin;
+    const bool plain =
+        !task_.natural && !task_.has_factors && p_.normalizer.kind == Kind::softmax && wanted == Gradient::inputs;
+    if (plain && cover.masked) {
+      gemm_nn_reach(keys.data, keys.stride, s_.queries + first * task_.d, width, s_.weights, width, count,
+                    panel.vectors, task_.d, reach, store::Overwrite());
+      gemm_nn_reach(values.data, values.stride, s_.d_outputs + first * task_.dv, width, s_.d_logits, width, count,
+                    panel.vectors, task_.dv, reach, store::Overwrite());
+      return plain_softmax(panel, cover, first);
+    }
     gemm_nn(keys.data, keys.stride, s_.queries + first * task_.d, width, s_.weights, width, count, panel.vectors,
             task_.d, store::Overwrite());
     gemm_nn(values.data, values.stride, s_.d_outputs + first * task_.dv, width, s_.d_logits, width, count,
@@ -113,8 +122,6 @@ class GradientBlock {
     if (task_.has_scores) apply_scores(panel, cover, s_.weights, s_.pairs, s_.saturation, s_.derivative);
     if (task_.has_factors) fill_factors(panel, cover, s_.factors, s_.pairs);
     if (s_.keep != nullptr) fill_factors(panel, cover, s_.keep, s_.pairs, false);
-    const bool plain =
-        !task_.natural && !task_.has_factors && p_.normalizer.kind == Kind::softmax && wanted == Gradient::inputs;
     if (task_.own_weights) {
       own_weights(wanted, panel, cover, first);
     } else if (plain) {
@@ -168,7 +175,7 @@ class GradientBlock {
   void add_means() {
     sweep(0, sequence_.num_keys,
           [&](const Panel& panel, int64_t first, const TileCover& cover, FloatRows keys, FloatRows values) {
-            tile(Gradient::means, panel, cover, first, keys, values);
+            tile(Gradient::means, panel, cover, Reach(), first, keys, values);
             for (int64_t v = 0; v < panel.width(); v += kLanes) {
               Vector sum = hn::LoadU(Lanes(), s_.delta + first + v);
               for (int64_t j = 0; j < cover.end - cover.begin; ++j)
@@ -190,7 +197,7 @@ class GradientBlock {
     for (bool gradient : {false, true}) {
       sweep(0, sequence_.num_keys,
             [&](const Panel& panel, int64_t first, const TileCover& cover, FloatRows keys, FloatRows values) {
-              tile(Gradient::states, panel, cover, first, keys, values);
+              tile(Gradient::states, panel, cover, Reach(), first, keys, values);
               const VariantPanel rows = variant_panel(panel);
               const VariantKeys tile_keys = variant_keys(cover, s_.bits);
               if (gradient) {
@@ -244,13 +251,17 @@ class GradientBlock {
                    delta = hn::LoadU(d, s_.delta + first + v * kLanes);
       for (int64_t j = 0; j < count; ++j) {
         float *weight = s_.weights + j * width + v * kLanes, *d_logit = s_.d_logits + j * width + v * kLanes;
-        const Vector p = exp2_of(hn::Sub(hn::LoadU(d, weight), log_sum));
+        Vector p = exp2_of(hn::Sub(hn::LoadU(d, weight), log_sum)),
+               gradient = hn::Mul(p, hn::Sub(hn::LoadU(d, d_logit), delta));
+        if (cover.masked) {
+          // Products of hidden pairs may not have been taken; anything stands there.
+          const auto seen = visible_lanes(panel, cover, s_.bits, v, cover.begin + j);
+          p = hn::IfThenElseZero(seen, p), gradient = hn::IfThenElseZero(seen, gradient);
+        }
         hn::StoreU(p, d, weight);
-        hn::StoreU(hn::Mul(p, hn::Sub(hn::LoadU(d, d_logit), delta)), d, d_logit);
+        hn::StoreU(gradient, d, d_logit);
       }
     }
-    zero_hidden(panel, cover, s_.bits, s_.weights);
-    zero_hidden(panel, cover, s_.bits, s_.d_logits);
   }
 
   void elementwise(Gradient wanted, const Panel& panel, const TileCover& cover, int64_t first) const {

@@ -55,7 +55,7 @@ void TermItemSum(const FlashTask& task, const FlashGrads& grads, const TermItem&
         gradient.sweep(
             item.key_begin, item.key_begin + kTermKeys,
             [&](const Panel& panel, int64_t first, const TileCover& cover, FloatRows keys, FloatRows values) {
-              gradient.tile(Gradient::terms, panel, cover, first, keys, values);
+              gradient.tile(Gradient::terms, panel, cover, Reach(), first, keys, values);
               const float* tile = item.of_bias ? scratch.shared.d_logits : scratch.shared.weights;
               add_tile(panel, cover, tile, i - begin + first, shared_rows, item.key_begin, scratch.sums);
             });

@@ -92,6 +92,23 @@ HWY_INLINE void gemm_nn_reach(const float* a, ptrdiff_t lda, const float* b, ptr
   gemm<false>(a, lda, b, ldb, c, ldc, r, keys, vectors, depth, store);
 }
 
+/// C [keys][columns] += A B for weights A [keys][queries] and B [queries][columns]; weights of vectors of queries that
+/// see none of kTileRows keys are not read.
+template <class Store>
+HWY_INLINE void gemm_nn_of_seeing(const float* a, ptrdiff_t lda, const float* b, ptrdiff_t ldb, float* c, ptrdiff_t ldc,
+                                  int64_t keys, int64_t column_vectors, int64_t queries, const Reach& reach,
+                                  const Store& store) {
+  int64_t r = 0;
+  for (; r + kTileRows <= keys; r += kTileRows) {
+    const auto [first, count] = reach.seeing(r, r + kTileRows);
+    const int64_t begin = first * kLanes;
+    if (count == 0) continue;
+    gemm_nn(a + r * lda + begin, lda, b + begin * ldb, ldb, c + r * ldc, ldc, kTileRows, column_vectors,
+            std::min(count * kLanes, queries - begin), store);
+  }
+  gemm_nn(a + r * lda, lda, b, ldb, c + r * ldc, ldc, keys - r, column_vectors, queries, store);
+}
+
 template <int R, int V, int kFirst, int kCount>
 HWY_INLINE void add_span(const float* HWY_RESTRICT a, ptrdiff_t lda, const float* HWY_RESTRICT b, ptrdiff_t ldb,
                          int64_t depth, Vector (&sum)[R][V]) {

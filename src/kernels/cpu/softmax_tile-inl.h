@@ -7,6 +7,7 @@
 #endif
 
 #include <limits>
+#include <type_traits>
 
 #include "kernels/cpu/convert-inl.h"
 #include "kernels/cpu/exp-inl.h"
@@ -211,7 +212,14 @@ HWY_INLINE void write_panel(const FlashTask& task, const float* panel, int64_t w
     const auto typed = to.as<std::remove_pointer_t<decltype(data)>>();
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t row = task.query_row(i + r);
-      if (row >= 0) write_row(scratch + r * stride, 1.0f, columns, typed.row(b, h, row));
+      if (row < 0) continue;
+      if constexpr (std::is_same_v<decltype(typed.row(b, h, row)), float*>) {
+        if (past_caches && task.streams_output) {
+          write_row_past_caches(scratch + r * stride, columns, typed.row(b, h, row));
+          continue;
+        }
+      }
+      write_row(scratch + r * stride, 1.0f, columns, typed.row(b, h, row));
     }
   });
 }
