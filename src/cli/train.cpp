@@ -1,7 +1,9 @@
 #include <fmt/format.h>
 
 #include "cli/commands.h"
+#include "cli/mixer_text.h"
 #include "cli/task_options.h"
+#include "cli/train_small.h"
 #include "heed/checkpoint/decoder_checkpoint.h"
 #include "heed/error.h"
 #include "heed/train/lm_data.h"
@@ -29,13 +31,7 @@ void apply_mixer(DecoderConfig& config, const std::string& text) {
   const auto equals = text.find('=');
   const auto colon = text.find(':');
   const bool indexed = equals != std::string::npos && equals < colon;
-  const auto name =
-      text.substr(indexed ? equals + 1 : 0, colon == std::string::npos ? colon : colon - (indexed ? equals + 1 : 0));
-  LayerPlan plan{name, nlohmann::json::object()};
-  if (colon != std::string::npos) {
-    plan.config = nlohmann::json::parse(text.substr(colon + 1), nullptr, false);
-    require(plan.config.is_object(), "--mixer {}: the configuration is not a JSON object", text);
-  }
+  const auto plan = mixer_of(indexed ? text.substr(equals + 1) : text, "--mixer");
   if (!indexed) {
     for (auto& layer : config.layers) layer = plan;
     return;
@@ -203,6 +199,8 @@ void add_train(CLI::App& app) {
   add_seed(*lm, options->common);
   lm->callback([options] { run(*options); });
   add_ruler_tiny(*command);
+  add_speech(*command);
+  add_world(*command);
 }
 
 }  // namespace heed::cli

@@ -16,7 +16,7 @@ TEST(Commands, HelpHasAnExampleForEach) {
   EXPECT_EQ(all.status, 0);
   for (const char* command :
        {"compare", "bench kernels", "bench peers", "run", "list", "doctor", "eval text", "eval task", "eval suite",
-        "train lm", "probe heads", "probe duo", "probe sinks", "steer search", "steer pairworld"}) {
+        "train lm", "train speech", "train world", "probe heads", "probe duo", "probe sinks", "steer search", "steer pairworld"}) {
     const auto help = test::heed(std::string(command) + " --help");
     EXPECT_EQ(help.status, 0) << command;
     EXPECT_NE(help.out.find("example: heed"), std::string::npos) << command;
