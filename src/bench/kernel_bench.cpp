@@ -34,7 +34,7 @@ CheckResult require_check(KernelProblem& problem) {
 }
 
 std::string unit_of(const KernelCase& c) {
-  static const char* units[] = {"GFLOP/s", "GB/s", "Gstate/s"};
+  static const char* units[] = {"GFLOP/s", "GB/s", "Gstate/s", "GFLOP/s"};
   return units[static_cast<int>(c.bound())];
 }
 
@@ -71,6 +71,7 @@ KernelResult time_beside_limits(KernelProblem& problem, KernelProblem* partner) 
   result.peak_gflops = median(peaks);
   result.read_gbps = median(reads);
   result.limit = c.bound_by_reading() ? result.read_gbps : states.empty() ? result.peak_gflops : median(states);
+  result.limit *= c.useful_in_tiles();
   result.rate = (c.bound_by_reading() ? c.kv_bytes() : c.flops()) / seconds * 1e-9;
   if (partner != nullptr) {
     result.ratio = seconds / median(partner_times);
@@ -104,6 +105,18 @@ KernelResult measure_kernel(const KernelCase& c, const KernelCase* partner) {
   problem.run();
   result.extra_bytes = meter.peak();
   return result;
+}
+
+double time_kernel(const KernelCase& c) {
+  KernelProblem problem(c);
+  problem.run();
+  std::vector<double> times;
+  double spent = 0;
+  while (times.size() < 3 || (spent < kRoundSeconds && times.size() < kMostCalls)) {
+    times.push_back(timed_call(problem));
+    spent += times.back();
+  }
+  return median(times);
 }
 
 MemoryResult measure_memory(int64_t length) {
@@ -142,6 +155,12 @@ nlohmann::ordered_json to_json(const KernelResult& r) {
       {"peak_gflops", r.peak_gflops},
       {"read_gbps", r.read_gbps},
       {"command", fmt::format("heed bench kernels --threads {} --filter '{}'", kernels::num_threads(), c.id())}};
+  if (c.around) {
+    // Of whole tiles; the kernel can stay below their work, because parts of a tile skip keys.
+    row["tile_share"] = r.rate / (r.peak_gflops * c.useful_in_tiles(true));
+    row["useful_in_tiles"] = c.useful_in_tiles(true);
+    row["useful_in_parts"] = c.useful_in_tiles();
+  }
   if (r.ratio > 0) {
     row["ratio"] = r.ratio;
     row["ratio_to"] = c.partner;

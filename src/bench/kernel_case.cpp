@@ -1,6 +1,7 @@
 #include "heed/bench/kernel_case.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <bit>
@@ -21,6 +22,7 @@ std::string KernelCase::kernel() const {
   if (call == Call::bounds) return "page_bounds";
   if (is_chunk()) return call < Call::delta_chunk ? "linear_chunk" : "delta_chunk";
   if (is_scan()) return is_selective_scan() ? "selective_scan" : "softmax_scan";
+  if (around) return "neighborhood";
   return pattern.empty() ? "flash" : "block_sparse";
 }
 
@@ -41,6 +43,7 @@ bool KernelCase::matches(const std::string& filter) const {
 }
 
 int64_t KernelCase::pairs() const {
+  if (around) return batch * q_heads * kernels::visible_pairs(*around);
   kernels::FlashParams p;
   p.q.size = {batch, q_heads, queries, d};
   p.k.size = p.v.size = {batch, kv_heads, keys, d};
@@ -49,6 +52,13 @@ int64_t KernelCase::pairs() const {
   const OwnedBlockList owned(pattern, queries, keys, block);
   p.blocks = &owned.list;
   return kernels::visible_pairs(p);
+}
+
+double KernelCase::useful_in_tiles(bool whole) const {
+  if (!around) return 1;
+  const auto tiling = kernels::neighborhood_tiling(*around);
+  return static_cast<double>(kernels::visible_pairs(*around)) /
+         static_cast<double>(whole ? tiling.tile_pairs : tiling.part_pairs);
 }
 
 namespace {
@@ -220,6 +230,21 @@ std::vector<KernelCase> chunk_cases(const std::vector<int64_t>& sizes, int64_t t
   return cases;
 }
 
+/// `sizes` and `window` an axis: "13x13 near 256x256 forward".
+KernelCase near(Call call, DType dtype, const std::vector<int64_t>& sizes, const std::vector<int64_t>& window,
+                const std::vector<int64_t>& stride = {}) {
+  kernels::Neighborhood around;
+  around.rank = static_cast<int>(sizes.size());
+  for (size_t a = 0; a < sizes.size(); ++a) around.axes[a] = {sizes[a], window[a], stride.empty() ? 1 : stride[a]};
+  KernelCase c{.call = call, .dtype = dtype};
+  const std::string strides = stride.empty() ? "" : fmt::format(" by {}", fmt::join(stride, "x"));
+  c.name = fmt::format("{} near {}{} {}", fmt::join(window, "x"), fmt::join(sizes, "x"), strides,
+                       call == Call::backward ? "backward" : "forward");
+  c.queries = c.keys = around.tokens();
+  c.around = around;
+  return c;
+}
+
 std::vector<KernelCase> small_cases() {
   const auto small = [](KernelCase c) {
     c.q_heads = c.kv_heads = 2;
@@ -242,6 +267,8 @@ std::vector<KernelCase> small_cases() {
       selection(Call::scores, DType::f16, 2, 4, 4096, 64),
       selection(Call::bounds, DType::f16, 2, 4, 4096, 64),
   };
+  cases.push_back(small(near(Call::forward, DType::f32, {32, 32}, {7, 7})));
+  cases.push_back(small(near(Call::backward, DType::f32, {8, 16, 16}, {3, 5, 5}, {1, 2, 2})));
   for (auto& c : scan_cases(256, 16, {512, 256, 1024})) cases.push_back(std::move(c));
   for (auto& c : chunk_cases({32}, 512, {256, 1024}, dense)) cases.push_back(std::move(c));
   return cases;
@@ -272,6 +299,19 @@ std::vector<KernelCase> kernel_cases(bool quick) {
     cases.push_back(flash(Call::forward, (name + " forward").c_str(), DType::f32, 64, 4096, "", pattern));
     cases.push_back(flash(Call::backward, (name + " backward").c_str(), DType::f32, 64, 4096, "", pattern));
   }
+  const auto images = [&](Call call, DType dtype, const std::vector<int64_t>& sizes, const std::vector<int64_t>& window,
+                          const std::vector<int64_t>& stride = {}) {
+    auto c = near(call, dtype, sizes, window, stride);
+    c.q_heads = c.kv_heads = 2;
+    cases.push_back(std::move(c));
+  };
+  images(Call::forward, DType::f32, {256, 256}, {13, 13});
+  images(Call::forward, DType::bf16, {256, 256}, {13, 13});
+  images(Call::backward, DType::f32, {256, 256}, {13, 13});
+  images(Call::forward, DType::f32, {64, 64}, {7, 7});
+  images(Call::forward, DType::f32, {65536}, {255});
+  images(Call::forward, DType::f32, {16, 64, 64}, {5, 7, 7});
+  images(Call::forward, DType::f32, {256, 256}, {16, 16}, {8, 8});
   for (const int64_t group : {1, 4, 8}) cases.push_back(decode(DType::f16, 8, group, 16384, 128));
   for (const int64_t group : {1, 4})
     cases.push_back(

@@ -41,12 +41,14 @@ std::vector<int64_t> sample_rows(int64_t queries, int64_t most) {
 struct SampledMask {
   const kernels::Mask* mask;
   const kernels::BlockList* blocks;
+  const kernels::Neighborhood* around;
   const std::vector<int64_t>* rows;
   int64_t num_queries, num_keys;
 
   static bool visible(const void* context, int64_t b, int64_t h, int64_t i, int64_t j) {
     const auto& self = *static_cast<const SampledMask*>(context);
     const int64_t row = (*self.rows)[i];
+    if (self.around != nullptr) return kernels::sees(*self.around, row, j);
     if (self.blocks != nullptr) {
       const auto& list = *self.blocks;
       const auto* begin = list.columns + list.offsets[row / list.query_block];
@@ -77,12 +79,15 @@ CheckResult KernelProblem::check(double work) {
 CheckResult KernelProblem::check_flash(double work) {
   const KernelCase& c = case_;
   const bool backward = c.call == Call::backward;
-  const double row_work =
+  double row_work =
       static_cast<double>(c.pairs()) / static_cast<double>(c.queries) * static_cast<double>(c.d) * (backward ? 5 : 2);
+  // Who sees whom takes the reference as long as some products, for every key.
+  if (c.around) row_work += 16.0 * static_cast<double>(c.batch * c.q_heads * c.keys);
   const auto most = std::max<int64_t>(8, static_cast<int64_t>(work / row_work));
   const auto rows = sample_rows(c.queries, most);
   const kernels::Mask whole = mask_;
-  const SampledMask sampled{&whole, blocks_ ? &blocks_->list : nullptr, &rows, c.queries, c.keys};
+  const SampledMask sampled{
+      &whole, blocks_ ? &blocks_->list : nullptr, c.around ? &*c.around : nullptr, &rows, c.queries, c.keys};
 
   const Buffer q = in_double(q_.view(), &rows), k = in_double(k_.view()), v = in_double(v_.view());
   const Buffer out(DType::f64, q.view().size), lse(DType::f64, {c.batch, c.q_heads, q.view().size[2], 1});
@@ -110,7 +115,7 @@ CheckResult KernelProblem::check_flash(double work) {
   }
   auto g = grads();
   g.d_out = d_out.view();
-  kernels::flash_backward(flash(), g);
+  run_backward(g);
 
   const Buffer sampled_d_out = in_double(d_out.view(), &rows), d_q(DType::f64, q.view().size),
                d_k(DType::f64, k.view().size), d_v(DType::f64, v.view().size);

@@ -73,7 +73,7 @@ KernelProblem::KernelProblem(const KernelCase& c, int64_t rotated_bytes)
   d_q_ = Buffer(type, q_.view().size);
   d_k_ = Buffer(type, keys);
   d_v_ = Buffer(type, keys);
-  kernels::flash_forward(flash());
+  c.around ? kernels::neighborhood_forward(near()) : kernels::flash_forward(flash());
 }
 
 kernels::FlashParams KernelProblem::flash() const {
@@ -121,6 +121,10 @@ kernels::PageBoundsParams KernelProblem::bounds(size_t cache) const {
   return p;
 }
 
+void KernelProblem::run_backward(const kernels::FlashGrads& g) {
+  case_.around ? kernels::neighborhood_backward(near(), g) : kernels::flash_backward(flash(), g);
+}
+
 void KernelProblem::run() {
   if (scan_) return scan_->run();
   if (chunk_) return chunk_->run();
@@ -128,9 +132,9 @@ void KernelProblem::run() {
   if (case_.bound_by_reading()) turn_ = (turn_ + 1) % caches_.size();
   switch (case_.call) {
     case Call::forward:
-      return kernels::flash_forward(flash());
+      return case_.around ? kernels::neighborhood_forward(near()) : kernels::flash_forward(flash());
     case Call::backward:
-      return kernels::flash_backward(flash(), grads());
+      return run_backward(grads());
     case Call::decode:
       return kernels::decode(decode(cache));
     case Call::scores:

@@ -28,6 +28,7 @@ class KernelProblem {
   const KernelCase& shape() const { return case_; }
   kernels::FlashParams flash() const;
   kernels::FlashGrads grads() const;
+  kernels::NeighborhoodParams near() const { return {flash(), *case_.around}; }
   kernels::DecodeParams decode(size_t cache) const;
   kernels::SlotScoresParams scores(size_t cache) const;
   kernels::PageBoundsParams bounds(size_t cache) const;
@@ -39,6 +40,7 @@ class KernelProblem {
     Buffer k, v, scale;  ///< of bounds, k is the extremes of its pages
   };
   CheckResult check_flash(double work);
+  void run_backward(const kernels::FlashGrads& g);
   CheckResult check_decode();
   CheckResult check_selection();
 

@@ -88,6 +88,7 @@ double square_bytes(const KernelCase& c) {
 
 std::string reason_to_skip(const KernelCase& c) {
   if (!c.pattern.empty()) return "libtorch has no block-sparse attention";
+  if (c.around) return "libtorch has no attention to neighbourhoods";
   if (c.call == Call::scores || c.call == Call::bounds) return "libtorch has no call that scores a cache";
   if (c.is_chunk()) return "libtorch has no recurrence";
   if (c.is_scan() && c.call != Call::selective_scan) return "libtorch has no scan";

@@ -42,6 +42,8 @@ void print_kernels(const nlohmann::ordered_json& report) {
                r["Hq"].get<int64_t>(), r["Hkv"].get<int64_t>(), r["N"].get<int64_t>(), r["M"].get<int64_t>(),
                r["D"].get<int64_t>(), r["time_ms"].get<double>(), r["rate"].get<double>(), r["limit"].get<double>(),
                r["limit_unit"].get<std::string>(), 100 * r["share"].get<double>(), bench::bytes_text(r["extra_bytes"]));
+    if (r.contains("tile_share"))
+      fmt::print("  {:.1f}% of the bound of its tiles", 100 * r["tile_share"].get<double>());
     if (r.contains("ratio"))
       fmt::print("  {:.2f}x the {} of {}", r["ratio"].get<double>(), r["ratio_of"].get<std::string>(),
                  r["ratio_to"].get<std::string>());
@@ -145,6 +147,7 @@ void add_bench(CLI::App& app) {
       run_kernels);
   add("peers", "the same cases through libtorch, in turn with heed\nexample: heed bench peers --filter 'flash float32'",
       run_peers);
+  add_bench_simulate(*command);
 }
 
 }  // namespace heed::cli

@@ -94,8 +94,9 @@ TEST(KernelCase, EveryCaseIsNamedOnceAndKnowsItsPartner) {
     }
     for (const auto& c : cases)
       EXPECT_TRUE(c.compared == KernelCase::Compared::no || ids.count(c.partner)) << c.id() << " has no " << c.partner;
-    EXPECT_EQ(kernels, (std::set<std::string>{"flash", "block_sparse", "decode", "slot_scores", "page_bounds",
-                                              "selective_scan", "softmax_scan", "linear_chunk", "delta_chunk"}));
+    EXPECT_EQ(kernels,
+              (std::set<std::string>{"flash", "block_sparse", "decode", "slot_scores", "page_bounds", "neighborhood",
+                                     "selective_scan", "softmax_scan", "linear_chunk", "delta_chunk"}));
   }
 }
 
@@ -126,6 +127,38 @@ TEST(KernelCheck, PassesWhatIsRightOnAnyNumberOfRows) {
       }
     }
   }
+}
+
+KernelCase some_neighborhood(Call call) {
+  KernelCase c = some_case(call, "");
+  kernels::Neighborhood around;
+  around.rank = 2;
+  around.axes[0] = {15, 5, 2}, around.axes[1] = {10, 3, 1, 2};
+  c.around = around;
+  return c;
+}
+
+TEST(KernelCase, CountsThePairsOfNeighbourhoods) {
+  const auto c = some_neighborhood(Call::forward);
+  EXPECT_EQ(c.kernel(), "neighborhood");
+  EXPECT_EQ(c.pairs(), 4 * 150 * 15);
+  EXPECT_EQ(c.flops(), 4.0 * 24 * 4 * 150 * 15);
+  EXPECT_GT(c.useful_in_tiles(), 0);
+  EXPECT_LT(c.useful_in_tiles(), 1);
+}
+
+TEST(KernelCheck, PassesNeighbourhoodsOnAnyNumberOfRows) {
+  for (const double work : {1.0, 1e12}) {
+    for (const Call call : {Call::forward, Call::backward}) {
+      KernelProblem problem(some_neighborhood(call));
+      const auto result = problem.check(work);
+      EXPECT_TRUE(result.passed()) << result.error;
+      EXPECT_GT(result.error, 0);
+    }
+  }
+  const auto result = measure_kernel(some_neighborhood(Call::forward));
+  EXPECT_GT(result.share(), 0);
+  EXPECT_LE(result.share(), 1);
 }
 
 TEST(KernelCheck, PassesEveryTypeOfCache) {

@@ -14,9 +14,9 @@ using nlohmann::json;
 TEST(Commands, HelpHasAnExampleForEach) {
   const auto all = test::heed("--help");
   EXPECT_EQ(all.status, 0);
-  for (const char* command :
-       {"compare", "bench kernels", "bench peers", "run", "list", "doctor", "eval text", "eval task", "eval suite",
-        "train lm", "train speech", "train world", "probe heads", "probe duo", "probe sinks", "steer search", "steer pairworld"}) {
+  for (const char* command : {"compare", "bench kernels", "bench peers", "bench simulate", "run", "list", "doctor",
+                              "eval text", "eval task", "eval suite", "train lm", "train speech", "train world",
+                              "probe heads", "probe duo", "probe sinks", "steer search", "steer pairworld"}) {
     const auto help = test::heed(std::string(command) + " --help");
     EXPECT_EQ(help.status, 0) << command;
     EXPECT_NE(help.out.find("example: heed"), std::string::npos) << command;
@@ -58,6 +58,25 @@ TEST(Commands, JsonGoesToAFile) {
   const auto path = folder / "rows.json";
   ASSERT_EQ(test::heed("list --json=" + path.string()).status, 0);
   EXPECT_TRUE(json::parse(slurp(path)).is_array());
+}
+
+TEST(Commands, SimulateCountsTiles) {
+  const auto result = test::heed(
+      "bench simulate --grid 30x48x80 --window 18x24x24 --stride 1 16x8x8 --query-tile 4x8x8 --key-tile "
+      "2x8x8 --attention-share 0.607 --json");
+  ASSERT_EQ(result.status, 0) << result.err;
+  const auto rows = json::parse(result.out)["results"];
+  ASSERT_EQ(rows.size(), 2u);
+  EXPECT_NEAR(rows[0]["speed_up"].get<double>(), 3.27, 0.01);
+  EXPECT_NEAR(rows[0]["end_to_end"].get<double>(), 1.73, 0.01);
+  EXPECT_NEAR(rows[1]["speed_up"].get<double>(), 11.11, 0.01);
+  EXPECT_EQ(rows[1]["perfect"], true);
+  const auto small = test::heed("bench simulate --grid 16x16 --window 5 --stride 1 2x2 --measure --threads 1");
+  ASSERT_EQ(small.status, 0) << small.err;
+  EXPECT_NE(small.out.find("measured"), std::string::npos);
+  const auto wrong = test::heed("bench simulate --grid 16x16 --window 17x3");
+  EXPECT_EQ(wrong.status, 2);
+  EXPECT_NE(wrong.err.find("window 17 along axis 0 of 16 cells"), std::string::npos) << wrong.err;
 }
 
 TEST(Commands, DoctorSaysWhatABugReportNeeds) {

@@ -14,8 +14,10 @@ namespace heed::bench {
 struct KernelResult {
   KernelCase shape;
   double time_ms = 0;
-  double limit = 0;  ///< GFLOP/s, GB/s or 1e9 states a second, by the case's bound, measured beside it
-  double rate = 0;   ///< useful work in the limit's unit
+  /// GFLOP/s, GB/s or 1e9 states a second, by the case's bound, measured beside it; of tiles the peak times what of
+  /// their work is useful.
+  double limit = 0;
+  double rate = 0;  ///< useful work in the limit's unit
   double peak_gflops = 0, read_gbps = 0;
   int64_t extra_bytes = 0;  ///< most scratch that was allocated at once, beside the outputs
   double error = 0;         ///< of the check, relative L2
@@ -28,6 +30,9 @@ struct KernelResult {
 /// Checks a case against the double reference, times it, and measures its limit before, between and after. `partner`,
 /// where the case has one, is timed in turn with it. Throws Refused when the check fails or the rate exceeds the limit.
 KernelResult measure_kernel(const KernelCase& c, const KernelCase* partner = nullptr);
+
+/// Median seconds of a case, unchecked.
+double time_kernel(const KernelCase& c);
 
 /// Scratch of a dense forward call of one head, head size 64, at a length: by formula and as allocated.
 struct MemoryResult {

@@ -2,10 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "heed/kernels/flash.h"
+#include "heed/kernels/neighborhood.h"
 
 namespace heed::bench {
 
@@ -31,7 +32,7 @@ struct KernelCase {
     delta_chunk_backward
   };
   /// What the speed of a call is a share of.
-  enum class Bound : uint8_t { arithmetic, reading, states };
+  enum class Bound : uint8_t { arithmetic, reading, states, tiles };
   /// What a second case in the same run is compared by.
   enum class Compared : uint8_t { no, by_time, by_work };
 
@@ -45,12 +46,15 @@ struct KernelCase {
 
   std::string decay{};  ///< linear_chunk, delta_chunk: "", "constant", "scalar" or "channel"
 
+  /// Windows of a grid of queries = keys cells; forward and backward alone.
+  std::optional<kernels::Neighborhood> around{};
+
   /// Name of the case whose time (or rate of useful work) the row's ratio divides by.
   Compared compared = Compared::no;
   std::string partner{};
 
   /// "flash", "block_sparse", "decode", "slot_scores", "page_bounds", "selective_scan", "softmax_scan",
-  /// "linear_chunk" or "delta_chunk".
+  /// "linear_chunk", "delta_chunk" or "neighborhood".
   std::string kernel() const;
   /// "flash causal forward float32 Hq=8 Hkv=8 N=4096 M=4096 D=64": what --filter is matched with.
   std::string id() const;
@@ -71,9 +75,13 @@ struct KernelCase {
   bool is_chunk() const { return call >= Call::linear_chunk; }
   bool is_selective_scan() const { return call == Call::selective_scan || call == Call::selective_scan_backward; }
   bool reads_cache() const { return call == Call::decode || call == Call::scores || call == Call::bounds; }
-  /// What reads a cache is bound by reading, the selective scan by its exponentials and products, everything else by
-  /// arithmetic.
+  /// Of a neighbourhood, how much of its work in tiles can be useful: pairs() over those in the boxes of keys that the
+  /// kernel's tiles, or the parts of tiles that skip keys by themselves, visit.
+  double useful_in_tiles(bool whole = false) const;
+  /// What reads a cache is bound by reading, the selective scan by its exponentials and products, a neighbourhood by
+  /// the arithmetic of its tiles, everything else by arithmetic.
   Bound bound() const {
+    if (around) return Bound::tiles;
     return reads_cache() ? Bound::reading : is_selective_scan() ? Bound::states : Bound::arithmetic;
   }
   bool bound_by_reading() const { return bound() == Bound::reading; }
