@@ -108,20 +108,22 @@ class RecurrenceCase {
     return g;
   }
 
-  void forward() const {
+  static void run(const Params& p) {
     if constexpr (kDelta) {
-      kernels::delta_chunk(params());
+      kernels::delta_chunk(p);
     } else {
-      kernels::linear_chunk(params());
+      kernels::linear_chunk(p);
     }
   }
-  void backward() const {
+  static void run_backward(const Params& p, const Grads& g) {
     if constexpr (kDelta) {
-      kernels::delta_chunk_backward(params(), grads());
+      kernels::delta_chunk_backward(p, g);
     } else {
-      kernels::linear_chunk_backward(params(), grads());
+      kernels::linear_chunk_backward(p, g);
     }
   }
+  void forward() const { run(params()); }
+  void backward() const { run_backward(params(), grads()); }
 
   /// The same call in float64, whose kernel is the reference.
   RecurrenceCase in_double() const {
@@ -161,6 +163,9 @@ class RecurrenceCase {
  private:
   std::vector<int64_t> bounds_;
 };
+
+using LinearChunkCase = RecurrenceCase<kernels::LinearChunkParams, kernels::LinearChunkGrads>;
+using DeltaChunkCase = RecurrenceCase<kernels::DeltaChunkParams, kernels::DeltaChunkGrads>;
 
 // Relative L2 errors of float32 against the reference. A sum's error is eps times the size of its terms; those of log
 // decays are differences of sums over tokens, so what a strong decay makes small next to its terms is known less well.
