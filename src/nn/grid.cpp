@@ -14,7 +14,7 @@ Tensor to_image(const Tensor& tokens, int64_t height, int64_t width) {
 
 Tensor to_tokens(const Tensor& image) { return image.flatten(2).transpose(1, 2); }
 
-GridConvImpl::GridConvImpl(int64_t channels, int64_t size, bool has_bias) {
+GridConvImpl::GridConvImpl(int64_t channels, int64_t size, bool has_bias, int64_t dilation) : dilation_(dilation) {
   require(size % 2 == 1, "convolution of {} x {} cells; odd sizes are accepted", size, size);
   const double bound = 1.0 / static_cast<double>(size);
   weight = register_parameter("weight", torch::empty({channels, 1, size, size}).uniform_(-bound, bound));
@@ -23,8 +23,8 @@ GridConvImpl::GridConvImpl(int64_t channels, int64_t size, bool has_bias) {
 
 Tensor GridConvImpl::forward(const Tensor& tokens, int64_t height, int64_t width) {
   const auto image = to_image(tokens, height, width).contiguous();
-  const auto padding = weight.size(2) / 2;
-  return to_tokens(torch::conv2d(image, weight, bias, 1, padding, 1, weight.size(0)));
+  const auto padding = weight.size(2) / 2 * dilation_;
+  return to_tokens(torch::conv2d(image, weight, bias, 1, padding, dilation_, weight.size(0)));
 }
 
 Tensor rotate_by_cell(const Tensor& x, int64_t height, int64_t width) {

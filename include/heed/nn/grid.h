@@ -12,11 +12,14 @@ torch::Tensor to_tokens(const torch::Tensor& image);
 /// A depthwise convolution over the grid with zeros around it: tokens [B, H W, C] -> the same.
 class GridConvImpl : public torch::nn::Module {
  public:
-  /// `size` odd.
-  GridConvImpl(int64_t channels, int64_t size, bool bias = true);
+  /// `size` odd; neighbours are `dilation` cells apart.
+  GridConvImpl(int64_t channels, int64_t size, bool bias = true, int64_t dilation = 1);
   torch::Tensor forward(const torch::Tensor& tokens, int64_t height, int64_t width);
 
   torch::Tensor weight, bias;  ///< [C, 1, size, size], [C] (undefined without)
+
+ private:
+  int64_t dilation_;
 };
 TORCH_MODULE(GridConv);
 

@@ -2,6 +2,7 @@
 // Not verified: the exact form of the token term; the weight-shared form tanh(w . GELU(q)) is built.
 #include <cmath>
 
+#include "heed/nn/gelu.h"
 #include "mixers/rows.h"
 
 namespace heed {
@@ -35,7 +36,7 @@ class SelectiveSelfAttention final : public AttentionMixer {
  private:
   /// tanh(w . GELU(x)), [B, H, N, 1].
   static torch::Tensor token_term(const torch::Tensor& x, const torch::Tensor& weight) {
-    return torch::tanh((torch::gelu(x) * weight).sum(-1, true));
+    return torch::tanh((nn::gelu(x) * weight).sum(-1, true));
   }
 
   torch::Tensor position_term(const MixerInput& in, const KvState* state, const torch::Tensor& k) const {

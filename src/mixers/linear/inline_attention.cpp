@@ -1,5 +1,6 @@
 // Linear attention normalised by subtraction, which keeps different queries apart, and a local residual.
 #include "heed/nn/feature_map.h"
+#include "heed/nn/gelu.h"
 #include "mixers/linear/image_attention.h"
 #include "mixers/rows.h"
 
@@ -38,7 +39,7 @@ class InlineAttention final : public linear::ImageAttention {
     if (!residual_) return joined;
     const auto cells = cells_of(call);
     const auto mean = call.without_padding(call.x).sum(1) / cells.count.view({-1, 1});
-    const auto kernels = kernel_out_(torch::gelu(kernel_in_(mean.unsqueeze(-1)))).view({-1, 1, 3, 3});
+    const auto kernels = kernel_out_(nn::gelu(kernel_in_(mean.unsqueeze(-1)))).view({-1, 1, 3, 3});
     const auto v = nn::to_image(call.without_padding(v_proj_(call.x)), cells.height, cells.width);
     // Every channel of every item has its own kernel: one convolution of B C groups.
     const auto flat = v.reshape({1, -1, cells.height, cells.width});

@@ -1,4 +1,5 @@
 // ReLU linear attention with a learned temperature, and a local concentration of what it spreads.
+#include "heed/nn/gelu.h"
 #include "mixers/linear/image_attention.h"
 #include "mixers/rows.h"
 
@@ -31,7 +32,7 @@ class L2vitLga final : public linear::ImageAttention {
     const auto cells = cells_of(call);
     const auto& stream = call.input.residual.defined() ? call.input.residual : call.x;
     const auto inner = call.without_padding(norm_(stream + attended));
-    const auto mixed = nn::to_image(torch::gelu(conv_in_(inner, cells.height, cells.width)), cells.height, cells.width);
+    const auto mixed = nn::to_image(nn::gelu(conv_in_(inner, cells.height, cells.width)), cells.height, cells.width);
     const auto normed = call.without_padding(nn::to_tokens(batch_norm_(mixed)));
     return attended + conv_out_(normed, cells.height, cells.width);
   }

@@ -1,11 +1,11 @@
 // LaMamba: a block of scans over the whole image, attention in windows and a channel mixer, each modulated by what
 // conditions the image.
-#include "heed/attention.h"
 #include "heed/error.h"
 #include "heed/mixers/recurrent_mixer.h"
 #include "heed/nn/config.h"
-#include "heed/nn/grid_windows.h"
+#include "heed/nn/gelu.h"
 #include "mixers/rows.h"
+#include "mixers/vision/image_mixer.h"
 
 namespace heed {
 namespace {
@@ -36,8 +36,7 @@ class LaMamba final : public RecurrentMixer {
     if (c.attention) {
       qkv_proj_ = project("qkv_proj", c.dim, 3 * c.dim, true);
       o_proj_ = project("o_proj", c.dim, c.dim, true);
-      const int64_t side = 2 * c.window - 1;
-      bias_ = register_parameter("bias", torch::randn({c.heads, side * side}) * 0.02);
+      windows_ = register_module("windows", vision::WindowCore(c.heads, c.window, c.window));
     }
     up_proj_ = project("up_proj", c.dim, c.mlp_ratio * c.dim, true);
     down_proj_ = project("down_proj", c.mlp_ratio * c.dim, c.dim, true);
@@ -64,7 +63,7 @@ class LaMamba final : public RecurrentMixer {
         return scan_->forward(input);
       });
     if (qkv_proj_) add(1, [&](const Tensor& t) { return attend(call, t); });
-    add(2, [&](const Tensor& t) { return down_proj_(torch::gelu(up_proj_(t).contiguous())); });
+    add(2, [&](const Tensor& t) { return down_proj_(nn::gelu(up_proj_(t))); });
     return x;
   }
 
@@ -78,25 +77,20 @@ class LaMamba final : public RecurrentMixer {
   Tensor attend(RecurrentCall& call, const Tensor& x) {
     const auto& sizes = call.input.grid->sizes;
     const bool shifted = config_.shift == "always" || (config_.shift == "alternate" && call.input.layer.index % 2 == 1);
-    const nn::GridWindows windows(sizes[0], sizes[1], config_.window, shifted);
-    auto hidden = windows.empty.expand({call.batch(), -1, -1});
-    if (call.input.key_padding && !call.input.memory)
-      hidden = hidden | call.input.key_padding->index_select(1, windows.cell.flatten()).view(hidden.sizes());
-    AttentionOptions options;
-    options.bias = bias_.index_select(1, windows.offset.flatten()).view({1, config_.heads, windows.cell.size(1), -1});
-    // Ids 0 of cells and -1 of what is none, which fits no query.
-    options.k_documents = hidden.flatten(0, 1).to(torch::kInt32).neg();
-    options.q_documents = torch::zeros_like(*options.k_documents);
-    const auto qkv = windows.split(qkv_proj_(x)).chunk(3, 2);
-    const auto heads = [&](size_t i) { return split_heads(qkv[i], config_.heads); };
-    return o_proj_(windows.join(join_heads(heed::attention(heads(0), heads(1), heads(2), options))));
+    const nn::Windows windows(nn::Windows::Kind::block, sizes[0], sizes[1], config_.window, config_.window,
+                              shifted ? config_.window / 2 : 0);
+    const auto cells = [&](const Tensor& t) { return t.unflatten(1, {sizes[0], sizes[1]}); };
+    vision::Image image{cells(x), {}};
+    if (call.input.key_padding && !call.input.memory) image.hidden = cells(*call.input.key_padding);
+    const auto qkv = cells(qkv_proj_(x)).chunk(3, 3);
+    return o_proj_(windows_(windows, image, qkv[0], qkv[1], qkv[2]).flatten(1, 2));
   }
 
   LaMambaConfig config_;
   torch::nn::Linear condition_proj_{nullptr}, modulation_{nullptr}, qkv_proj_{nullptr}, o_proj_{nullptr},
       up_proj_{nullptr}, down_proj_{nullptr};
   std::shared_ptr<TokenMixer> scan_;
-  Tensor bias_;  // [H, (2 window - 1)^2]
+  vision::WindowCore windows_{nullptr};
 };
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "heed/error.h"
+#include "heed/nn/gelu.h"
 
 namespace heed::linear {
 
@@ -10,10 +11,8 @@ using torch::Tensor;
 
 namespace {
 
-/// GELU, written out: the float32 gradient of libtorch 1.13's own was seen to return garbage for some strides.
-Tensor activation(const Tensor& x) { return 0.5 * x * (1 + torch::erf(x / std::sqrt(2.0))); }
-
-Tensor activation_slope(const Tensor& x) {
+/// The derivative of gelu.
+Tensor gelu_slope(const Tensor& x) {
   const auto density = torch::exp(-x.square() / 2) / std::sqrt(2 * M_PI);
   return 0.5 * (1 + torch::erf(x / std::sqrt(2.0))) + x * density;
 }
@@ -77,7 +76,7 @@ Tensor memory_read(const std::vector<Tensor>& weights, const Tensor& q) {
   auto h = q;
   for (size_t l = 0; l < weights.size(); ++l) {
     h = torch::matmul(h, weights[l]);
-    if (l + 1 < weights.size()) h = activation(h);
+    if (l + 1 < weights.size()) h = nn::gelu(h);
   }
   return h;
 }
@@ -90,11 +89,11 @@ Tensor memory_chunk(MemoryWeights& memory, const Tensor& q, const Tensor& k, con
   std::vector<Tensor> inputs{k}, outputs, deltas(layers);
   for (size_t l = 0; l < layers; ++l) {
     outputs.push_back(torch::matmul(inputs[l], memory.weights[l]));
-    if (l + 1 < layers) inputs.push_back(activation(outputs[l]));
+    if (l + 1 < layers) inputs.push_back(nn::gelu(outputs[l]));
   }
   deltas[layers - 1] = 2 * (outputs[layers - 1] - v);
   for (size_t l = layers - 1; l > 0; --l)
-    deltas[l - 1] = torch::matmul(deltas[l], memory.weights[l].transpose(-1, -2)) * activation_slope(outputs[l - 1]);
+    deltas[l - 1] = torch::matmul(deltas[l], memory.weights[l].transpose(-1, -2)) * gelu_slope(outputs[l - 1]);
 
   const auto steps = gates.theta.unsqueeze(-1);
   const auto column = [](const Tensor& t) { return t.unsqueeze(-1); };
@@ -105,7 +104,7 @@ Tensor memory_chunk(MemoryWeights& memory, const Tensor& q, const Tensor& k, con
     auto out = column(c.carry) * torch::matmul(h, memory.weights[l]) +
                column(c.carried) * torch::matmul(h, memory.momenta[l]) -
                torch::matmul(torch::matmul(h, a.transpose(-1, -2)) * c.pairs, written);
-    h = l + 1 < layers ? activation(out) : out;
+    h = l + 1 < layers ? nn::gelu(out) : out;
   }
   const int64_t end = gates.theta.size(-1) - 1;
   const auto matrix = [](const Tensor& t) { return t.unsqueeze(-1).unsqueeze(-1); };

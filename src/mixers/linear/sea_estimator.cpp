@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "heed/error.h"
+#include "heed/nn/gelu.h"
 #include "heed/nn/random_features.h"
 #include "mixers/linear/performer_features.h"
 
@@ -77,8 +78,7 @@ SeaEstimatorImpl::Estimate SeaEstimatorImpl::forward(RecurrentCall& call, size_t
     gathered = ops::linear_noncausal(q, k, values, call.input.key_padding, true);
   }
   const auto inner = norm_(in_(torch::cat({gathered, v}, 3)));
-  // gelu, written out: libtorch 1.13 has a wrong float32 gradient of it for some strides.
-  const auto t = 0.5 * inner * (1 + torch::erf(inner * M_SQRT1_2));
+  const auto t = nn::gelu(inner);
   const auto image = out_(t).unflatten(3, {planes_, reduced_}).transpose(2, 3).flatten(1, 2);  // [B, H s, N, K / r]
   const auto logits = config_.causal ? causal_maps(call, first_slot + 1, image, shown) : whole_maps(image, shown);
   return {torch::softmax(logits, 3), torch::sigmoid(gates_(t))};

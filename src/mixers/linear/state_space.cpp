@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "heed/error.h"
+#include "heed/nn/gelu.h"
 #include "heed/ops/toeplitz_fft.h"
 
 namespace heed::linear {
@@ -68,7 +69,7 @@ Tensor StateSpaceMixer::run(RecurrentCall& call) {
   } else {
     y = convolve(u);
   }
-  y = torch::gelu(y + skip_ * u);
+  y = nn::gelu(y + skip_ * u);
   if (!output_) return y;
   return config_.output == "glu" ? torch::glu(output_(y), 2) : output_(y);
 }

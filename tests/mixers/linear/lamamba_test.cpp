@@ -3,7 +3,6 @@
 
 #include "heed/error.h"
 #include "heed/mixers/token_mixer.h"
-#include "heed/nn/grid_windows.h"
 #include "support/torch_support.h"
 
 namespace heed {
@@ -57,7 +56,7 @@ Tensor dense(TokenMixer& mixer, const MixerInput& in, int64_t window,
     for (int64_t j = 0; j < n; ++j) {
       const int64_t down = i / width - j / width, right = i % width - j % width;
       if (!together(i / width, i % width, j / width, j % width)) continue;
-      bias.select(1, i).select(1, j).copy_(p["bias"].select(1, (down + window - 1) * side + right + window - 1));
+      bias.select(1, i).select(1, j).copy_(p["windows.bias.table"].select(1, (down + window - 1) * side + right + window - 1));
     }
   const auto qkv = (torch::matmul(normed(in.x), p["qkv_proj.weight"].t()) + p["qkv_proj.bias"])
                        .view({2, n, 3, kHeads, kDim / kHeads})
@@ -162,21 +161,6 @@ TEST(LaMamba, ScansReachWhereWindowsDoNot) {
       EXPECT_LT(reached, 40);
     EXPECT_GT(grad[4][4].item<double>(), 0);
   }
-}
-
-TEST(GridWindows, HoldEveryCellOnce) {
-  for (const auto& [height, width] : {std::pair<int64_t, int64_t>{1, 1}, {3, 9}, {8, 8}, {10, 4}, {13, 7}})
-    for (const int64_t size : {1, 3, 4})
-      for (const bool shifted : {false, true}) {
-        const nn::GridWindows windows(height, width, size, shifted);
-        EXPECT_EQ(windows.empty.logical_not().sum().item<int64_t>(), height * width);
-        const auto x = torch::randn({2, height * width, 3});
-        EXPECT_TRUE(torch::equal(windows.join(windows.split(x)), x));
-        EXPECT_LT(windows.offset.max().item<int64_t>(), (2 * size - 1) * (2 * size - 1));
-        // Every window holds something.
-        EXPECT_FALSE(windows.empty.all(1).any().item<bool>()) << height << "x" << width << " by " << size;
-      }
-  EXPECT_THROW(nn::GridWindows(3, 3, 0, false), Error);
 }
 
 TEST(LaMamba, WrongInputIsNamed) {

@@ -1,0 +1,67 @@
+// Half of the heads attend inside windows, the other half inside windows that begin half a window further.
+#include "heed/error.h"
+#include "mixers/rows.h"
+#include "mixers/vision/image_mixer.h"
+
+namespace heed {
+namespace {
+
+using nn::Windows;
+using torch::Tensor;
+using vision::Image;
+
+class DoubleWindowAttention final : public vision::ImageMixer {
+ public:
+  DoubleWindowAttention(vision::WindowHeads heads, int64_t size)
+      : ImageMixer("double_window_attention", heads.dim), size_(size) {
+    require(heads.heads % 2 == 0, "double_window_attention: heads = {}; an even number is accepted", heads.heads);
+    const auto half = heads.heads / 2;
+    qkv_ = register_module("qkv", torch::nn::Linear(heads.dim, 3 * heads.dim));
+    out_ = register_module("out", torch::nn::Linear(heads.dim, heads.dim));
+    for (auto* core : {&still_, &shifted_}) *core = vision::WindowCore(half, size, size);
+    register_module("still", still_);
+    register_module("shifted", shifted_);
+  }
+
+ protected:
+  Tensor mix_image(const Image& image) override {
+    const auto parts = qkv_(image.cells).chunk(3, 3);
+    const auto half = [&](int64_t which) {
+      std::array<Tensor, 3> cut;
+      for (size_t i = 0; i < 3; ++i) cut[i] = parts[i].chunk(2, 3)[static_cast<size_t>(which)];
+      return cut;
+    };
+    const auto windows = [&](int64_t shift) {
+      return Windows(Windows::Kind::block, image.height(), image.width(), size_, size_, shift);
+    };
+    const auto [q, k, v] = half(0);
+    const auto [q2, k2, v2] = half(1);
+    return out_(torch::cat({still_(windows(0), image, q, k, v), shifted_(windows(size_ / 2), image, q2, k2, v2)}, 3));
+  }
+
+ private:
+  int64_t size_;
+  torch::nn::Linear qkv_{nullptr}, out_{nullptr};
+  vision::WindowCore still_{nullptr}, shifted_{nullptr};
+};
+
+}  // namespace
+
+RegistryRow rows::double_window_attention() {
+  return vision::image_row(
+      {.name = "double_window_attention",
+       .paper = "StyleSwin: Transformer-based GAN for High-resolution Image Generation (arXiv 2112.10762)",
+       .year = 2021,
+       .cost = "O(N w^2)",
+       .parameters = vision::window_parameters({{"size", 8, "windows are of size x size cells"}}),
+       .small = {{"dim", 24}, {"heads", 2}, {"size", 4}},
+       .make = [](const nlohmann::json& json) -> std::shared_ptr<TokenMixer> {
+         ConfigReader reader("double_window_attention", json);
+         const auto heads = vision::WindowHeads::read(reader);
+         const auto size = reader.integer("size", 8, 2, 1024);
+         reader.finish();
+         return std::make_shared<DoubleWindowAttention>(heads, size);
+       }});
+}
+
+}  // namespace heed

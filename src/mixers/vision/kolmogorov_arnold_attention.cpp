@@ -1,0 +1,121 @@
+// A learned operator on the rows of scores in the place of softmax: sums of learned functions of one score each.
+#include <algorithm>
+#include <cmath>
+
+#include "heed/error.h"
+#include "mixers/rows.h"
+
+#include "heed/mixers/recurrent_mixer.h"
+#include "mixers/vision/image_mixer.h"
+
+namespace heed {
+namespace {
+
+using torch::Tensor;
+
+struct ArnoldConfig {
+  vision::WindowHeads heads;
+  int64_t max_length = 64, rank = 12, frequencies = 3;
+  bool simplex = false;
+};
+
+/// The nearest point of the probability simplex to each row (Duchi et al., 2008).
+Tensor to_simplex(const Tensor& rows) {
+  const auto sorted = std::get<0>(rows.sort(-1, true));
+  const auto count = torch::arange(1, rows.size(-1) + 1, rows.options());
+  const auto excess = (sorted.cumsum(-1) - 1) / count;
+  const auto kept = (sorted > excess).sum(-1, true).clamp_min(1);
+  return torch::relu(rows - excess.gather(-1, kept - 1));
+}
+
+class KolmogorovArnoldAttention final : public RecurrentMixer {
+ public:
+  explicit KolmogorovArnoldAttention(const ArnoldConfig& c)
+      : RecurrentMixer("kolmogorov_arnold_attention", c.heads.dim, false), config_(c) {
+    const int64_t n = c.max_length, g = c.frequencies, heads = c.heads.heads;
+    qkv_ = project("qkv", dim_, 3 * dim_, true);
+    out_ = project("o_proj", dim_, dim_, true);
+    const int64_t inner = c.rank == 0 ? n : c.rank;
+    functions_ =
+        register_parameter("functions", torch::randn({heads, inner, n, 2 * g}) / std::sqrt(double(n) * double(g)));
+    if (c.rank > 0) {
+      const double bound = std::sqrt(6.0 / double(n + c.rank));
+      expand_ = register_parameter("expand", torch::empty({heads, n, c.rank}).uniform_(-bound, bound));
+    }
+  }
+
+ protected:
+  Tensor run(RecurrentCall& call) override {
+    const int64_t n = call.tokens();
+    require(n <= config_.max_length, "kolmogorov_arnold_attention: {} tokens: at most max_length = {} are accepted", n,
+            config_.max_length);
+    require(!call.input.cu_seqlens, "kolmogorov_arnold_attention: cu_seqlens is not accepted");
+    const auto parts = qkv_(call.x).chunk(3, 2);
+    const auto heads = [&](size_t i) { return split_heads(parts[i], config_.heads.heads); };
+    const auto q = heads(0), k = heads(1), v = call.heads_without_padding(heads(2));
+    const auto scores = torch::matmul(q, k.transpose(2, 3)) / std::sqrt(double(q.size(3)));
+    auto rows = operate(call, scores);
+    if (config_.simplex) rows = to_simplex(rows);
+    return out_(join_heads(torch::matmul(rows, v)));
+  }
+
+ private:
+  /// sigma(s)_p = sum_q phi_pq(s_q) of every row: [B, heads, N, N]. A padded key has no function.
+  Tensor operate(RecurrentCall& call, const Tensor& scores) const {
+    const int64_t n = scores.size(3), inner = config_.rank == 0 ? n : config_.rank;
+    // cos and sin of multiples by Chebyshev's recurrence: f_(m+1) = 2 cos(s) f_m - f_(m-1).
+    const auto cosine = torch::cos(scores), sine = torch::sin(scores);
+    std::vector<Tensor> features{cosine, sine};
+    auto cos_before = torch::ones_like(scores), sin_before = torch::zeros_like(scores);
+    for (int64_t m = 1; m < config_.frequencies; ++m) {
+      const auto cos_now = features[features.size() - 2], sin_now = features.back();
+      features.push_back(2 * cosine * cos_now - cos_before);
+      features.push_back(2 * cosine * sin_now - sin_before);
+      cos_before = cos_now, sin_before = sin_now;
+    }
+    auto stacked = torch::stack(features, 4);  // [B, heads, N, keys, 2 G]
+    if (call.input.key_padding) stacked = stacked.masked_fill(call.input.key_padding->view({-1, 1, 1, n, 1}), 0);
+    const auto functions = functions_.narrow(1, 0, inner).narrow(2, 0, n).flatten(2);  // [heads, inner, keys 2 G]
+    const auto sums = torch::matmul(stacked.flatten(3), functions.transpose(1, 2).unsqueeze(0));
+    if (config_.rank == 0) return sums;
+    return torch::matmul(sums, expand_.narrow(1, 0, n).transpose(1, 2).unsqueeze(0));
+  }
+
+  ArnoldConfig config_;
+  torch::nn::Linear qkv_{nullptr}, out_{nullptr};
+  Tensor functions_;  // [heads, rank or N, N, 2 G], cos and sin in turn
+  Tensor expand_;     // [heads, N, rank]
+};
+
+}  // namespace
+
+RegistryRow rows::kolmogorov_arnold_attention() {
+  return {.name = "kolmogorov_arnold_attention",
+          .family = "sparse_and_vision",
+          .paper =
+              "Kolmogorov-Arnold Attention: Is Learnable Attention Better For Vision Transformers? "
+              "(arXiv 2503.10632)",
+          .year = 2025,
+          .patterns = {true, false, false, false},
+          .fixed_n = true,
+          .cost = "O(N^2 r G)",
+          .parameters = vision::window_parameters(
+              {{"max_length", 64, "most tokens; fewer use the first of the weights"},
+               {"rank", 12, "r of the operator; 0: full, N x N functions"},
+               {"frequencies", 3, "G: functions are sums of cos(m s) and sin(m s), m = 1..G"},
+               {"simplex", false, "rows are projected to the probability simplex, which the paper found to hurt"}}),
+          .small = {{"dim", 24}, {"heads", 3}, {"max_length", 64}, {"rank", 4}, {"frequencies", 2}},
+          .make = [](const nlohmann::json& json) -> std::shared_ptr<TokenMixer> {
+            ConfigReader reader("kolmogorov_arnold_attention", json);
+            ArnoldConfig c;
+            c.heads = vision::WindowHeads::read(reader);
+            c.max_length = reader.integer("max_length", c.max_length, 1, 1 << 16);
+            c.rank = reader.integer("rank", c.rank, 0, 1 << 16);
+            c.frequencies = reader.integer("frequencies", c.frequencies, 1, 64);
+            c.simplex = reader.get("simplex", false);
+            reader.finish();
+            return std::make_shared<KolmogorovArnoldAttention>(c);
+          }};
+}
+
+}  // namespace heed
