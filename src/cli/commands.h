@@ -40,6 +40,7 @@ void add_eval(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_list(CLI::App& app);
 void add_probe(CLI::App& app);
+void add_results(CLI::App& app);
 void add_run(CLI::App& app);
 void add_steer(CLI::App& app);
 void add_surgery(CLI::App& app);

@@ -46,6 +46,7 @@ int main(int argc, char** argv) {
   heed::cli::add_probe(app);
   heed::cli::add_steer(app);
   heed::cli::add_surgery(app);
+  heed::cli::add_results(app);
   heed::cli::add_doctor(app);
   try {
     check_command(app, argc, argv);

@@ -1,0 +1,151 @@
+#include "results/learning.h"
+
+#include <fmt/format.h>
+
+#include <limits>
+
+#include "bench/units.h"
+#include "heed/bench/compare_tasks.h"
+#include "heed/error.h"
+
+namespace heed::results {
+namespace {
+
+double worst(tasks::Metric metric) {
+  return tasks::more_is_better(metric) ? 0 : std::numeric_limits<double>::infinity();
+}
+
+std::optional<int64_t> state_bytes_of(train::TaskModel& model, const tasks::Task& task) {
+  try {
+    return model.state_bytes(train::task_batch(task, tasks::Split::valid, 0, 1));
+  } catch (const Error&) {
+    return {};
+  }
+}
+
+}  // namespace
+
+Learner plain(const std::string& mixer) { return {mixer, mixer, {}}; }
+
+Learner variant(const std::string& name, const std::string& mixer, const nlohmann::json& settings) {
+  return {name, mixer, {{mixer, settings}}};
+}
+
+Contest::Contest(Lesson lesson, std::vector<Learner> learners, const Report& report, const Inspect& inspect)
+    : lesson_(std::move(lesson)), learners_(std::move(learners)) {
+  const auto task = tasks::make_task(lesson_.task, lesson_.parameters);
+  std::vector<nlohmann::json> changes;
+  for (const auto& [heading, change] : lesson_.beyond) changes.push_back(change);
+  const auto beyond = train::tasks_beyond(lesson_.task, lesson_.parameters, changes);
+  metric_ = task->face().metric;
+  chance_ = task->chance();
+  positions_ = train::task_batch(*task, tasks::Split::valid, 0, 1).positions(task->face());
+
+  const double runs = double(learners_.size()) * double(lesson_.seeds);
+  double done = 0;
+  int64_t parameters = 0;
+  for (const auto& learner : learners_) {
+    auto& row = rows_.emplace_back();
+    row.scores.resize(1 + beyond.size());
+    for (int64_t seed = 0; seed < lesson_.seeds; ++seed, ++done) {
+      auto options = lesson_.model;
+      options.mixer = learner.mixer;
+      options.settings = learner.settings;
+      options.parameters = parameters;
+      options.seed = static_cast<uint64_t>(seed);
+      const auto model = train::make_task_model(*task, options);
+      row.parameters = model->parameters();
+      if (parameters == 0) parameters = row.parameters;
+      if (seed == 0) row.state_bytes = state_bytes_of(*model, *task);
+      auto training = lesson_.training;
+      training.seed = static_cast<uint64_t>(seed);
+      try {
+        const auto run = train::run_task(*model, *task, training, lesson_.samples, beyond, [&](const auto& step) {
+          if (step.step % 10 == 0)
+            report((done + double(step.step) / double(training.steps)) / runs,
+                   fmt::format("{} seed {} loss {:.3f}", learner.name, seed, step.loss));
+          return true;
+        });
+        row.tokens_per_second += run.tokens_per_second / double(lesson_.seeds);
+        row.scores[0].push_back(run.score.score);
+        for (size_t i = 0; i < beyond.size(); ++i) row.scores[i + 1].push_back(run.beyond[i]);
+        if (inspect) inspect(learner, *model, *task);
+      } catch (const Error& error) {
+        // Sizes that do not fit have been refused above: what is left is a loss that is no number.
+        require(std::string(error.what()).find("loss is") != std::string::npos, "{}", error.what());
+        for (auto& scores : row.scores) scores.push_back(worst(metric_));
+      }
+    }
+  }
+}
+
+const Contest::Row& Contest::row(const std::string& learner) const {
+  for (size_t i = 0; i < learners_.size(); ++i)
+    if (learners_[i].name == learner) return rows_[i];
+  fail("{} is none of those compared", learner);
+}
+
+Figure Contest::scores(const std::string& learner, size_t beyond) const {
+  return {beyond == 0 ? learner : fmt::format("{}, {}", learner, lesson_.beyond[beyond - 1].first),
+          row(learner).scores[beyond]};
+}
+
+Claim Contest::better(const std::string& one, const std::string& other, size_t beyond, double factor) const {
+  const auto a = scores(one, beyond), b = scores(other, beyond);
+  const bool more = tasks::more_is_better(metric_);
+  auto claim = more ? exceeds(a, b, factor) : exceeds(b, a, factor);
+  claim.text = factor == 1 ? fmt::format("{} better than {}", a.name, b.name)
+                           : fmt::format("{} better than {} by a factor of {:g}", a.name, b.name, factor);
+  claim.figures = fmt::format("{} against {}", a.text(), b.text());
+  return claim;
+}
+
+Claim Contest::as_good(const std::string& one, const std::string& other, double margin, size_t beyond) const {
+  auto a = scores(one, beyond), b = scores(other, beyond);
+  const auto figures = fmt::format("{} against {}", a.text(), b.text());
+  if (!tasks::more_is_better(metric_))
+    for (auto* figure : {&a, &b})
+      for (auto& value : figure->values) value = -value;
+  auto claim = reaches(a, b, margin);
+  claim.text = fmt::format("{} as good as {}, up to {:.3g}", a.name, b.name, margin);
+  claim.figures = figures;
+  return claim;
+}
+
+std::optional<int64_t> Contest::state_bytes(const std::string& learner) const { return row(learner).state_bytes; }
+
+double Contest::tokens_per_second(const std::string& learner) const { return row(learner).tokens_per_second; }
+
+std::string Contest::setup() const {
+  const auto& t = lesson_.training;
+  const auto& m = lesson_.model;
+  auto text = fmt::format(
+      "`{}`{}: {} positions a sample. {} layers of {} channels; {} steps of {} samples at a rate of {:g}, {} seed{}; "
+      "scores: {}, on {} test samples (a guess: {:.3g}).",
+      lesson_.task, lesson_.parameters.empty() ? "" : " " + lesson_.parameters.dump(), positions_, m.layers, m.dim,
+      t.steps, t.batch, t.learning_rate, lesson_.seeds, lesson_.seeds == 1 ? "" : "s", bench::metric_text(metric_),
+      lesson_.samples, chance_);
+  return text;
+}
+
+Table Contest::table() const {
+  Table table{"", {"mixer", "score"}, {}};
+  for (const auto& [heading, change] : lesson_.beyond) table.columns.push_back(heading);
+  for (const auto* column : {"parameters", "state", "tokens/s"}) table.columns.push_back(column);
+  for (size_t i = 0; i < learners_.size(); ++i) {
+    const auto& r = rows_[i];
+    std::vector<std::string> cells{learners_[i].name};
+    for (const auto& scores : r.scores) cells.push_back(Figure{"", scores}.text());
+    cells.push_back(std::to_string(r.parameters));
+    cells.push_back(r.state_bytes ? bench::bytes_text(*r.state_bytes) : "-");
+    cells.push_back(fmt::format("{:.0f}", r.tokens_per_second));
+    table.rows.push_back(std::move(cells));
+  }
+  return table;
+}
+
+Finding finding_of(const Contest& contest, std::vector<Claim> claims) {
+  return {contest.setup(), {contest.table()}, std::move(claims)};
+}
+
+}  // namespace heed::results

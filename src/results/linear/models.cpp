@@ -1,0 +1,320 @@
+// Whole models: speech, a world, denoised images, a softmax model that goes over to an estimated map.
+#include <fmt/format.h>
+
+#include "bench/units.h"
+#include "heed/bench/measure.h"
+#include "heed/models/decoder_lm.h"
+#include "heed/train/spoken_symbols.h"
+#include "heed/train/world.h"
+#include "results/learning.h"
+#include "results/linear/experiments.h"
+
+namespace heed::results::linear {
+namespace {
+
+using torch::Tensor;
+
+constexpr int64_t kSide = 8, kCells = kSide * kSide, kDim = 32;
+
+/// Cells of digits with noise, the noise they were given, and how much: level 0 is none of it, 1 nothing else.
+struct NoisyDigits {
+  Tensor cells, noise, level;  ///< [B, 64, 1], [B, 64, 1], [B, 1]
+};
+
+NoisyDigits noisy_digits(const tasks::Task& digits, tasks::Split split, uint64_t first, int64_t size) {
+  auto generator = at::detail::createCPUGenerator(first + 1);
+  const auto images = train::task_batch(digits, split, first, size).inputs.flatten(1).unsqueeze(2);
+  const auto noise = torch::randn(images.sizes(), generator, torch::kFloat32);
+  const auto level = torch::rand({size, 1}, generator, torch::kFloat32);
+  const auto angle = level.unsqueeze(2) * (M_PI / 2);
+  return {torch::cos(angle) * images + torch::sin(angle) * noise, noise, level};
+}
+
+/// Foretells the noise by two blocks between a linear map of cells and one back; the level conditions the blocks.
+class DenoiserImpl : public torch::nn::Module {
+ public:
+  explicit DenoiserImpl(const nlohmann::json& settings) {
+    in_ = register_module("in", torch::nn::Linear(1, kDim));
+    level_ = register_module("level", torch::nn::Linear(1, kDim));
+    places_ = register_parameter("places", torch::randn({kCells, kDim}) * 0.02);
+    for (int64_t l = 0; l < 2; ++l) {
+      auto config = settings;
+      config.update({{"dim", kDim}, {"heads", 2}, {"window", 4}, {"state_dim", 4}});
+      blocks_.push_back(register_module(fmt::format("block{}", l), make_mixer("lamamba", config)));
+    }
+    out_ = register_module("out", torch::nn::Linear(kDim, 1));
+  }
+
+  Tensor forward(const NoisyDigits& digits) {
+    MixerInput in;
+    in.x = in_(digits.cells) + places_;
+    in.memory = level_(digits.level).unsqueeze(1);
+    in.grid = Grid{{kSide, kSide}};
+    for (size_t l = 0; l < blocks_.size(); ++l) {
+      in.layer = {static_cast<int64_t>(l), 2};
+      in.x = blocks_[l]->forward(in);
+    }
+    return out_(in.x);
+  }
+
+ private:
+  torch::nn::Linear in_{nullptr}, level_{nullptr}, out_{nullptr};
+  Tensor places_;
+  std::vector<std::shared_ptr<TokenMixer>> blocks_;
+};
+TORCH_MODULE(Denoiser);
+
+double denoising_error(const nlohmann::json& settings, uint64_t seed, int64_t steps) {
+  const auto digits = tasks::make_task("digits", {{"patch", 1}});
+  torch::manual_seed(static_cast<int64_t>(seed));
+  Denoiser model(settings);
+  torch::optim::Adam adam(model->parameters(), torch::optim::AdamOptions(3e-3));
+  for (int64_t step = 0; step < steps; ++step) {
+    const auto batch = noisy_digits(*digits, tasks::Split::train, (seed << 32) + static_cast<uint64_t>(step * 32), 32);
+    adam.zero_grad();
+    torch::mse_loss(model->forward(batch), batch.noise).backward();
+    adam.step();
+  }
+  torch::NoGradGuard no_grad;
+  const auto test = noisy_digits(*digits, tasks::Split::test, 0, 360);
+  return torch::mse_loss(model->forward(test), test.noise).item<double>();
+}
+
+}  // namespace
+
+Experiment denoising() {
+  const auto run = [](const Report& report) {
+    constexpr int64_t kSteps = 300, kSeeds = 2;
+    const std::vector<std::pair<std::string, nlohmann::json>> kinds{
+        {"attention alone", {{"scan", false}}}, {"scan alone", {{"attention", false}}}, {"both", {{"mlp_ratio", 2}}}};
+    Finding finding;
+    finding.setup = fmt::format(
+        "The noise in 8 x 8 digits, at every level from none to all, foretold by two blocks of {} channels on single "
+        "pixels; windows of 4 x 4. {} steps of 32, {} seeds; mean squared error on the test images (a guess: 1). With "
+        "both, the channel mixers are half as wide, so that all have about as many parameters.",
+        kDim, kSteps, kSeeds);
+    std::map<std::string, Figure> errors;
+    for (size_t i = 0; i < kinds.size(); ++i) {
+      auto& figure = errors[kinds[i].first];
+      figure.name = "error of " + kinds[i].first;
+      for (uint64_t seed = 0; seed < kSeeds; ++seed) {
+        report((double(i) + double(seed) / kSeeds) / double(kinds.size()), kinds[i].first);
+        figure.values.push_back(denoising_error(kinds[i].second, seed, kSteps));
+      }
+    }
+    Table table{"", {"block", "error"}, {}};
+    for (const auto& [name, settings] : kinds) table.rows.push_back({name, errors[name].text()});
+    finding.tables.push_back(table);
+    finding.claims = {exceeds(errors["attention alone"], errors["both"]),
+                      exceeds(errors["scan alone"], errors["both"])};
+    return finding;
+  };
+  return {"denoising",
+          "Scans and windows in one block",
+          {"lamamba"},
+          "local attention and scans over the whole image together denoise better than either (arXiv 2408.02615).",
+          run};
+}
+
+Experiment speech() {
+  const auto run = [](const Report& report) {
+    tasks::SpokenSymbolsConfig spoken;
+    spoken.symbols = 4, spoken.bands = 8, spoken.least = 1, spoken.most = 4, spoken.slowest = 5;
+    const tasks::SpokenSymbols symbols(spoken);
+    train::SpeechOptions training;
+    training.steps = 400, training.batch = 16, training.learning_rate = 6e-3;
+    const auto model_of = [&](const std::string& mixer, uint64_t seed) {
+      SambaAsrConfig config;
+      config.dim = 32, config.encoder_layers = config.decoder_layers = 1, config.stride = 2, config.ctc = true;
+      config.mixer = mixer, config.connection = "concatenated";
+      if (mixer == "mamba") config.encoder_mixer = config.decoder_mixer = {{"state_dim", 8}};
+      if (mixer == "dense") config.encoder_mixer = config.decoder_mixer = {{"heads", 2}, {"positions", "rope"}};
+      return train::speech_model(symbols, config, seed);
+    };
+    Finding finding;
+    finding.setup = fmt::format(
+        "Symbols as pairs of tones at the speed of their speaker, in noise: an encoder and a decoder of one layer of "
+        "32 "
+        "channels; encoder tokens and text are one sequence for the decoder. {} steps of {}, two seeds; edits a symbol "
+        "over 200 test utterances. Time: the encoder over speech of so many frames.",
+        training.steps, training.batch);
+    std::map<std::string, Figure> errors;
+    std::map<std::string, std::vector<double>> seconds;
+    const std::vector<int64_t> lengths{1000, 4000, 16000};
+    double done = 0;
+    for (const std::string mixer : {"mamba", "dense"}) {
+      errors[mixer].name = "errors of " + mixer;
+      for (uint64_t seed = 0; seed < 2; ++seed, ++done) {
+        auto model = model_of(mixer, seed);
+        train::train_speech(model, symbols, training, [&](int64_t step, double) {
+          report((done + double(step) / double(training.steps)) / 4, mixer);
+        });
+        errors[mixer].values.push_back(train::token_error_rate(model, symbols, tasks::Split::test, 200));
+        if (seed > 0) continue;
+        torch::NoGradGuard no_grad;
+        model->eval();
+        for (const auto length : lengths) {
+          const auto frames = torch::randn({1, length, spoken.bands});
+          std::vector<double> times;
+          for (int i = 0; i < 3; ++i) {
+            const double begin = bench::now();
+            model->encode(frames);
+            times.push_back(bench::now() - begin);
+          }
+          seconds[mixer].push_back(bench::median(times));
+        }
+      }
+    }
+    Table table{"", {"mixer", "edits a symbol"}, {}};
+    for (const auto length : lengths) table.columns.push_back(fmt::format("{} frames", length));
+    for (const auto& [mixer, figure] : errors) {
+      std::vector<std::string> row{"`" + mixer + "`", figure.text()};
+      for (const double time : seconds[mixer]) row.push_back(bench::time_text(time));
+      table.rows.push_back(row);
+    }
+    finding.tables.push_back(table);
+    const auto growth = [&](const char* mixer) { return seconds[mixer].back() / seconds[mixer].front(); };
+    auto fewer = exceeds(errors["dense"], errors["mamba"]);
+    fewer.text = "mamba makes fewer errors than dense";
+    finding.claims = {fewer,
+                      holds("mamba's time grows like the speech, dense's faster",
+                            growth("mamba") < 1.5 * 16 && growth("dense") > growth("mamba"),
+                            fmt::format("{:.1f}x and {:.1f}x for 16x the frames", growth("mamba"), growth("dense")))};
+    return finding;
+  };
+  return {"speech",
+          "Speech by state spaces on both sides",
+          {"samba_asr"},
+          "Mamba as encoder and decoder makes fewer errors than a transformer, in a time that is linear in the speech "
+          "(arXiv 2501.02832).",
+          run};
+}
+
+Experiment world() {
+  const auto run = [](const Report& report) {
+    tasks::CueGridConfig grid;
+    grid.side = 3, grid.limit = 12;
+    train::WorldOptions options;
+    options.updates = 300, options.experience = options.random_steps = 6000, options.actor = false;
+    const auto model_of = [&](const std::string& mixer, uint64_t seed) {
+      WorldModelConfig config;
+      config.categoricals = config.classes = 6, config.dim = 32, config.hidden = 48;
+      config.reward_bins = 31, config.reward_range = 2;
+      config.layers = mixer == "nothing" ? 0 : 2;
+      if (mixer != "nothing") config.mixer = mixer;
+      config.mixer_config = mixer == "dense" ? nlohmann::json{{"heads", 2}, {"positions", "rope"}}
+                                             : nlohmann::json{{"state_dim", 16}, {"head_dim", 16}};
+      return train::world_model(tasks::CueGrid(grid), config, seed);
+    };
+    Finding finding;
+    finding.setup = fmt::format(
+        "A world of {0} x {0} cells whose first observation alone tells which corner is worth reaching: {1} random "
+        "steps, "
+        "{2} updates of a model of 32 channels, two seeds. Errors over 100 new episodes: of the next observation "
+        "(squared, summed), and of the reward where a corner is reached (root mean square), for a guess of which the "
+        "mean stands.",
+        grid.side, options.experience, options.updates);
+    const std::vector<std::string> mixers{"mamba2", "dense", "nothing"};
+    std::map<std::string, Figure> observation, reward;
+    double guess = 0, done = 0;
+    for (const auto& mixer : mixers) {
+      observation[mixer].name = "error of the next observation, " + mixer;
+      reward[mixer].name = "error of rewards, " + mixer;
+      for (uint64_t seed = 0; seed < 2; ++seed, ++done) {
+        auto model = model_of(mixer, seed);
+        train::ActorCritic nobody{nullptr};
+        options.seed = seed;
+        train::train_world(model, nobody, grid, options, [&](int64_t update, const WorldLoss&) {
+          report((done + double(update) / double(options.updates)) / (2 * double(mixers.size())), mixer);
+        });
+        const auto score = train::score_world(model, grid, 100, seed);
+        observation[mixer].values.push_back(score.observation);
+        reward[mixer].values.push_back(score.reward);
+        guess = score.guess;
+      }
+    }
+    Table table{"", {"memory", "next observation", "rewards"}, {}};
+    for (const auto& mixer : mixers) table.rows.push_back({mixer, observation[mixer].text(), reward[mixer].text()});
+    table.rows.push_back({"a guess", "-", fmt::format("{:.3g}", guess)});
+    finding.tables.push_back(table);
+    finding.claims = {exceeds(reward["nothing"], reward["mamba2"]), exceeds(reward["dense"], reward["mamba2"], 0.9),
+                      exceeds(observation["nothing"], observation["mamba2"])};
+    return finding;
+  };
+  return {"world",
+          "A world model that remembers",
+          {"drama_world_model"},
+          "a state-space world model remembers what the future depends on, as well as a transformer does (arXiv "
+          "2410.08893). A GRU was not run.",
+          run};
+}
+
+Experiment estimated_map() {
+  const auto run = [](const Report& report) {
+    constexpr int64_t kFirst = 400, kAfter = 150;
+    const auto task = tasks::make_task("byte_lm", {{"context", 128}});
+    train::TaskModelOptions options;
+    options.dim = 64, options.heads = 4, options.hidden = 128;
+    train::TaskTrainOptions training;
+    training.batch = 16, training.learning_rate = 3e-3;
+    const std::vector<Learner> students{
+        variant("sea, 8 keys", "sea", {{"keys", 8}, {"columns", 32}, {"max_length", 128}}), plain("performer"),
+        variant("the 8 nearest keys", "sliding_window", {{"window", 8}, {"sinks", 0}})};
+    Finding finding;
+    finding.setup = fmt::format(
+        "A softmax model of two layers of 64 channels learns `byte_lm` in {} steps of 16 x 128 bytes; its weights, as "
+        "far as a mechanism has them, then go on for {} steps under another mechanism (with the task's loss alone). "
+        "Bits a byte on test text, two seeds.",
+        kFirst, kAfter);
+    std::map<std::string, Figure> bits;
+    const double runs = 2 * double(students.size() + 1);
+    double done = 0;
+    for (uint64_t seed = 0; seed < 2; ++seed) {
+      options.seed = training.seed = seed;
+      const auto learn = [&](train::TaskModel& model, int64_t steps, const std::string& name) {
+        training.steps = steps;
+        train::train_task(model, *task, training, [&](const train::TaskStep& step) {
+          report((done + double(step.step) / double(steps)) / runs, name);
+          return true;
+        });
+        ++done;
+        bits[name].name = name;
+        bits[name].values.push_back(train::score_task(model, *task, tasks::Split::test, 64).score);
+      };
+      options.mixer = "dense", options.settings = {};
+      const auto teacher = train::make_task_model(*task, options);
+      learn(*teacher, kFirst, "softmax");
+      for (const auto& student : students) {
+        options.mixer = student.mixer, options.settings = student.settings;
+        const auto model = train::make_task_model(*task, options);
+        {
+          torch::NoGradGuard no_grad;
+          const auto known = teacher->module().named_parameters();
+          for (auto& parameter : model->module().named_parameters())
+            if (const auto* same = known.find(parameter.key());
+                same != nullptr && same->sizes() == parameter.value().sizes())
+              parameter.value().copy_(*same);
+        }
+        learn(*model, kAfter, student.name);
+      }
+    }
+    Table table{"", {"mechanism", "bits a byte"}, {}};
+    table.rows.push_back({"softmax", bits["softmax"].text()});
+    for (const auto& student : students) table.rows.push_back({student.name, bits[student.name].text()});
+    finding.tables.push_back(table);
+    auto closer = exceeds(bits["performer"], bits["sea, 8 keys"]),
+         nearer = exceeds(bits["the 8 nearest keys"], bits["sea, 8 keys"]);
+    closer.text = "sea is closer to softmax than performer", nearer.text = "sea is closer than the nearest keys";
+    finding.claims = {closer, nearer};
+    return finding;
+  };
+  return {
+      "estimated_map",
+      "Exact attention to estimated keys",
+      {"sea"},
+      "a softmax model goes over to a linear-cost map of the keys that matter, and stays close to itself where linear "
+      "or sparse attention alone do not (arXiv 2310.01777).",
+      run};
+}
+
+}  // namespace heed::results::linear

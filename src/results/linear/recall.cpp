@@ -1,0 +1,135 @@
+// Associative recall: what fits into a state.
+#include "results/learning.h"
+#include "results/linear/experiments.h"
+
+namespace heed::results::linear {
+namespace {
+
+using nlohmann::json;
+
+Lesson recall_lesson(int64_t length, int64_t pairs, int64_t steps) {
+  Lesson lesson;
+  lesson.task = "mqar";
+  lesson.parameters = {{"vocabulary", 2 * length}, {"length", length}, {"pairs", pairs}};
+  lesson.model.dim = 64, lesson.model.heads = 2, lesson.model.hidden = 128;
+  lesson.training.steps = steps, lesson.training.batch = 32, lesson.training.learning_rate = 3e-3;
+  return lesson;
+}
+
+}  // namespace
+
+Experiment recall_at_equal_state() {
+  const auto run = [](const Report& report) {
+    const Contest contest(
+        recall_lesson(32, 4, 500),
+        {plain("deltanet"),
+         plain("gla"),
+         variant("linear", "lightning_attention", {{"decay", false}}),
+         plain("lightning_attention"),
+         {"delta rule, then a window", "deltanet+sliding_window", {{"sliding_window", {{"window", 8}}}}},
+         plain("dense")},
+        report);
+    return finding_of(
+        contest, {contest.better("deltanet", "gla"), contest.better("gla", "linear"),
+                  contest.better("deltanet", "linear"), contest.as_good("delta rule, then a window", "dense", 0.05)});
+  };
+  return {"recall_at_equal_state",
+          "Recall of the delta rule, of gates and of plain sums",
+          {"deltanet", "gla", "lightning_attention"},
+          "overwriting what a key held recalls more than gates or sums do with the same state; hybrids with attention "
+          "match a transformer (arXiv 2406.06484).",
+          run};
+}
+
+Experiment recall_and_state() {
+  const auto run = [](const Report& report) {
+    const auto taylor = [](int64_t key_dim) {
+      return variant("`based`, d' = " + std::to_string(key_dim), "based", {{"key_dim", key_dim}});
+    };
+    const auto windowed = [](int64_t key_dim, int64_t window) {
+      return Learner{"d' = " + std::to_string(key_dim) + " and a window of " + std::to_string(window),
+                     "based+sliding_window",
+                     {{"based", {{"key_dim", key_dim}}}, {"sliding_window", {{"window", window}}}}};
+    };
+    const Contest contest(recall_lesson(32, 4, 500),
+                          {taylor(4), taylor(8), taylor(16), windowed(8, 4), windowed(8, 8), windowed(16, 8),
+                           variant("window of 8", "sliding_window", {{"window", 8}}), plain("dense")},
+                          report);
+    return finding_of(contest, {contest.better("`based`, d' = 8", "`based`, d' = 4"),
+                                contest.better("`based`, d' = 16", "`based`, d' = 8"),
+                                contest.better("d' = 8 and a window of 8", "`based`, d' = 8"),
+                                contest.better("d' = 16 and a window of 8", "window of 8"),
+                                contest.as_good("d' = 16 and a window of 8", "dense", 0.05)});
+  };
+  return {"recall_and_state",
+          "Recall against the size of the state",
+          {"based"},
+          "Taylor features and a short window trade state for recall along a frontier that ends at softmax (arXiv "
+          "2402.18668).",
+          run};
+}
+
+Experiment recall_of_large_states() {
+  const auto run = [](const Report& report) {
+    const auto state = [](int64_t size) {
+      return variant("`mamba2`, state " + std::to_string(size), "mamba2", {{"state_dim", size}, {"head_dim", 16}});
+    };
+    const Contest contest(recall_lesson(32, 8, 500), {state(8), state(32), state(128)}, report);
+    return finding_of(contest, {contest.better("`mamba2`, state 32", "`mamba2`, state 8"),
+                                contest.as_good("`mamba2`, state 128", "`mamba2`, state 32", 0.01)});
+  };
+  return {"recall_of_large_states",
+          "Larger states recall more",
+          {"mamba2"},
+          "recall rises with the state that chunks of matrix products make affordable (arXiv 2405.21060).",
+          run};
+}
+
+Experiment neural_memory() {
+  const auto run = [](const Report& report) {
+    auto lesson = recall_lesson(64, 8, 500);
+    lesson.seeds = 2;
+    const Contest contest(lesson,
+                          {plain("titans_memory"), variant("without momentum", "titans_memory", {{"momentum", false}}),
+                           variant("without forgetting", "titans_memory", {{"forgetting", false}}),
+                           variant("memories of one layer", "titans_memory", {{"memory_layers", 1}}),
+                           variant("linear", "lightning_attention", {{"decay", false}})},
+                          report);
+    return finding_of(
+        contest, {contest.better("titans_memory", "linear"), contest.as_good("titans_memory", "without momentum", 0),
+                  contest.as_good("titans_memory", "without forgetting", 0),
+                  contest.as_good("titans_memory", "memories of one layer", 0)});
+  };
+  return {"neural_memory",
+          "A memory that learns while it reads",
+          {"titans_memory"},
+          "a network trained on keys and values as they come recalls more than linear attention; momentum, forgetting "
+          "and depth each help (arXiv 2501.00663).",
+          run};
+}
+
+Experiment memory_and_attention() {
+  const auto run = [](const Report& report) {
+    auto lesson = recall_lesson(64, 4, 500);
+    lesson.parameters["power"] = 1.0;  // queries anywhere behind their pairs
+    lesson.seeds = 2;
+    const auto layout = [](const char* name, const char* text) {
+      return variant(text, "titans", {{"layout", name}, {"window", 8}, {"chunk", 8}});
+    };
+    const Contest contest(lesson,
+                          {layout("context", "MAC"), layout("gate", "MAG"), layout("layer", "MAL"),
+                           layout("memory", "memory alone"), layout("attention", "window alone")},
+                          report);
+    return finding_of(contest, {contest.better("MAC", "window alone"), contest.better("MAG", "window alone"),
+                                contest.better("MAL", "window alone"), contest.as_good("MAC", "MAG", 0),
+                                contest.as_good("MAG", "MAL", 0)});
+  };
+  return {"memory_and_attention",
+          "Three ways to join memory and attention",
+          {"titans"},
+          "far recall needs the memory; memory as context is at least as good as memory as gate, and that as memory as "
+          "layer (arXiv 2501.00663).",
+          run};
+}
+
+}  // namespace heed::results::linear

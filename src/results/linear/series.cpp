@@ -1,0 +1,79 @@
+// Numbers: forecasts, events, and algorithms over lists.
+#include "results/learning.h"
+#include "results/linear/experiments.h"
+
+namespace heed::results::linear {
+namespace {
+
+Lesson lesson_of(const char* task, nlohmann::json parameters, int64_t steps) {
+  Lesson lesson;
+  lesson.task = task, lesson.parameters = std::move(parameters);
+  lesson.model.dim = 32, lesson.model.heads = 2, lesson.model.hidden = 64;
+  lesson.training.steps = steps, lesson.training.learning_rate = 2e-3;
+  return lesson;
+}
+
+}  // namespace
+
+Experiment forecasts() {
+  const auto run = [](const Report& report) {
+    const Contest series(lesson_of("ts_forecast", {}, 250), {plain("aaren"), plain("dense"), plain("mamba")},
+                         [&](double share, const std::string& next) { report(share / 2, next); });
+    const Contest events(lesson_of("hawkes", {}, 250), {plain("aaren"), plain("dense"), plain("mamba")},
+                         [&](double share, const std::string& next) { report(0.5 + share / 2, next); });
+    auto finding = finding_of(series, {});
+    finding.setup += " Then " + events.setup();
+    finding.tables.front().title = "Forecasts";
+    finding.tables.push_back(events.table());
+    finding.tables.back().title = "Events";
+    auto on_series = series.as_good("aaren", "dense", 0.1 * series.scores("dense").mean()),
+         on_events = events.as_good("aaren", "dense", 0.02);
+    on_series.text = "forecasts: " + on_series.text, on_events.text = "events: " + on_events.text;
+    const auto state = series.state_bytes("aaren"), cache = series.state_bytes("dense");
+    finding.claims = {
+        on_series, on_events,
+        holds("aaren's state is smaller than the cache of attention", state && cache && *state < *cache,
+              state && cache ? std::to_string(*state) + " B against " + std::to_string(*cache) + " B" : "-")};
+    return finding;
+  };
+  return {"forecasts",
+          "Attention as a recurrence",
+          {"aaren"},
+          "softmax attention of a learned query, computed as a scan, forecasts as well as a transformer with constant "
+          "memory (arXiv 2405.13956). A GRU was not run; Mamba stands in for recurrences.",
+          run};
+}
+
+Experiment algorithms() {
+  const auto run = [](const Report& report) {
+    const std::vector<std::string> functions{"sum", "min", "sort"};
+    Finding finding;
+    for (size_t i = 0; i < functions.size(); ++i) {
+      auto lesson = lesson_of("algo", {{"function", functions[i]}}, 1000);
+      lesson.beyond = {{"numbers 10 times as large", {{"scale", 10.0}}}};
+      lesson.training.batch = 64, lesson.seeds = 2;
+      lesson.model.bare = true;  // norms would keep answers from growing with the numbers
+      const Contest contest(
+          lesson,
+          {plain("positional_attention"), variant("standard attention", "positional_attention", {{"content", true}})},
+          [&](double share, const std::string& next) {
+            report((double(i) + share) / double(functions.size()), functions[i] + ": " + next);
+          });
+      if (i == 0) finding.setup = contest.setup() + " The same for min and sort.";
+      finding.tables.push_back(contest.table());
+      finding.tables.back().title = functions[i];
+      auto claim = contest.better("positional_attention", "standard attention", 1);
+      claim.text = functions[i] + ": " + claim.text;
+      finding.claims.push_back(claim);
+    }
+    return finding;
+  };
+  return {"algorithms",
+          "Attention that looks at places alone",
+          {"positional_attention"},
+          "weights that depend on positions alone keep an algorithm right for numbers of another size, where standard "
+          "attention fails (arXiv 2410.01686).",
+          run};
+}
+
+}  // namespace heed::results::linear

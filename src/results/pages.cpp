@@ -1,0 +1,54 @@
+// The pages and the order of their experiments.
+#include "heed/error.h"
+#include "heed/names.h"
+#include "heed/results/experiment.h"
+#include "results/linear/experiments.h"
+
+namespace heed::results {
+namespace {
+
+const std::vector<Experiment>& linear_page() {
+  static const std::vector<Experiment> page = {
+      linear::constant_speed(),
+      linear::state_size(),
+      linear::agents(),
+      linear::magnitude(),
+      linear::injectivity(),
+      linear::rank(),
+      linear::random_scores(),
+      linear::recall_at_equal_state(),
+      linear::recall_and_state(),
+      linear::recall_of_large_states(),
+      linear::neural_memory(),
+      linear::memory_and_attention(),
+      linear::selection(),
+      linear::induction(),
+      linear::state_spaces(),
+      linear::far_copies(),
+      linear::nested_lists(),
+      linear::language(),
+      linear::transnormer_pieces(),
+      linear::local_then_linear(),
+      linear::bounded_gradients(),
+      linear::digits(),
+      linear::forecasts(),
+      linear::algorithms(),
+      linear::denoising(),
+      linear::speech(),
+      linear::world(),
+      linear::estimated_map(),
+  };
+  return page;
+}
+
+}  // namespace
+
+std::vector<std::string> pages() { return {"linear"}; }
+
+std::span<const Experiment> experiments(std::string_view page) {
+  const auto names = pages();
+  if (page == "linear") return linear_page();
+  fail("unknown page {}: {}", page, suggest(std::string(page), names));
+}
+
+}  // namespace heed::results

@@ -1,0 +1,48 @@
+// heed results, asked as a person would.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "cli/heed_command.h"
+
+namespace heed {
+namespace {
+
+using nlohmann::json;
+
+TEST(Results, ARunAddsToThePage) {
+  const TemporaryDirectory folder;
+  const auto out = " --json --out " + folder.path().string();
+  const auto first = test::heed("results linear --only injectivity" + out);
+  ASSERT_EQ(first.status, 0) << first.err;
+  EXPECT_EQ(json::parse(first.out).size(), 1u);
+  const auto second = test::heed("results linear --only magnitude" + out);
+  ASSERT_EQ(second.status, 0) << second.err;
+  const auto page = json::parse(second.out);
+  ASSERT_EQ(page.size(), 2u);
+  EXPECT_EQ(page["injectivity"]["claims"][0]["outcome"], "came out");
+  EXPECT_EQ(page["magnitude"]["tables"][0]["rows"].size(), 6u);
+  EXPECT_NE(slurp(folder / "linear.md").find("Longer queries attend more sharply"), std::string::npos);
+}
+
+TEST(Results, ListsWithoutRunning) {
+  const auto listed = test::heed("results linear --list");
+  ASSERT_EQ(listed.status, 0) << listed.err;
+  EXPECT_NE(listed.out.find("recall_at_equal_state"), std::string::npos);
+}
+
+TEST(Results, BadInputIsOneLine) {
+  const TemporaryDirectory folder;
+  for (const std::string bad : {"results", "results lineal", "results linear --only magnitud",
+                                "results linear --only=", "results linear --only magnitude --out /proc/none"}) {
+    const auto refused =
+        test::heed(bad + (bad.find("--out") == std::string::npos ? " --out " + folder.path().string() : ""));
+    EXPECT_EQ(refused.status, 2) << bad << refused.out;
+    EXPECT_EQ(std::count(refused.err.begin(), refused.err.end(), '\n'), 1) << refused.err;
+    EXPECT_EQ(folder.entries(), 0) << bad;
+  }
+}
+
+}  // namespace
+}  // namespace heed

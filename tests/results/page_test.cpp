@@ -1,0 +1,79 @@
+// Findings survive being written and read; claims say what seeds say.
+#include "heed/results/page.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <set>
+
+#include "heed/error.h"
+#include "support/temporary_directory.h"
+
+namespace heed::results {
+namespace {
+
+Experiment made(const Experiment& like) {
+  auto experiment = like;
+  experiment.run = [](const Report& report) {
+    report(0.5, "half");
+    return Finding{"Two seeds.",
+                   {{"Scores", {"mixer", "score"}, {{"a", "1"}, {"b", "0.5"}}}},
+                   {exceeds({"a", {0.9, 1.0}}, {"b", {0.4, 0.6}}), exceeds({"b", {0.4, 0.6}}, {"a", {0.9, 1.0}})}};
+  };
+  return experiment;
+}
+
+TEST(ResultsClaims, SeedsDecide) {
+  const Figure high{"high", {0.9, 1.0}}, low{"low", {0.4, 0.6}}, wide{"wide", {0.5, 0.95}};
+  EXPECT_EQ(exceeds(high, low).outcome, Outcome::came_out);
+  EXPECT_EQ(exceeds(high, wide).outcome, Outcome::on_the_mean);
+  EXPECT_EQ(exceeds(low, high).outcome, Outcome::did_not);
+  EXPECT_EQ(exceeds(high, low, 1.4).outcome, Outcome::came_out);
+  EXPECT_EQ(exceeds(high, low, 1.6).outcome, Outcome::on_the_mean);
+  EXPECT_EQ(exceeds(high, low, 2).outcome, Outcome::did_not);
+  EXPECT_EQ(reaches(low, high, 0.6).outcome, Outcome::came_out);
+  EXPECT_EQ(reaches(wide, high, 0.3).outcome, Outcome::on_the_mean);
+  EXPECT_EQ(reaches(low, high, 0.1).outcome, Outcome::did_not);
+  // A training that diverged is no evidence for anything.
+  EXPECT_EQ(exceeds(high, {"none", {std::nan("")}}).outcome, Outcome::did_not);
+  EXPECT_EQ(high.text(), "0.95 (0.9 to 1)");
+}
+
+TEST(ResultsPageTest, IsReadAsItWasWritten) {
+  const TemporaryDirectory directory;
+  const auto& first = experiments("linear").front();
+  ResultsPage written("linear");
+  const auto& entry = written.run(made(first), [](double, const std::string&) {});
+  EXPECT_EQ(entry.finding.claims.size(), 2u);
+  written.save(directory.path());
+  ResultsPage read("linear");
+  read.load(directory.path());
+  EXPECT_EQ(read.to_json(), written.to_json());
+  EXPECT_EQ(read.to_json().size(), 1u);
+
+  const auto page = slurp(directory.path() / "linear.md");
+  for (const auto* words : {"| a | 1 |", "a above b: **came out** (0.95 (0.9 to 1) against 0.5 (0.4 to 0.6))",
+                            "b above a: **did not come out**", "1 of 2", "not run"})
+    EXPECT_NE(page.find(words), std::string::npos) << words << "\n" << page;
+}
+
+TEST(ResultsPageTest, NamesOfExperimentsAreOnce) {
+  for (const auto& page : pages()) {
+    std::set<std::string> names;
+    for (const auto& experiment : experiments(page)) {
+      EXPECT_TRUE(names.insert(experiment.name).second) << experiment.name;
+      EXPECT_FALSE(experiment.cards.empty()) << experiment.name;
+    }
+  }
+}
+
+TEST(ResultsPageTest, BadInputIsNamed) {
+  EXPECT_THROW(ResultsPage("lineal"), Error);
+  const TemporaryDirectory directory;
+  spill(directory / "linear.json", R"({"recall": {"setup": 1}})");
+  ResultsPage page("linear");
+  EXPECT_THROW(page.load(directory.path()), Error);
+}
+
+}  // namespace
+}  // namespace heed::results
