@@ -7,8 +7,6 @@
 #define HEED_KERNELS_CPU_CONVERT_INL_H_
 #endif
 
-#include <hwy/cache_control.h>
-
 #include <cstring>
 
 #include "heed/kernels/view.h"
@@ -133,13 +131,6 @@ HWY_INLINE void write_row(const float* from, float factor, int64_t count, T* to)
   if (c < count) store_some(hn::Mul(f, load_some(from + c, count - c)), to + c, count - c);
 }
 
-/// The same values to memory, past the caches where whole lines go to whole lines.
-HWY_INLINE void write_row_past_caches(const float* from, int64_t count, float* to) {
-  const bool whole = count % kLanes == 0 && reinterpret_cast<uintptr_t>(to) % sizeof(Vector) == 0;
-  if (!whole) return write_row(from, 1.0f, count, to);
-  for (int64_t c = 0; c < count; c += kLanes) hn::Stream(hn::LoadU(Lanes(), from + c), Lanes(), to + c);
-}
-
 /// Calls visit(T*) with the view's element type among the three that the engine takes.
 template <class Visit>
 HWY_INLINE void with_float_type(const AnyView& view, const Visit& visit) {
@@ -180,18 +171,6 @@ HWY_INLINE void gather_rows(const AnyView& view, int64_t b, int64_t h, const int
       }
     }
   });
-}
-
-/// Asks for the same rows ahead of their use: they lie pages apart.
-HWY_INLINE void prefetch_rows(const AnyView& view, int64_t b, int64_t h, const int32_t* rows, int64_t count) {
-  constexpr int64_t kLine = 64;
-  const auto width = static_cast<int64_t>(size_of(view.dtype));
-  const char* const head = static_cast<const char*>(view.data) + (b * view.stride[0] + h * view.stride[1]) * width;
-  for (int64_t r = 0; r < count; ++r) {
-    if (rows[r] < 0) continue;
-    const char* const row = head + rows[r] * view.stride[2] * width;
-    for (int64_t byte = 0; byte < view.size[3] * width; byte += kLine) hwy::Prefetch(row + byte);
-  }
 }
 
 struct FloatRows {

@@ -10,8 +10,6 @@
 
 #include <hwy/foreach_target.h>
 
-#include <hwy/cache_control.h>
-
 #include "kernels/cpu/convert-inl.h"
 #include "kernels/cpu/flash_engine.h"
 #include "kernels/cpu/gemm_reach-inl.h"
@@ -72,7 +70,7 @@ class ForwardBlock {
   }
 
   void run() {
-    pack();
+    start();
     const Kind kind = p_.normalizer.kind;
     if (task_.own_weights) {
       if (s_.state != nullptr) sweep_state();
@@ -92,7 +90,6 @@ class ForwardBlock {
       sweep(Pass::clipped);
     }
     write();
-    if (task_.streams_output) hwy::FlushStream();
   }
 
  private:
@@ -112,19 +109,24 @@ class ForwardBlock {
     return s_.state == nullptr ? nullptr : s_.state + first * task_.variant.table->row_state;
   }
 
-  void pack() {
-    panels([&](const Panel& panel, int64_t first) {
-      if (const int64_t next = panel.i0 + panel.rows; task_.order != nullptr && next < item_.end)
-        prefetch_rows(p_.q, sequence_.tensor_batch, item_.head, task_.order->query_rows() + next,
-                      std::min(panel.rows, item_.end - next));
-      const FloatRows rows =
-          query_rows(task_, p_.q, sequence_.tensor_batch, item_.head, sequence_.q_begin + panel.i0, panel.rows, s_.row);
-      pack_queries(panel, rows, pack_factor_, s_.queries + first * task_.d);
-    });
+  void start() {
     const int64_t lanes = round_up(count(), kLanes);
     std::fill_n(s_.maximum, lanes, 0.0f);
     std::fill_n(s_.maximum, count(), -INFINITY);
     std::fill_n(s_.sum, lanes, 0.0f);
+  }
+
+  /// A panel's queries, packed when first asked for.
+  const float* queries_of(const Panel& panel, int64_t first) {
+    float* queries = s_.queries + first * task_.d;
+    if (packed_[first]) return queries;
+    packed_.set(first);
+    const int64_t batch = sequence_.tensor_batch, i = sequence_.q_begin + panel.i0, next = i + panel.rows,
+                  end = std::min(next + panel.rows, sequence_.q_begin + item_.end);
+    pack_queries(panel, query_rows(task_, p_.q, batch, item_.head, i, panel.rows, s_.row), pack_factor_, queries);
+    ahead_.ask(RowsAhead::queries, p_.q, batch, item_.head, next, end, task_.query_rows());
+    ahead_.ask(RowsAhead::outputs, p_.out, batch, item_.head, i, next, task_.query_rows());
+    return queries;
   }
 
   /// The sums of a panel's outputs, 0 when first asked for.
@@ -159,10 +161,12 @@ class ForwardBlock {
     enum class Values { unknown, finite, not_finite } found = Values::unknown;
   };
 
-  // Keys [next, next_end), which come after, are fetched meanwhile where they lie scattered.
+  // Keys [next, next_end), which come after, are fetched meanwhile.
   void sweep_group(Pass pass, std::span<LoadedTile> tiles, int64_t next, int64_t next_end) {
+    const int64_t batch = sequence_.tensor_batch, begin = sequence_.k_begin + next, end = sequence_.k_begin + next_end;
+    ahead_.ask(RowsAhead::keys, p_.k, batch, key_head_, begin, end, task_.key_rows());
+    ahead_.ask(RowsAhead::values, p_.v, batch, value_head_, begin, end, task_.key_rows());
     panels([&](const Panel& panel, int64_t first) {
-      if (task_.order != nullptr) fetch(next, next_end, first, first + panel.rows);
       for (LoadedTile& tile : tiles) {
         const TileCover cover = cover_panel(panel, tile.begin, tile.end, s_.bits);
         if (cover.empty()) continue;
@@ -170,14 +174,6 @@ class ForwardBlock {
         panel_tile(pass, panel, cover, first, tile);
       }
     });
-  }
-
-  /// The part of keys [begin, end) that goes with rows [first, last) of the block.
-  void fetch(int64_t begin, int64_t end, int64_t first, int64_t last) const {
-    const int64_t from = begin + (end - begin) * first / count(), to = begin + (end - begin) * last / count();
-    const int32_t* const rows = task_.order->key_rows() + from;
-    prefetch_rows(p_.k, sequence_.tensor_batch, key_head_, rows, to - from);
-    prefetch_rows(p_.v, sequence_.tensor_batch, value_head_, rows, to - from);
   }
 
   void load(Pass pass, LoadedTile& tile) const {
@@ -202,7 +198,7 @@ class ForwardBlock {
     const FloatRows keys{tile.keys.data + skip * tile.keys.stride, tile.keys.stride};
     const FloatRows values{tile.values.data + skip * tile.values.stride, tile.values.stride};
     float *maximum = s_.maximum + first, *sum = s_.sum + first, *outputs = outputs_of(panel, first);
-    const float* queries = s_.queries + first * task_.d;
+    const float* queries = queries_of(panel, first);
     const bool online = pass == Pass::softmax || pass == Pass::statistics;
     const Reach reach = cover.masked ? Reach(s_.bits, count, panel.vectors) : Reach();
     if (pass == Pass::softmax && !task_.has_scores && !task_.has_factors) {
@@ -281,7 +277,7 @@ class ForwardBlock {
   // ease are weighed again, against their maximum; no row depends on another. True when s_.moved holds factors for the
   // outputs.
   bool weigh_in_registers(const Panel& panel, const TileCover& cover, const Reach& reach, int64_t first,
-                          FloatRows keys) const {
+                          FloatRows keys) {
     const Lanes d;
     const int64_t width = panel.width(), count = cover.end - cover.begin;
     float *reference = s_.maximum + first, *sum = s_.sum + first, *shift = s_.before, *total = s_.moved;
@@ -291,7 +287,7 @@ class ForwardBlock {
     std::fill_n(total, width, 0.0f);
     {
       const FlushDenormals flush;
-      const store::Exponential plain{{}, shift, total};
+      const store::Exponential plain{{}, shift, total, &ahead_};
       const float* queries = s_.queries + first * task_.d;
       if (cover.masked) {
         gemm_nn_reach(keys.data, keys.stride, queries, width, s_.tile, width, count, panel.vectors, task_.d, reach,
@@ -398,7 +394,7 @@ class ForwardBlock {
       const auto transform = task_.hook(&VariantTable::outputs);
       if (transform != nullptr) transform(variant_panel(panel), outputs, task_.dv);
       finish(panel, first, factors, lse);
-      write_panel(task_, outputs, panel.width(), panel.rows, factors, p_.out, batch, item_.head, i, s_.row, true);
+      write_panel(task_, outputs, panel.width(), panel.rows, factors, p_.out, batch, item_.head, i, s_.row);
       if (!p_.lse) return;
       for (int64_t r = 0; r < panel.rows; ++r) {
         const int64_t row = task_.query_row(i + r);
@@ -412,7 +408,8 @@ class ForwardBlock {
   const BlockItem& item_;
   const ForwardScratch& s_;
   const Sequence sequence_;
-  std::bitset<kMostForwardRows> started_;  // by the panel's first row
+  std::bitset<kMostForwardRows> packed_, started_;  // by the panel's first row
+  RowsAhead ahead_;
   int64_t key_head_, value_head_;
   float pack_factor_, unit_;
 };

@@ -5,9 +5,6 @@ namespace heed::kernels {
 // Little beside the block's own rows, so that an L2 of 1 MiB holds both; the panels of a block read it in turn.
 static constexpr int64_t kGroupBytes = int64_t{128} << 10;
 
-// No core's own cache holds so much, so what is written would leave it before anyone reads it.
-static constexpr int64_t kStreamedBytes = int64_t{4} << 20;
-
 FlashTask::FlashTask(const FlashParams& params, const Variant& variant, const TileOrder* order)
     : p(params),
       variant(variant),
@@ -24,10 +21,7 @@ FlashTask::FlashTask(const FlashParams& params, const Variant& variant, const Ti
                   hook(&VariantTable::multipliers) != nullptr),
       has_pairs(params.scores.bias || params.scores.multiplier),
       own_weights(variant.table != nullptr && variant.table->normalizer == VariantTable::Normalizer::own),
-      natural(has_scores || own_weights || params.normalizer.kind == Normalizer::Kind::sigmoid),
-      streams_output(params.out.dtype == DType::f32 && static_cast<int64_t>(sizeof(float)) * params.out.size[0] *
-                                                               params.out.size[1] * params.out.size[2] * dv >=
-                                                           kStreamedBytes) {}
+      natural(has_scores || own_weights || params.normalizer.kind == Normalizer::Kind::sigmoid) {}
 
 std::vector<BlockItem> cut_into_blocks(const FlashTask& task, int64_t most_rows) {
   const FlashParams& p = task.p;

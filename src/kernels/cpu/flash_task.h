@@ -42,15 +42,18 @@ struct FlashTask {
   int64_t
       group_keys;  ///< keys whose rows stay in L2 while the panels of a block pass over them; no result depends on it
   double scale;
-  bool has_scores;      ///< a term stands between the product and the mask
-  bool has_factors;     ///< something multiplies the weights: multiplier, dropout, a variant's
-  bool has_pairs;       ///< bias or multiplier: a number for every pair is read
-  bool own_weights;     ///< the variant brings its normaliser
-  bool natural;         ///< logits are natural, not in units of log 2
-  bool streams_output;  ///< the output is larger than a core's caches and is written past them
+  bool has_scores;   ///< a term stands between the product and the mask
+  bool has_factors;  ///< something multiplies the weights: multiplier, dropout, a variant's
+  bool has_pairs;    ///< bias or multiplier: a number for every pair is read
+  bool own_weights;  ///< the variant brings its normaliser
+  bool natural;      ///< logits are natural, not in units of log 2
 
   /// The row of query i in the tensors; -1: none.
   int64_t query_row(int64_t i) const { return order == nullptr ? i : order->query_rows()[i]; }
+
+  /// The rows of queries and keys in the tensors, below 0: none; null: in their order.
+  const int32_t* query_rows() const { return order == nullptr ? nullptr : order->query_rows(); }
+  const int32_t* key_rows() const { return order == nullptr ? nullptr : order->key_rows(); }
 
   /// A hook of the variant, or null.
   template <class Hook>

@@ -17,13 +17,15 @@ HWY_BEFORE_NAMESPACE();
 namespace heed::kernels::HWY_NAMESPACE {
 
 // What becomes of a register tile: where the sums of a column start, and how the result of each row joins what stands
-// in C. `open` and `close` frame the rows of a register tile, of which `row` is the first; `column` counts floats.
+// in C. `begin` comes before the sums of a register tile; `open` and `close` frame its rows, of which `row` is the
+// first; `column` counts floats.
 namespace store {
 
 struct Nothing {};
 
 /// C = A B
 struct Overwrite {
+  HWY_INLINE void begin() const {}
   HWY_INLINE Vector start(int64_t) const { return hn::Zero(Lanes()); }
   HWY_INLINE Nothing open(int64_t, int64_t) const { return {}; }
   HWY_INLINE Vector join(Nothing&, Vector sum, const float*, int64_t) const { return sum; }
@@ -130,6 +132,7 @@ template <int R, int V, bool kTransposed, class Store>
 HWY_INLINE void gemm_register_tile(const float* HWY_RESTRICT a, ptrdiff_t lda, const float* HWY_RESTRICT b,
                                    ptrdiff_t ldb, float* HWY_RESTRICT c, ptrdiff_t ldc, int64_t depth, int64_t row,
                                    int64_t column, const Store& store) {
+  store.begin();
   Vector sum[R][V];
   start_sums(store, column, sum);
   accumulate<R, V, kTransposed>(a, lda, b, ldb, depth, sum);

@@ -11,6 +11,7 @@
 
 #include "kernels/cpu/convert-inl.h"
 #include "kernels/cpu/exp-inl.h"
+#include "kernels/cpu/rows_ahead.h"
 #include "kernels/cpu/scores_tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -77,10 +78,13 @@ HWY_INLINE void exponentiate_columns(float* HWY_RESTRICT tile, int64_t keys, con
 
 namespace store {
 
-/// C = 2^(A B - shift[column]), sum[column] += the column sums of C. The caller flushes denormals.
+/// C = 2^(A B - shift[column]), sum[column] += the column sums of C; `ahead` takes a step a register tile. The caller
+/// flushes denormals.
 struct Exponential : Overwrite {
   const float* shift;
   float* sum;
+  RowsAhead* ahead;
+  HWY_INLINE void begin() const { ahead->step(); }
   HWY_INLINE Vector start(int64_t column) const { return hn::Neg(hn::LoadU(Lanes(), shift + column)); }
   HWY_INLINE Vector open(int64_t column, int64_t) const { return hn::LoadU(Lanes(), sum + column); }
   HWY_INLINE Vector join(Vector& total, Vector logit, const float*, int64_t) const {
@@ -199,11 +203,10 @@ HWY_INLINE void pack_queries(const Panel& panel, FloatRows rows, float factor, f
 /// A panel [columns][width] into queries [i, i + rows) of a tensor, each times its factor. `scratch`: kPanelRows padded
 /// rows.
 HWY_INLINE void write_panel(const FlashTask& task, const float* panel, int64_t width, int64_t rows,
-                            const float* factors, const AnyView& to, int64_t b, int64_t h, int64_t i, float* scratch,
-                            bool past_caches = false) {
+                            const float* factors, const AnyView& to, int64_t b, int64_t h, int64_t i, float* scratch) {
   const int64_t columns = to.size[3];
   if (to.dtype == DType::f32 && task.order == nullptr) {
-    unpack_rows(panel, width, rows, columns, factors, to.as<float>().row(b, h, i), to.stride[2], past_caches);
+    unpack_rows(panel, width, rows, columns, factors, to.as<float>().row(b, h, i), to.stride[2]);
     return;
   }
   const int64_t stride = round_up(columns, kLanes);
@@ -213,12 +216,6 @@ HWY_INLINE void write_panel(const FlashTask& task, const float* panel, int64_t w
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t row = task.query_row(i + r);
       if (row < 0) continue;
-      if constexpr (std::is_same_v<decltype(typed.row(b, h, row)), float*>) {
-        if (past_caches && task.streams_output) {
-          write_row_past_caches(scratch + r * stride, columns, typed.row(b, h, row));
-          continue;
-        }
-      }
       write_row(scratch + r * stride, 1.0f, columns, typed.row(b, h, row));
     }
   });

@@ -108,23 +108,21 @@ HWY_INLINE void pack_transposed(const float* from, int64_t stride, int64_t rows,
 }
 
 /// to[r][c] = factors[r] * from[c][r] for r < rows, c < columns; nothing else is written.
-/// With `past_caches` whole lines go to memory without being read first.
 HWY_INLINE void unpack_rows(const float* from, int64_t width, int64_t rows, int64_t columns, const float* factors,
-                            float* to, int64_t stride, bool past_caches = false) {
+                            float* to, int64_t stride) {
   for (int64_t v = 0; v < rows; v += kLanes) {
     int64_t c = 0;
 #if HWY_TARGET != HWY_SCALAR
     const Lanes d;
     const Vector f = hn::LoadU(d, factors + v);
 #if HWY_TARGET == HWY_AVX3
-    const bool streams = past_caches && stride % kLanes == 0 && reinterpret_cast<uintptr_t>(to) % sizeof(Vector) == 0;
-    for (; streams && rows - v >= kLanes && c + kLanes <= columns; c += kLanes) {
+    for (; rows - v >= kLanes && c + kLanes <= columns; c += kLanes) {
       Vector square[kLanes];
       HWY_UNROLL(16) for (int e = 0; e < kLanes; ++e) {
         square[e] = hn::Mul(f, hn::LoadU(d, from + (c + e) * width + v));
       }
       transpose_square(square);
-      HWY_UNROLL(16) for (int r = 0; r < kLanes; ++r) hn::Stream(square[r], d, to + (v + r) * stride + c);
+      HWY_UNROLL(16) for (int r = 0; r < kLanes; ++r) hn::StoreU(square[r], d, to + (v + r) * stride + c);
     }
 #endif
     for (; rows - v >= kLanes && c + 4 <= columns; c += 4) {
