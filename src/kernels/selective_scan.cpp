@@ -11,13 +11,15 @@
 namespace heed::kernels {
 namespace {
 
-constexpr int64_t kSlice = 64, kNarrowSlice = 16, kGroupSlices = 8, kMostParts = 16;
+constexpr int64_t kNarrowSlice = 16, kWideSlice = 128, kMostForwardSlice = 512, kGroupSlices = 8, kMostParts = 16;
 
 bool takes_reference(const SelectiveScanParams& p) { return use_reference() || p.x.dtype == DType::f64; }
 
-/// Narrow slices where few wide ones would be all there is.
+/// Wide slices, whose rows are long reads, as long as every thread has two or, where that is too much to ask, one.
 int64_t forward_slice(const SelectiveScanParams& p) {
-  return count_spans(p, p.x) * p.x.size[3] >= 8 * kSlice ? kSlice : kNarrowSlice;
+  const int64_t channels = count_spans(p, p.x) * p.x.size[3], threads = num_threads();
+  const int64_t wanted = std::max(channels / (2 * threads), std::min(kWideSlice, channels / threads));
+  return std::clamp((wanted + kNarrowSlice - 1) / kNarrowSlice * kNarrowSlice, kNarrowSlice, kMostForwardSlice);
 }
 
 /// Every slice holds sums of B's and C's gradients, so a group is not cut into many.
@@ -113,7 +115,7 @@ void selective_scan(const SelectiveScanParams& p) {
   if (takes_reference(p)) return reference::selective_scan(p);
   check(p);
   if (p.x.size[3] == 0) return;
-  const SelectiveScanTask task(p, forward_slice(p));
+  const SelectiveScanTask task(p, forward_slice(p), (p.x.size[3] + kNarrowSlice - 1) / kNarrowSlice);
   const auto slices = static_cast<int64_t>(task.slices.size()), units = static_cast<int64_t>(task.units.size());
   std::optional<UnitStates> starts;
   if (task.chunked) starts.emplace(unit_starts(task));
@@ -128,7 +130,8 @@ void selective_scan_backward(const SelectiveScanParams& p, const SelectiveScanGr
   if (takes_reference(p)) return reference::selective_scan_backward(p, g);
   check(p, g);
   if (p.x.size[3] == 0) return;
-  const SelectiveScanTask task(p, backward_slice(p));
+  const int64_t slice = backward_slice(p);
+  const SelectiveScanTask task(p, slice, (p.x.size[3] + slice - 1) / slice);
   const auto slices = static_cast<int64_t>(task.slices.size()), units = static_cast<int64_t>(task.units.size());
   std::optional<UnitStates> starts, ends;
   if (task.chunked) {

@@ -124,8 +124,8 @@ class ForwardBlock {
     const int64_t batch = sequence_.tensor_batch, i = sequence_.q_begin + panel.i0, next = i + panel.rows,
                   end = std::min(next + panel.rows, sequence_.q_begin + item_.end);
     pack_queries(panel, query_rows(task_, p_.q, batch, item_.head, i, panel.rows, s_.row), pack_factor_, queries);
-    ahead_.ask(RowsAhead::queries, p_.q, batch, item_.head, next, end, task_.query_rows());
-    ahead_.ask(RowsAhead::outputs, p_.out, batch, item_.head, i, next, task_.query_rows());
+    ahead_.ask(kQueries, p_.q, batch, item_.head, next, end, task_.query_rows());
+    ahead_.ask(kOutputs, p_.out, batch, item_.head, i, next, task_.query_rows());
     return queries;
   }
 
@@ -164,8 +164,8 @@ class ForwardBlock {
   // Keys [next, next_end), which come after, are fetched meanwhile.
   void sweep_group(Pass pass, std::span<LoadedTile> tiles, int64_t next, int64_t next_end) {
     const int64_t batch = sequence_.tensor_batch, begin = sequence_.k_begin + next, end = sequence_.k_begin + next_end;
-    ahead_.ask(RowsAhead::keys, p_.k, batch, key_head_, begin, end, task_.key_rows());
-    ahead_.ask(RowsAhead::values, p_.v, batch, value_head_, begin, end, task_.key_rows());
+    ahead_.ask(kKeys, p_.k, batch, key_head_, begin, end, task_.key_rows());
+    ahead_.ask(kValues, p_.v, batch, value_head_, begin, end, task_.key_rows());
     panels([&](const Panel& panel, int64_t first) {
       for (LoadedTile& tile : tiles) {
         const TileCover cover = cover_panel(panel, tile.begin, tile.end, s_.bits);
@@ -409,7 +409,8 @@ class ForwardBlock {
   const ForwardScratch& s_;
   const Sequence sequence_;
   std::bitset<kMostForwardRows> packed_, started_;  // by the panel's first row
-  RowsAhead ahead_;
+  enum Ahead { kQueries, kOutputs, kKeys, kValues };
+  RowsAhead ahead_{12};
   int64_t key_head_, value_head_;
   float pack_factor_, unit_;
 };

@@ -7,6 +7,7 @@
 #define HEED_KERNELS_CPU_SELECTIVE_SCAN_INL_H_
 #endif
 
+#include "kernels/cpu/rows_ahead.h"
 #include "kernels/cpu/scan_math-inl.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/selective_scan_task.h"
@@ -19,6 +20,9 @@ namespace heed::kernels::HWY_NAMESPACE {
 struct Decay {
   Vector re, im;
 };
+
+/// Tokens between looks ahead.
+constexpr int64_t kTokensAStep = 4;
 
 /// States that share registers: most of a real scan, most of a complex one.
 #if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_NEON
@@ -151,37 +155,13 @@ HWY_INLINE void start_outputs(const SelectiveScanParams& p, int64_t count, int64
     hn::StoreU(p.skip ? hn::Mul(skip, hn::LoadU(d, column.x + t)) : hn::Zero(d), d, column.y + t);
 }
 
-/// Lines that the next block of the same column will want. Rows of many channels lie pages apart, which no hardware
-/// foresees, and many fetches at once would stall, so every token of the running block fetches its counterpart.
-struct Ahead {
-  /// The row of `view` that is `begin` tokens in; nothing where it ends before.
-  void add(const AnyView& view, int64_t b, int64_t begin, int64_t channel) {
-    if (!view || begin >= view.size[2]) return;
-    const auto width = static_cast<int64_t>(size_of(view.dtype));
-    rows[count] = static_cast<const char*>(view.data) +
-                  (b * view.stride[0] + begin * view.stride[2] + channel * view.stride[3]) * width;
-    strides[count] = view.stride[2] * width;
-    tokens = std::min(tokens, view.size[2] - begin);
-    ++count;
-  }
-  HWY_INLINE void fetch(int64_t t) const {
-    if (t >= tokens) return;
-    for (int i = 0; i < count; ++i) __builtin_prefetch(rows[i] + t * strides[i]);
-  }
-
-  const char* rows[4] = {};
-  int64_t strides[4] = {};
-  int64_t tokens = kScanBlock;
-  int count = 0;
-};
-
 /// The states [first, first + kStates) of one vector of channels over a block. `a` and `h` point at the vector's lanes
 /// in row 0; `h` becomes the state after the block. With kOutputs, what they give is added to y. `visit(t, n, before,
 /// decay)` sees every state before its token and its decay.
 template <int kStates, bool kComplex, bool kOutputs, class Visit>
 HWY_INLINE void scan_states(int64_t first, int64_t count, const float* HWY_RESTRICT a, float* HWY_RESTRICT h,
                             int64_t stride, FloatRows b, FloatRows c, const ColumnBlock& column, const Visit& visit,
-                            const Ahead* ahead = nullptr) {
+                            RowsAhead* ahead = nullptr) {
   constexpr int kParts = kComplex ? 2 : 1;
   const Lanes d;
   const int64_t row = first * kParts;
@@ -191,7 +171,7 @@ HWY_INLINE void scan_states(int64_t first, int64_t count, const float* HWY_RESTR
     state[n] = hn::LoadU(d, h + (row + n) * stride);
   }
   for (int64_t t = 0; t < count; ++t) {
-    if (kOutputs && ahead != nullptr) ahead->fetch(t);
+    if (ahead != nullptr && t % kTokensAStep == 0) ahead->step();
     const Vector step = hn::LoadU(d, column.step + t * kLanes), log2e = hn::LoadU(d, column.step_log2e + t * kLanes);
     const Vector write = hn::LoadU(d, column.write + t * kLanes);
     const float *HWY_RESTRICT bt = b.data + t * b.stride + row, *HWY_RESTRICT ct = c.data + t * c.stride + row;
@@ -223,17 +203,15 @@ HWY_INLINE void scan_states(int64_t first, int64_t count, const float* HWY_RESTR
 /// All states of one vector of channels over a block.
 template <bool kOutputs>
 HWY_INLINE void scan_column(const SelectiveScanTask& task, int64_t count, const float* a, float* h, FloatRows b,
-                            FloatRows c, const ColumnBlock& column, const Ahead& ahead = {}) {
+                            FloatRows c, const ColumnBlock& column, RowsAhead* ahead = nullptr) {
   const auto nobody = [](int64_t, int, const Vector*, const Decay&) {};
   if (task.p.complex) {
     for_each_group<kComplexStates>(task.width / 2, [&](int64_t n, auto states) {
-      scan_states<states(), true, kOutputs>(n, count, a, h, task.slice_width, b, c, column, nobody,
-                                            n == 0 ? &ahead : nullptr);
+      scan_states<states(), true, kOutputs>(n, count, a, h, task.slice_width, b, c, column, nobody, ahead);
     });
   } else {
     for_each_group<kRealStates>(task.width, [&](int64_t n, auto states) {
-      scan_states<states(), false, kOutputs>(n, count, a, h, task.slice_width, b, c, column, nobody,
-                                             n == 0 ? &ahead : nullptr);
+      scan_states<states(), false, kOutputs>(n, count, a, h, task.slice_width, b, c, column, nobody, ahead);
     });
   }
 }

@@ -48,23 +48,31 @@ void RunScanUnit(const SelectiveScanTask& task, const ChannelSlice& slice, const
     pack_states(task, slice, outputs ? p.initial_state : AnyView(), unit.sequence, s.h);
   }
   if (ends.steps != nullptr) std::fill_n(ends.steps, task.slice_width, 0.0f);
+  // The lines of a block come in while the one before it is scanned.
+  const int64_t scans = task.p.complex ? (task.width / 2 + kComplexStates - 1) / kComplexStates
+                                       : (task.width + kRealStates - 1) / kRealStates;
+  RowsAhead ahead(static_cast<int>((RowsAhead::kRequests * kTokensAStep + scans - 1) / scans));
   for_each_block(unit, [&](int64_t begin, int64_t count) {
     const FloatRows b = coefficient_rows(p.b, unit.batch, slice.b_group, begin, count, s.b);
     const FloatRows c = outputs ? coefficient_rows(p.c, unit.batch, slice.c_group, begin, count, s.c) : b;
+    int request = 0;
+    for (const AnyView* view : {&p.x, &p.delta, &p.z, &p.out}) {
+      if (!*view || (!outputs && request == 2)) continue;
+      ahead.ask(request++, *view, unit.batch, 0, begin + count, std::min(begin + count + kScanBlock, unit.end), nullptr,
+                slice.begin, slice.count());
+    }
     for (int64_t v = 0; v < slice.count(); v += kLanes) {
       const int64_t channel = slice.begin + v, lanes = slice.count() - v;
-      prepare_column(p, unit.batch, begin, count, channel, lanes, s.column, outputs ? -1 : begin + count);
+      prepare_column(p, unit.batch, begin, count, channel, lanes, s.column);
       if (!outputs) {
-        scan_column<false>(task, count, s.a + v, s.h + v, b, c, s.column);
+        scan_column<false>(task, count, s.a + v, s.h + v, b, c, s.column, &ahead);
         Vector sum = hn::LoadU(Lanes(), ends.steps + v);
         for (int64_t t = 0; t < count; ++t) sum = hn::Add(sum, hn::LoadU(Lanes(), s.column.step + t * kLanes));
         hn::StoreU(sum, Lanes(), ends.steps + v);
         continue;
       }
       start_outputs(p, count, channel, lanes, s.column);
-      Ahead ahead;
-      for (const AnyView* view : {&p.x, &p.delta, &p.z, &p.out}) ahead.add(*view, unit.batch, begin + count, channel);
-      scan_column<true>(task, count, s.a + v, s.h + v, b, c, s.column, ahead);
+      scan_column<true>(task, count, s.a + v, s.h + v, b, c, s.column, &ahead);
       write_outputs(p, unit, begin, count, channel, lanes, s.column);
     }
   });

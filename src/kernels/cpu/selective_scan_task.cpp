@@ -3,7 +3,7 @@
 #include <algorithm>
 
 namespace heed::kernels {
-SelectiveScanTask::SelectiveScanTask(const SelectiveScanParams& params, int64_t slice_channels)
+SelectiveScanTask::SelectiveScanTask(const SelectiveScanParams& params, int64_t slice_channels, int64_t pieces)
     : p(params), width(params.a.size[3]), chunked(false) {
   const int64_t channels = p.x.size[3], b_channels = channels / p.b.size[1], c_channels = channels / p.c.size[1];
   int64_t most = 0;
@@ -15,7 +15,7 @@ SelectiveScanTask::SelectiveScanTask(const SelectiveScanParams& params, int64_t 
     d = end;
   }
   slice_width = (most + 15) / 16 * 16;
-  units = scan_units(p, p.x, static_cast<int64_t>(slices.size()), 4, 1024);
+  units = scan_units(p, p.x, pieces, 4, 1024);
   chunked = static_cast<int64_t>(units.size()) > count_spans(p, p.x);
 }
 

@@ -16,7 +16,9 @@ struct ChannelSlice {
 
 struct SelectiveScanTask {
   /// Slices of `slice_channels`, a multiple of 16 and at most kMostSliceChannels, or of what is left of a group.
-  SelectiveScanTask(const SelectiveScanParams& params, int64_t slice_channels);
+  /// Sequences are cut into chunks where so many `pieces` of each are too few, which decides the last bits of a result;
+  /// the slices do not.
+  SelectiveScanTask(const SelectiveScanParams& params, int64_t slice_channels, int64_t pieces);
 
   const SelectiveScanParams& p;
   int64_t width;  ///< floats of a channel's state
