@@ -165,6 +165,8 @@ nlohmann::ordered_json to_json(const KernelResult& r) {
     row["ratio"] = r.ratio;
     row["ratio_to"] = c.partner;
     row["ratio_of"] = c.compared == Compared::by_work ? "time per useful operation" : "time";
+    // Of the speed-up that less work promises, what is reached.
+    if (c.kernel() == "block_sparse" && c.compared == Compared::by_work) row["efficiency"] = 1 / r.ratio;
   }
   return row;
 }

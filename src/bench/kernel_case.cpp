@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
+#include <numeric>
 #include <random>
 #include <sstream>
 
@@ -101,7 +103,11 @@ double KernelCase::kv_bytes() const {
 }
 
 OwnedBlockList::OwnedBlockList(const std::string& pattern, int64_t queries, int64_t keys, int64_t block) {
-  require(pattern == "butterfly" || pattern == "random", "block pattern {}: butterfly or random is accepted", pattern);
+  const bool dense = pattern.starts_with("random ");
+  require(pattern == "butterfly" || pattern == "random" || dense,
+          "block pattern {}: butterfly, random or a density as in 'random 0.05' is accepted", pattern);
+  const double density = dense ? std::stod(pattern.substr(7)) : 0;
+  require(density >= 0 && density <= 1, "block pattern {}: a density of 0 to 1 is accepted", pattern);
   const int64_t query_blocks = (queries + block - 1) / block, key_blocks = (keys + block - 1) / block;
   std::mt19937_64 random(20220527);
   offsets.push_back(0);
@@ -110,6 +116,14 @@ OwnedBlockList::OwnedBlockList(const std::string& pattern, int64_t queries, int6
     if (pattern == "butterfly") {
       for (int64_t bit = 1; bit < static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(key_blocks))); bit *= 2)
         seen.push_back(static_cast<int32_t>(row ^ bit));
+    } else if (dense) {
+      const auto count = static_cast<size_t>(std::lround(density * static_cast<double>(key_blocks)));
+      std::vector<int32_t> all(key_blocks);
+      std::iota(all.begin(), all.end(), 0);
+      std::swap(all[0], all[std::min(row, key_blocks - 1)]);  // the own block
+      for (size_t taken = 1; taken < count; ++taken)
+        std::swap(all[taken], all[taken + random() % (all.size() - taken)]);
+      seen.assign(all.begin(), all.begin() + static_cast<int64_t>(std::max<size_t>(count, 1)));
     } else {
       for (int other = 0; other < 8; ++other)
         seen.push_back(static_cast<int32_t>(random() % static_cast<uint64_t>(key_blocks)));
@@ -245,6 +259,20 @@ KernelCase near(Call call, DType dtype, const std::vector<int64_t>& sizes, const
   return c;
 }
 
+/// Lists of blocks at rising densities beside dense attention of one head, the first of them.
+std::vector<KernelCase> density_cases(int64_t tokens, const std::vector<const char*>& densities) {
+  const auto one_head = [&](const std::string& name, const std::string& pattern) {
+    auto c = flash(Call::forward, name.c_str(), DType::f32, 64, tokens, "", pattern.c_str());
+    c.q_heads = c.kv_heads = 1;
+    return c;
+  };
+  std::vector<KernelCase> cases{one_head("forward", "")};
+  for (const char* density : densities)
+    cases.push_back(beside(one_head(fmt::format("random {} forward", density), fmt::format("random {}", density)),
+                           KernelCase::Compared::by_work, cases[0]));
+  return cases;
+}
+
 std::vector<KernelCase> small_cases() {
   const auto small = [](KernelCase c) {
     c.q_heads = c.kv_heads = 2;
@@ -269,6 +297,7 @@ std::vector<KernelCase> small_cases() {
   };
   cases.push_back(small(near(Call::forward, DType::f32, {32, 32}, {7, 7})));
   cases.push_back(small(near(Call::backward, DType::f32, {8, 16, 16}, {3, 5, 5}, {1, 2, 2})));
+  for (auto& c : density_cases(1024, {"0.25"})) cases.push_back(std::move(c));
   for (auto& c : scan_cases(256, 16, {512, 256, 1024})) cases.push_back(std::move(c));
   for (auto& c : chunk_cases({32}, 512, {256, 1024}, dense)) cases.push_back(std::move(c));
   return cases;
@@ -299,6 +328,7 @@ std::vector<KernelCase> kernel_cases(bool quick) {
     cases.push_back(flash(Call::forward, (name + " forward").c_str(), DType::f32, 64, 4096, "", pattern));
     cases.push_back(flash(Call::backward, (name + " backward").c_str(), DType::f32, 64, 4096, "", pattern));
   }
+  for (auto& c : density_cases(16384, {"0.05", "0.1", "0.25", "0.5"})) cases.push_back(std::move(c));
   const auto images = [&](Call call, DType dtype, const std::vector<int64_t>& sizes, const std::vector<int64_t>& window,
                           const std::vector<int64_t>& stride = {}) {
     auto c = near(call, dtype, sizes, window, stride);

@@ -47,6 +47,8 @@ void print_kernels(const nlohmann::ordered_json& report) {
     if (r.contains("ratio"))
       fmt::print("  {:.2f}x the {} of {}", r["ratio"].get<double>(), r["ratio_of"].get<std::string>(),
                  r["ratio_to"].get<std::string>());
+    if (r.contains("efficiency"))
+      fmt::print(": {:.2f} of the speed-up that less work promises", r["efficiency"].get<double>());
     fmt::print("\n");
   }
   if (report["memory"].empty()) return;
@@ -148,6 +150,7 @@ void add_bench(CLI::App& app) {
   add("peers", "the same cases through libtorch, in turn with heed\nexample: heed bench peers --filter 'flash float32'",
       run_peers);
   add_bench_simulate(*command);
+  add_bench_selection(*command);
 }
 
 }  // namespace heed::cli

@@ -34,6 +34,7 @@ nlohmann::json parse_settings(const std::vector<std::string>& pairs);
 void add_bench(CLI::App& app);
 /// A subcommand of bench.
 void add_bench_simulate(CLI::App& bench);
+void add_bench_selection(CLI::App& bench);
 void add_compare(CLI::App& app);
 void add_doctor(CLI::App& app);
 void add_eval(CLI::App& app);

@@ -41,7 +41,7 @@ struct KernelCase {
   kernels::DType dtype = kernels::DType::f32;  ///< of q, k, v; of decode's cache
   int64_t batch = 1, q_heads = 8, kv_heads = 8, queries = 4096, keys = 4096, d = 64;  ///< v has the head size of k
   std::string mask;       ///< as heed::kernels::parse_mask reads it; empty: everything
-  std::string pattern{};  ///< block lists: "butterfly" or "random"; empty: none
+  std::string pattern{};  ///< block lists: "butterfly", "random" or "random 0.05"; empty: none
   int64_t block = 64;     ///< queries and keys a block; of bounds, slots a page
 
   std::string decay{};  ///< linear_chunk, delta_chunk: "", "constant", "scalar" or "channel"
@@ -88,7 +88,7 @@ struct KernelCase {
 };
 
 /// The block lists of a pattern, owned. "butterfly": blocks whose indices differ in at most one bit; "random": the own
-/// block and eight others of the sequence, fixed.
+/// block and eight others of the sequence, fixed; "random 0.05": the own one and others, that share of all blocks.
 struct OwnedBlockList {
   std::vector<int64_t> offsets;
   std::vector<int32_t> columns;

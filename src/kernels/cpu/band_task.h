@@ -16,5 +16,7 @@ struct BandRow {
 void band_row_scores(const BandRow& of, const float* row, float scale, float* to);
 /// to [columns] += sum over entries of weights[e] * row of its token.
 void band_row_sums(const BandRow& of, const float* weights, float* to);
+/// Row of the token of every entry, in `to` as in of.rows, += weights[e] * row [columns].
+void band_row_adds(const BandRow& of, const float* weights, const float* row, float* to);
 
 }  // namespace heed::kernels

@@ -61,6 +61,18 @@ void BandRowSums(const BandRow& of, const float* weights, float* to) {
   }
 }
 
+void BandRowAdds(const BandRow& of, const float* weights, const float* HWY_RESTRICT row, float* to) {
+  const Lanes d;
+  const int64_t whole = of.columns / kLanes * kLanes;
+  for (int64_t e = 0; e < of.count; ++e) {
+    float* HWY_RESTRICT at = to + of.entries[e].token * of.stride;
+    const Vector weight = hn::Set(d, weights[e]);
+    for (int64_t c = 0; c < whole; c += kLanes)
+      hn::StoreU(hn::MulAdd(weight, hn::LoadU(d, row + c), hn::LoadU(d, at + c)), d, at + c);
+    for (int64_t c = whole; c < of.columns; ++c) at[c] += weights[e] * row[c];
+  }
+}
+
 }  // namespace heed::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -69,11 +81,15 @@ namespace heed::kernels {
 
 HWY_EXPORT(BandRowScores);
 HWY_EXPORT(BandRowSums);
+HWY_EXPORT(BandRowAdds);
 
 void band_row_scores(const BandRow& of, const float* row, float scale, float* to) {
   HEED_DISPATCH(BandRowScores)(of, row, scale, to);
 }
 void band_row_sums(const BandRow& of, const float* weights, float* to) { HEED_DISPATCH(BandRowSums)(of, weights, to); }
+void band_row_adds(const BandRow& of, const float* weights, const float* row, float* to) {
+  HEED_DISPATCH(BandRowAdds)(of, weights, row, to);
+}
 
 }  // namespace heed::kernels
 #endif  // HWY_ONCE

@@ -2,6 +2,7 @@
 // a value that sum each of them up.
 #include "heed/attention.h"
 #include "heed/error.h"
+#include "heed/nn/partial_attention.h"
 #include "mixers/linear/linear_attention.h"
 #include "mixers/rows.h"
 
@@ -51,7 +52,7 @@ class Combiner final : public linear::LinearAttention {
     const auto regions = axial ? attend_columns(q, region_keys, region_values, region_counts, finished, n)
                                : attend_regions(q, region_keys, region_values, region_counts, finished, n);
     if (call.carries()) keep(call, n, q, k, v, real, region_keys, region_values, region_counts);
-    return merged(direct, regions).narrow(2, held, fresh);
+    return nn::join_parts({direct, regions}).out.narrow(2, held, fresh);
   }
 
  private:
@@ -153,16 +154,6 @@ class Combiner final : public linear::LinearAttention {
     AttentionOptions options;
     options.bias = bias.to(bias.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32).contiguous();
     return attention_with_lse(q, keys, values, options);
-  }
-
-  static Tensor merged(const AttentionResult& a, const AttentionResult& b) {
-    const auto lse = torch::logaddexp(a.lse, b.lse);
-    // A row that sees nothing on either side keeps its zeros.
-    const auto share = [&](const AttentionResult& part) {
-      const auto finite = torch::where(lse > -INFINITY, part.lse - lse, torch::full_like(lse, -INFINITY));
-      return part.out * torch::exp(finite).unsqueeze(-1).to(part.out.scalar_type());
-    };
-    return share(a) + share(b);
   }
 
   void keep(RecurrentCall& call, int64_t n, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& real,

@@ -1,0 +1,224 @@
+// Exact attention where keys hash near to a query, a sample for the rest (HyperAttention, arXiv 2310.05869).
+//
+// Buckets are placed by the inverse of the Gray code, so that neighbours differ in one bit. A query's block of keys is
+// that in which it would stand among the sorted keys, whatever other queries there are, so that causal attention is
+// causal to the last bit.
+#include <cmath>
+
+#include "heed/error.h"
+#include "heed/nn/buckets.h"
+#include "heed/nn/lsh.h"
+#include "heed/nn/partial_attention.h"
+#include "mixers/rows.h"
+
+namespace heed {
+namespace {
+
+using torch::Tensor;
+
+struct HyperConfig {
+  int64_t block = 256, samples = 256;
+  int64_t bits = 7;
+  int64_t exact_length = 4096;
+  std::string alignment = "place";  ///< place, rank
+  bool whole_sample = false;        ///< every key once
+  int64_t seed = 0;
+};
+
+class HyperAttention final : public AttentionMixer {
+ public:
+  HyperAttention(const AttentionConfig& config, const HyperConfig& own)
+      : AttentionMixer("hyper_attention", config), own_(own) {
+    const auto& kind = config_.positions.kind;
+    require(kind != "alibi" && kind != "t5",
+            "hyper_attention: positions {}: none, rope, learned and sinusoidal are accepted", kind);
+    directions_ = register_buffer("directions", nn::seeded_normal({config.head_dim, own.bits}, uint64_t(own.seed)));
+  }
+
+  Tensor forward(const MixerInput& in, MixerState* state) override {
+    require(!in.cu_seqlens, "hyper_attention: cu_seqlens is not accepted");
+    return AttentionMixer::forward(in, state);
+  }
+
+  /// Behind a prompt, tokens attend exactly.
+  Tensor mix(const CoreInput& in) override {
+    const int64_t n = in.q.size(2), m = in.k.size(2), group = in.q.size(1) / in.k.size(1);
+    if (m <= own_.exact_length || (config_.causal && n != m)) return AttentionMixer::mix(in);
+    const auto by_query_head = [&](const Tensor& x) { return group == 1 ? x : x.repeat_interleave(group, 1); };
+    Part all{in.q, by_query_head(in.k), by_query_head(in.v)};
+    all.shown = in.key_padding ? in.key_padding->logical_not() : torch::ones({in.q.size(0), m}, torch::kBool);
+    all.padded = in.key_padding.has_value();
+    return (config_.causal ? causal(all, in) : estimate(all, in.seed)).out;
+  }
+
+ private:
+  /// Queries from `first_query` on, keys and values from `first_key` on.
+  struct Part {
+    Tensor q, k, v;
+    Tensor shown;  ///< bool [B, M]
+    bool padded = false;
+    int64_t first_query = 0, first_key = 0;
+  };
+
+  AttentionOptions plain_options(uint64_t seed) const {
+    AttentionOptions options;
+    options.scale = config_.scale;
+    options.softcap = config_.softcap;
+    if (is_training() && config_.dropout > 0) options.dropout = config_.dropout, options.seed = seed;
+    return options;
+  }
+
+  /// Short parts exactly; of longer ones either half by itself, and the second half's queries against the first half's
+  /// keys.
+  AttentionResult causal(const Part& part, const CoreInput& in) const {
+    const int64_t n = part.q.size(2), half = n / 2;
+    if (n <= own_.exact_length || half == 0) {
+      auto options = plain_options(in.seed);
+      options.mask = Causal{};
+      if (part.padded) {
+        options.k_documents = part.shown.to(torch::kInt32) - 1;
+        options.q_documents = torch::zeros({part.q.size(0), n}, torch::kInt32);
+      }
+      return attention_with_lse(part.q, part.k, part.v, options);
+    }
+    const auto cut = [&](int64_t queries, int64_t q_count, int64_t keys, int64_t k_count) {
+      Part p{part.q.narrow(2, queries, q_count), part.k.narrow(2, keys, k_count), part.v.narrow(2, keys, k_count)};
+      p.shown = part.shown.narrow(1, keys, k_count);
+      p.padded = part.padded;
+      p.first_query = part.first_query + queries, p.first_key = part.first_key + keys;
+      return p;
+    };
+    const auto top = causal(cut(0, half, 0, half), in), own = causal(cut(half, n - half, half, n - half), in),
+               before = estimate(cut(half, n - half, 0, half), in.seed);
+    const auto bottom = nn::join_parts({own, before});
+    return {torch::cat({top.out, bottom.out}, 2), torch::cat({top.lse, bottom.lse}, 2)};
+  }
+
+  /// All queries of a part see all of its shown keys: those of a block exactly, the others by a sample.
+  AttentionResult estimate(const Part& part, uint64_t seed) const {
+    const auto count = part.shown.sum(1);  // [B]
+    std::vector<AttentionResult> parts;
+    Tensor q_blocks, k_blocks;
+    if (own_.block > 0) {
+      blocks_of(part, count, q_blocks, k_blocks);
+      const int64_t blocks = (part.k.size(2) + own_.block - 1) / own_.block;
+      // What is not shown stands in a block behind them.
+      parts.push_back(nn::bucket_attention(part.q, part.k, part.v, q_blocks,
+                                           k_blocks.masked_fill(~part.shown.unsqueeze(1), blocks), blocks + 1,
+                                           plain_options(seed)));
+    }
+    if (own_.whole_sample || own_.samples > 0) parts.push_back(residual(part, count, q_blocks, k_blocks, seed));
+    return parts.size() == 1 ? parts[0] : nn::join_parts(parts);
+  }
+
+  /// int64 [B, H, N] and [B, H, M]: blocks of the keys in the order of their hashes, and the block of each query.
+  void blocks_of(const Part& part, const Tensor& count, Tensor& q_blocks, Tensor& k_blocks) const {
+    const int64_t n = part.q.size(2), places = int64_t{1} << own_.bits;
+    const auto q_places = nn::gray_places(part.q, directions_);
+    const auto k_places =
+        nn::gray_places(part.k, directions_).masked_fill(part.shown.logical_not().unsqueeze(1), places);
+    const auto [sorted, order] = k_places.sort(c10::optional<bool>(true), 2, false);
+    const auto ranks = torch::empty_like(order).scatter_(2, order, torch::arange(order.size(2)).expand_as(order));
+    k_blocks = ranks.div(own_.block, "floor");
+    const auto last = ((count + own_.block - 1).div(own_.block, "floor") - 1).clamp_min(0).view({-1, 1, 1});
+    if (own_.alignment == "rank") {
+      const auto q_order = std::get<1>(q_places.sort(c10::optional<bool>(true), 2, false));
+      const auto q_ranks = torch::empty_like(q_order).scatter_(2, q_order, torch::arange(n).expand_as(q_order));
+      q_blocks = (q_ranks * (last + 1)).div(std::max<int64_t>(n, 1), "floor");
+      return;
+    }
+    // Keys of one place fill a span of ranks, over which queries of that place spread evenly, by their number.
+    const auto begin = torch::searchsorted(sorted, q_places), end = torch::searchsorted(sorted, q_places + 1);
+    constexpr double kGolden = 0.6180339887498949;
+    const auto spread = ((torch::arange(n, torch::kFloat64) + double(part.first_query)) * kGolden).frac();
+    const auto rank = begin + ((end - begin).to(torch::kFloat64) * spread).to(torch::kInt64);
+    q_blocks = torch::minimum(rank.div(own_.block, "floor"), last);
+  }
+
+  /// Attention over `samples` keys drawn with replacement, weighed up for all; those of a query's own block are left
+  /// out.
+  AttentionResult residual(const Part& part, const Tensor& count, const Tensor& q_blocks, const Tensor& k_blocks,
+                           uint64_t seed) const {
+    const int64_t batch = part.q.size(0), heads = part.q.size(1), m = part.k.size(2);
+    // Draws of a sequence do not depend on its companions: the same fractions for all, of as many as are shown.
+    const auto shown_first =
+        std::get<1>(part.shown.logical_not().to(torch::kInt8).sort(c10::optional<bool>(true), 1, false));
+    Tensor drawn;  // [B, H, S]
+    if (own_.whole_sample) {
+      drawn = torch::arange(m).expand({batch, heads, m});
+    } else {
+      auto generator = at::detail::createCPUGenerator(draw_seed(part, seed));
+      const auto fraction = torch::rand({1, heads, own_.samples}, generator, torch::kFloat64);
+      const auto keys = count.view({-1, 1, 1});
+      drawn = torch::minimum((fraction * keys.to(torch::kFloat64)).to(torch::kInt64), (keys - 1).clamp_min(0));
+    }
+    const auto taken = shown_first.unsqueeze(1).expand({-1, heads, -1}).gather(2, drawn);
+    const auto rows = [&](const Tensor& x) { return x.gather(2, taken.unsqueeze(3).expand({-1, -1, -1, x.size(3)})); };
+    auto hidden = part.shown.logical_not().unsqueeze(1).expand({-1, heads, -1}).gather(2, taken).unsqueeze(2);
+    if (own_.block > 0) hidden = hidden | (q_blocks.unsqueeze(3) == k_blocks.gather(2, taken).unsqueeze(2));
+    auto options = plain_options(seed);
+    const auto type = part.q.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
+    options.bias = torch::zeros({1}, type).masked_fill(hidden, -std::numeric_limits<double>::infinity());
+    auto seen = attention_with_lse(part.q, rows(part.k), rows(part.v), options);
+    if (!own_.whole_sample)
+      seen.lse = seen.lse + (count.to(type) / double(own_.samples)).log().view({-1, 1, 1}).clamp_min(-1e4);
+    return seen;
+  }
+
+  /// Every part of the causal recursion, and every call's seed, draws its own sample.
+  uint64_t draw_seed(const Part& part, uint64_t seed) const {
+    uint64_t x = uint64_t(own_.seed) ^ (seed * 0x9E3779B97F4A7C15ull);
+    for (const int64_t place : {part.first_query, part.first_key})
+      x = (x ^ (x >> 29)) * 0xBF58476D1CE4E5B9ull + uint64_t(place);
+    return x ^ (x >> 32);
+  }
+
+  HyperConfig own_;
+  Tensor directions_;  // [D, bits]
+};
+
+}  // namespace
+
+RegistryRow rows::hyper_attention() {
+  return {.name = "hyper_attention",
+          .family = "exact_and_systems",
+          .paper = "HyperAttention: Long-context Attention in Near-Linear Time (arXiv 2310.05869)",
+          .year = 2023,
+          .patterns = {true, true, true, false},
+          .core = true,
+          .training_free = true,
+          .cost = "O(N (b + m) + N log N), causal times log N; steps behind a prompt read everything",
+          .parameters = attention_parameters(
+              {{"block", 256, "keys of a block, in the order of their hashes, that a query sees exactly"},
+               {"samples", 256, "keys drawn for the rest, with replacement"},
+               {"bits", 7, "random directions of the hash"},
+               {"exact_length", 4096, "no longer sequences attend exactly; causal: nor do halves of halves"},
+               {"alignment", "place",
+                "a query's block of keys: that in which its hash stands (place), or the block of its rank among all "
+                "queries (rank, the paper's, with which later queries move earlier ones)"},
+               {"whole_sample", false, "every key is drawn once: exact"},
+               {"seed", 0, "of hashes and samples"}}),
+          .small = {{"dim", 24},
+                    {"heads", 4},
+                    {"kv_heads", 2},
+                    {"positions", "rope"},
+                    {"block", 4},
+                    {"samples", 5},
+                    {"bits", 3},
+                    {"exact_length", 8}},
+          .make = attention_maker("hyper_attention", [](const AttentionConfig& config, ConfigReader& reader) {
+            HyperConfig own;
+            own.block = reader.integer("block", own.block, 0, 1 << 20);
+            own.samples = reader.integer("samples", own.samples, 0, 1 << 20);
+            own.bits = reader.integer("bits", own.bits, 1, 30);
+            own.exact_length = reader.integer("exact_length", own.exact_length, 0);
+            own.alignment = reader.choice("alignment", own.alignment, {"place", "rank"});
+            own.whole_sample = reader.get("whole_sample", own.whole_sample);
+            own.seed = reader.integer("seed", own.seed, 0);
+            require(own.block > 0 || own.samples > 0 || own.whole_sample,
+                    "hyper_attention: block = 0 and samples = 0: one of them above 0 is accepted");
+            return std::make_shared<HyperAttention>(config, own);
+          })};
+}
+
+}  // namespace heed

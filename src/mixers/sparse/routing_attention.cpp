@@ -1,0 +1,183 @@
+// Attention inside clusters of queries and keys, whose centroids follow them (Routing Transformer, arXiv 2003.05997).
+#include <cmath>
+
+#include "heed/error.h"
+#include "heed/nn/buckets.h"
+#include "heed/nn/spherical_clusters.h"
+#include "heed/ops/cache.h"
+#include "mixers/sparse/shared_qk.h"
+
+namespace heed {
+namespace {
+
+using torch::Tensor;
+
+struct ClusterRouting {
+  int64_t clusters = 0;     ///< C; 0: round(sqrt(max_length))
+  int64_t local_heads = 0;  ///< the first heads see a window
+  int64_t window = 256;
+  std::string assignment = "argmax";  ///< argmax, topw
+  std::string init = "normal";        ///< normal, kmeans
+  bool shared = true;
+  double decay = 0.999;
+  int64_t seed = 0;
+};
+
+class RoutingAttention final : public sparse::BucketMixer {
+ public:
+  RoutingAttention(const AttentionConfig& config, const ClusterRouting& own)
+      : BucketMixer("routing_attention", config, own.shared), own_(own) {
+    if (own_.clusters == 0)
+      own_.clusters = std::max<int64_t>(1, std::lround(std::sqrt(static_cast<double>(config.max_length))));
+    if (own_.local_heads < config.heads)
+      clusters_ = register_module("clusters", nn::SphericalClusters(config.heads - own_.local_heads, own_.clusters,
+                                                                    config.head_dim, uint64_t(own_.seed)));
+  }
+
+  std::unique_ptr<MixerState> make_state(int64_t batch) const override {
+    require(own_.assignment == "argmax",
+            "routing_attention: no step with assignment topw: later tokens displace "
+            "earlier ones; argmax is accepted");
+    return BucketMixer::make_state(batch);
+  }
+
+ protected:
+  /// Of the local heads.
+  Mask mask() const override {
+    if (config_.causal) return Causal{} & Window{own_.window};
+    return Window{own_.window / 2, own_.window / 2};
+  }
+
+  Tensor buckets_of(const Tensor& k) const override {
+    const auto routed = k.slice(1, own_.local_heads);
+    if (routed.size(1) == 0) return torch::zeros({k.size(0), 0, 1, k.size(2)}, torch::kInt64);
+    return clusters_->nearest(nn::direction(routed)).unsqueeze(2);
+  }
+
+  Tensor attend(const CoreInput& in, const Tensor& buckets) override {
+    const int64_t local = own_.local_heads, heads = in.q.size(1);
+    const auto heads_from = [&](int64_t begin, int64_t end) {
+      auto part = in;
+      part.q = in.q.slice(1, begin, end), part.k = in.k.slice(1, begin, end), part.v = in.v.slice(1, begin, end);
+      return part;
+    };
+    std::vector<Tensor> outs;
+    if (local > 0) {
+      const auto part = heads_from(0, local);
+      outs.push_back(attention(part.q, part.k, part.v, options_for(part)));
+    }
+    if (local < heads) {
+      const auto part = heads_from(local, heads);
+      const bool learns = is_training() && torch::GradMode::is_enabled();
+      if (learns && own_.init == "kmeans" && !clusters_->fitted()) {
+        clusters_->fit(nn::direction(part.k), shown(in), 10);
+        outs.push_back(route(part, buckets_of(in.k)));
+      } else {
+        outs.push_back(route(part, buckets));
+      }
+      if (learns) follow(part, shown(in));
+    }
+    return torch::cat(outs, 1);
+  }
+
+ private:
+  static Tensor shown(const CoreInput& in) { return in.key_padding ? in.key_padding->logical_not() : Tensor(); }
+
+  void follow(const CoreInput& in, const Tensor& shown) {
+    const auto keys = nn::direction(in.k.detach());
+    if (shared_ || in.q.size(2) != in.k.size(2)) return clusters_->follow(keys, shown, own_.decay);
+    clusters_->follow(torch::cat({keys, nn::direction(in.q.detach())}, 2),
+                      shown.defined() ? torch::cat({shown, shown}, 1) : shown, own_.decay);
+  }
+
+  Tensor route(const CoreInput& in, const Tensor& buckets) {
+    if (own_.assignment == "topw") return attend_top(in);
+    const int64_t n = in.q.size(2), m = in.k.size(2), clusters = own_.clusters;
+    auto k_buckets = buckets.select(2, 0);
+    if (shared_ && n * 8 <= m) {
+      const auto visible = k_buckets.slice(2, m - n).unsqueeze(3) == k_buckets.unsqueeze(2);
+      return own_where_alone(attend_listed(in, visible), in.v);
+    }
+    // Padding is a cluster of its own.
+    if (in.key_padding) k_buckets = k_buckets.masked_fill(in.key_padding->unsqueeze(1), clusters);
+    const auto q_buckets = shared_ ? k_buckets.slice(2, m - n) : clusters_->nearest(nn::direction(in.q));
+    auto options = plain_options(in);
+    options.mask = bucket_mask();
+    return own_where_alone(nn::bucket_attention(in.q, in.k, in.v, q_buckets, k_buckets, clusters + 1, options), in.v);
+  }
+
+  /// Each centroid takes its w best queries and keys, in order of time; a token is the mean over the clusters it is in.
+  Tensor attend_top(const CoreInput& in) {
+    const int64_t n = in.q.size(2), rows = in.q.size(0) * in.q.size(1) * own_.clusters;
+    const auto padding = in.key_padding ? in.key_padding->unsqueeze(1).expand({-1, in.q.size(1), -1}) : Tensor();
+    const auto best = [&](const Tensor& x, bool keys) {
+      auto scores = clusters_->scores(nn::direction(x)).to(torch::kFloat32);
+      if (keys && padding.defined())
+        scores = scores.masked_fill(padding.unsqueeze(2), -std::numeric_limits<float>::infinity());
+      const int64_t width = std::max<int64_t>(1, (x.size(2) + own_.clusters / 2) / own_.clusters);
+      return ops::top_k(scores.contiguous(), width).to(torch::kInt64).flatten(2);  // [B, H, C w]
+    };
+    const auto k_places = best(in.k, true), q_places = shared_ ? k_places : best(in.q, false);
+    const auto taken = [&](const Tensor& x, const Tensor& places) {
+      return x.gather(2, places.unsqueeze(3).expand({-1, -1, -1, x.size(3)})).reshape({rows, 1, -1, x.size(3)});
+    };
+    auto options = plain_options(in);
+    options.mask = bucket_mask();
+    if (padding.defined()) {
+      options.k_documents = padding.gather(2, k_places).to(torch::kInt32).neg().view({rows, -1});
+      options.q_documents = torch::zeros({rows, q_places.size(2) / own_.clusters}, torch::kInt32);
+    }
+    const auto values = taken(in.v, k_places);
+    const auto seen = attention_with_lse(taken(in.q, q_places), taken(in.k, k_places), values, options);
+    const auto out = own_where_alone(seen, values).reshape({in.q.size(0), in.q.size(1), -1, in.v.size(3)});
+    const auto times = torch::zeros({in.q.size(0), in.q.size(1), n}, out.options())
+                           .scatter_add(2, q_places, torch::ones(q_places.sizes(), out.options()));
+    const auto sums = torch::zeros({in.q.size(0), in.q.size(1), n, in.v.size(3)}, out.options())
+                          .scatter_add(2, q_places.unsqueeze(3).expand_as(out), out);
+    return sums / times.clamp_min(1).unsqueeze(3);
+  }
+
+  ClusterRouting own_;
+  nn::SphericalClusters clusters_{nullptr};
+};
+
+}  // namespace
+
+RegistryRow rows::routing_attention() {
+  return {
+      .name = "routing_attention",
+      .family = "sparse_and_vision",
+      .paper = "Efficient Content-Based Sparse Attention with Routing Transformers (arXiv 2003.05997)",
+      .year = 2020,
+      .patterns = {true, true, true, false},
+      .step = true,
+      .cost = "O(N C + N^2 / C), N^1.5 at C = sqrt(N)",
+      .parameters = sparse::bucket_parameters(
+          {{"clusters", 0, "clusters C of a head; 0: the root of max_length"},
+           {"local_heads", -1, "the first heads see a window instead; -1: half of them"},
+           {"window", 256, "visible keys of a local head, the own one included; bidirectional: half on either side"},
+           {"assignment", "argmax",
+            "argmax: a token is in its nearest cluster; topw (the paper's): a cluster takes its N / C best tokens, so "
+            "that later tokens decide which earlier ones are in, and there is no step"},
+           {"shared", nullptr, "keys are the queries, brought to length 1; causal attention needs it; default: causal"},
+           {"init", "normal", "centroids start as normal directions, or from kmeans of the first batch"},
+           {"decay", 0.999, "of centroids in training: the share that stays"},
+           {"seed", 0, "of the first centroids"}}),
+      .small = {{"dim", 24}, {"heads", 4}, {"clusters", 3}, {"window", 5}, {"positions", "rope"}},
+      .make = attention_maker("routing_attention", [](const AttentionConfig& config, ConfigReader& reader) {
+        ClusterRouting own;
+        own.clusters = reader.integer("clusters", own.clusters, 0, 1 << 20);
+        own.local_heads = reader.integer("local_heads", -1, -1, config.heads);
+        if (own.local_heads < 0) own.local_heads = config.heads / 2;
+        own.window = reader.integer("window", own.window, 1);
+        own.assignment = reader.choice("assignment", own.assignment, {"argmax", "topw"});
+        own.shared = reader.get("shared", config.causal);
+        own.init = reader.choice("init", own.init, {"normal", "kmeans"});
+        own.decay = reader.get("decay", own.decay);
+        require(own.decay >= 0 && own.decay <= 1, "routing_attention: decay = {}: 0 to 1 is accepted", own.decay);
+        own.seed = reader.integer("seed", own.seed, 0);
+        return std::make_shared<RoutingAttention>(config, own);
+      })};
+}
+
+}  // namespace heed
