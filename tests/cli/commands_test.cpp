@@ -1,6 +1,7 @@
 // The commands a person types first.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -14,9 +15,10 @@ using nlohmann::json;
 TEST(Commands, HelpHasAnExampleForEach) {
   const auto all = test::heed("--help");
   EXPECT_EQ(all.status, 0);
-  for (const char* command : {"compare", "bench kernels", "bench peers", "bench simulate", "run", "list", "doctor",
-                              "eval text", "eval task", "eval suite", "train lm", "train speech", "train world",
-                              "probe heads", "probe duo", "probe sinks", "steer search", "steer pairworld"}) {
+  for (const char* command :
+       {"compare", "bench kernels", "bench peers", "bench simulate", "bench selection", "run", "list", "doctor",
+        "eval text", "eval task", "eval suite", "train lm", "train speech", "train world", "probe heads", "probe duo",
+        "probe sinks", "steer search", "steer pairworld"}) {
     const auto help = test::heed(std::string(command) + " --help");
     EXPECT_EQ(help.status, 0) << command;
     EXPECT_NE(help.out.find("example: heed"), std::string::npos) << command;
@@ -77,6 +79,18 @@ TEST(Commands, SimulateCountsTiles) {
   const auto wrong = test::heed("bench simulate --grid 16x16 --window 17x3");
   EXPECT_EQ(wrong.status, 2);
   EXPECT_NE(wrong.err.find("window 17 along axis 0 of 16 cells"), std::string::npos) << wrong.err;
+}
+
+TEST(Commands, SelectionIsMeasuredByLength) {
+  const auto result = test::heed("bench selection --quick --threads 1 --json");
+  ASSERT_EQ(result.status, 0) << result.err;
+  const auto report = json::parse(result.out);
+  ASSERT_EQ(report["dynamic"].size(), 1u);
+  EXPECT_EQ(report["dynamic"][0]["density"].get<double>(), 1.0 / 16);
+  ASSERT_EQ(report["growth"].size(), 3u);
+  for (const auto& row : report["growth"]) EXPECT_TRUE(std::isfinite(row["exponent"].get<double>())) << row["mixer"];
+  const auto table = test::heed("bench selection --quick --threads 1");
+  EXPECT_NE(table.out.find("superlinear_attention"), std::string::npos);
 }
 
 TEST(Commands, DoctorSaysWhatABugReportNeeds) {
