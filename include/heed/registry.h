@@ -12,7 +12,21 @@ namespace heed {
 
 class TokenMixer;
 
-enum class Kind { mixer, op, policy, conversion, adapter, probe, intervention, task, benchmark, model, block };
+enum class Kind {
+  mixer,
+  op,
+  policy,
+  conversion,
+  adapter,
+  probe,
+  intervention,
+  task,
+  benchmark,
+  model,
+  block,
+  reducer,
+  strategy
+};
 std::string to_string(Kind kind);
 
 /// One parameter of a mechanism: its key, its default, what it means.

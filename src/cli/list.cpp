@@ -8,6 +8,7 @@
 #include "heed/error.h"
 #include "heed/models/model_rows.h"
 #include "heed/names.h"
+#include "heed/nn/token_reducer.h"
 #include "heed/probe/probe_rows.h"
 #include "heed/registry.h"
 #include "heed/steer/intervention.h"
@@ -27,6 +28,7 @@ std::vector<const RegistryRow*> all_rows() {
   std::vector<const RegistryRow*> rows;
   for (const auto& row : operator_rows()) rows.push_back(&row);
   for (const auto& row : mixer_rows()) rows.push_back(&row);
+  for (const auto& row : nn::reducer_rows()) rows.push_back(&row);
   for (const auto& row : model_rows()) rows.push_back(&row);
   for (const auto& row : tasks::task_rows()) rows.push_back(&row);
   for (const auto& row : tasks::suite_rows()) rows.push_back(&row);

@@ -133,6 +133,20 @@ void AttentionMixer::normalize(Tensor& q, Tensor& k) {
   k = k_norm_(k);
 }
 
+void AttentionMixer::check_keys(const MixerInput& in, const Tensor& source) const {
+  for (const auto& [given, what] : {std::pair{&in.key_padding, "key_padding"}, {&in.sizes, "sizes"}})
+    if (*given)
+      require((*given)->dim() == 2 && (*given)->size(0) == source.size(0) && (*given)->size(1) == source.size(1),
+              "{}: {} does not fit: [{}, {}] is accepted", name_, what, source.size(0), source.size(1));
+}
+
+Tensor AttentionMixer::append_padding(const MixerInput& in, KvState& state) const {
+  if (!in.key_padding && !state.padding.defined()) return {};
+  const auto real = [&](int64_t tokens) { return torch::zeros({in.x.size(0), tokens}, torch::kBool); };
+  const auto old = state.padding.defined() ? state.padding : real(state.slots());
+  return state.padding = torch::cat({old, in.key_padding.value_or(real(in.x.size(1)))}, 1);
+}
+
 AttentionOptions AttentionMixer::options_for(const CoreInput& in) {
   AttentionOptions options;
   options.mask = mask();
@@ -146,6 +160,10 @@ AttentionOptions AttentionMixer::options_for(const CoreInput& in) {
     // Documents 0 (real) and -1 (padding): a padding key matches no query.
     options.k_documents = in.key_padding->to(torch::kInt32).neg();
     options.q_documents = torch::zeros({in.q.size(0), n}, torch::kInt32);
+  }
+  if (in.key_sizes) {
+    const auto bias = in.key_sizes->log().unsqueeze(1).unsqueeze(1);
+    options.bias = options.bias ? *options.bias + bias : bias;
   }
   if (is_training() && config_.dropout > 0) {
     options.dropout = config_.dropout;
@@ -165,6 +183,7 @@ Tensor AttentionMixer::attend_cached(const MixerInput& in, AttentionCache& cache
   require(config_.causal && kind != "alibi" && kind != "t5",
           "{}: a cache policy serves causal attention whose positions are no score terms, not {} positions", name_,
           kind);
+  require(serves_caches(), "{}: a cache policy serves mixers that are attention under a mask", name_);
   require(!in.key_padding, "{}: a cache policy takes prompts without padding", name_);
   AttentionOptions options = options_for({q, k, v});
   require(options.normalizer == NormalizerKind::softmax && !options.sink_logit && !options.bias &&
@@ -203,23 +222,24 @@ Tensor AttentionMixer::forward(const MixerInput& in, MixerState* raw_state) {
   auto v = split_heads(v_proj_(embedded), c.kv_heads);
   normalize(q, k);
   before_core(in, state, q, k, v);
+  check_keys(in, source);
+  require(!raw_state || !in.sizes, "{}: sizes of tokens and a state: one of the two is accepted", name_);
+  const auto finish = [&](torch::Tensor heads) {
+    heads = after_core(in, heads);
+    if (in.taps) in.taps->core_output(in.layer, heads);
+    return o_proj_(heads.transpose(1, 2).flatten(2));
+  };
+  if (!cache)
+    if (const auto heads = attend_own(in, state, q, k, v, q_positions)) return finish(*heads);
   if (cache) return o_proj_(attend_cached(in, *cache, q, k, v, q_positions).transpose(1, 2).flatten(2));
   q = positions_->rotate(q, q_positions);
   k = positions_->rotate(k, k_positions);
 
   CoreInput core{q, k, v, in.key_padding, in.cu_seqlens, q_positions, k_positions, in.seed, nullptr, in.share};
   core.grid = in.grid;
-  if (in.key_padding)
-    require(in.key_padding->dim() == 2 && in.key_padding->size(0) == source.size(0) &&
-                in.key_padding->size(1) == source.size(1),
-            "{}: key_padding does not fit: bool [{}, {}] is accepted", name_, source.size(0), source.size(1));
+  core.key_sizes = in.sizes;
   if (state) {
-    if (in.key_padding || state->padding.defined()) {
-      const auto old =
-          state->padding.defined() ? state->padding : torch::zeros({in.x.size(0), state->slots()}, torch::kBool);
-      state->padding = torch::cat({old, in.key_padding.value_or(torch::zeros({in.x.size(0), n}, torch::kBool))}, 1);
-      core.key_padding = state->padding;
-    }
+    if (const auto padding = append_padding(in, *state); padding.defined()) core.key_padding = padding;
     state->append(k, v);
     core.k_positions.reset();
     core.q_positions.reset();
@@ -231,10 +251,9 @@ Tensor AttentionMixer::forward(const MixerInput& in, MixerState* raw_state) {
     if (in.taps) in.taps->core_input(in.layer, core);
     heads = mix(core);
   }
-  heads = after_core(in, *heads);
-  if (in.taps) in.taps->core_output(in.layer, *heads);
+  const auto out = finish(*heads);
   if (state) evict(*state);
-  return o_proj_(heads->transpose(1, 2).flatten(2));
+  return out;
 }
 
 }  // namespace heed

@@ -114,8 +114,9 @@ Tensor RecurrentMixer::forward(const MixerInput& input, MixerState* state) {
   if (input.key_padding)
     require(input.key_padding->dim() == 2 && input.key_padding->size(0) == x.size(0) &&
                 input.key_padding->size(1) == keys && input.key_padding->scalar_type() == torch::kBool,
-            "{}: key_padding of {} {}; bool [{}, {}] is accepted", mixer_name_, c10::toString(input.key_padding->scalar_type()),
-            shape_text(*input.key_padding), x.size(0), keys);
+            "{}: key_padding of {} {}; bool [{}, {}] is accepted", mixer_name_,
+            c10::toString(input.key_padding->scalar_type()), shape_text(*input.key_padding), x.size(0), keys);
+  require(!input.sizes, "{}: sizes of tokens are not accepted", mixer_name_);
   if (input.cu_seqlens) {
     require(x.size(0) == 1, "{}: cu_seqlens with a batch of {}; packed sequences have B = 1", mixer_name_, x.size(0));
     require(state == nullptr, "{}: cu_seqlens with a state; packed sequences start anew", mixer_name_);

@@ -9,8 +9,8 @@
 namespace heed {
 
 std::string to_string(Kind kind) {
-  static const char* names[] = {"mixer",        "operator", "policy",    "conversion", "adapter", "probe",
-                                "intervention", "task",     "benchmark", "model",      "block"};
+  static const char* names[] = {"mixer", "operator",  "policy", "conversion", "adapter", "probe",   "intervention",
+                                "task",  "benchmark", "model",  "block",      "reducer", "strategy"};
   return names[static_cast<int>(kind)];
 }
 
@@ -60,6 +60,16 @@ std::span<const RegistryRow> mixer_rows() {
       rows::hip_attention(),
       rows::superlinear_attention(),
       rows::shifted_sparse_attention(),
+      rows::landmark_attention(),
+      rows::dynamic_mask_attention(),
+      rows::core_context_attention(),
+      rows::stochastic_subsampled_attention(),
+      rows::dynamic_hierarchical_sparse_attention(),
+      rows::sparsifiner(),
+      rows::hard_attention(),
+      rows::transformer_xl(),
+      rows::deconstructed_attention(),
+      rows::tensor_attention(),
       rows::performer(),
       rows::multi_axis_attention(),
       rows::double_window_attention(),

@@ -1,6 +1,8 @@
 #include "heed/models/decoder_lm.h"
 
 #include "heed/error.h"
+#include "heed/mixers/attention_share.h"
+#include "heed/mixers/companion.h"
 
 namespace heed {
 
@@ -62,6 +64,15 @@ Tensor DecoderLmImpl::hidden_of(const Tensor& embedded, DecoderState* state, uin
   MixerInput input;
   input.x = embedded;
   input.taps = taps;
+  AttentionShare share;
+  const int64_t tokens = embedded.size(1) + (state ? state->seen() : 0);
+  for (const auto& block : blocks) {
+    const auto* source = dynamic_cast<const CompanionSource*>(block->mixer.get());
+    if (source == nullptr) continue;
+    share.companion = source->companion(tokens, [this](const Tensor& ids) { return embed(ids); });
+    if (share.companion.defined()) break;
+  }
+  input.share = &share;
   return norm_(run_blocks(blocks, std::move(input), state ? &state->layers : nullptr, seed));
 }
 

@@ -63,45 +63,50 @@ TransformerBlockImpl::TransformerBlockImpl(const TransformerConfig& c, size_t la
   }
 }
 
-Tensor TransformerBlockImpl::forward(const MixerInput& input, MixerState* state) {
-  auto x = input.x;
-  auto* taps = input.taps;
-  if (taps) taps->block_input(input.layer, x);
-  const auto mix_tokens = [&](const Tensor& normed) {
-    auto inner = input;
-    inner.x = normed;
-    inner.residual = x;
-    return mixer->forward(inner, state);
-  };
-  const auto mix_channels = [&](Tensor normed) {
-    if (taps) taps->mlp_input(input.layer, normed);
-    auto added = mlp->forward(normed, input.grid);
-    if (mlp_output_norm) added = mlp_output_norm(added);
-    if (taps) taps->mlp_output(input.layer, added);
-    return added;
-  };
-  Tensor out;
+Tensor TransformerBlockImpl::mix_tokens(const MixerInput& input, const Tensor& normed, MixerState* state) {
+  auto inner = input;
+  inner.x = normed;
+  inner.residual = input.x;
+  return mixer->forward(inner, state);
+}
+
+Tensor TransformerBlockImpl::mix_channels(const MixerInput& input, Tensor normed) {
+  if (input.taps) input.taps->mlp_input(input.layer, normed);
+  auto added = mlp->forward(normed, input.grid);
+  if (mlp_output_norm) added = mlp_output_norm(added);
+  if (input.taps) input.taps->mlp_output(input.layer, added);
+  return added;
+}
+
+Tensor TransformerBlockImpl::token_half(const MixerInput& given, MixerState* state) {
+  auto input = given;
+  auto& x = input.x;
+  if (input.taps) input.taps->block_input(input.layer, x);
   switch (placement_) {
-    case NormPlacement::pre: {
-      const auto y = x + mix_tokens(input_norm(x));
-      out = y + mix_channels(mlp_norm(y));
-      break;
-    }
-    case NormPlacement::post: {
-      const auto y = input_norm(x + mix_tokens(x));
-      out = mlp_norm(y + mix_channels(y));
-      break;
-    }
-    case NormPlacement::sandwich: {
-      const auto y = x + mixer_output_norm(mix_tokens(input_norm(x)));
-      out = y + mix_channels(mlp_norm(y));
-      break;
-    }
-    case NormPlacement::parallel:
-      out = x + mix_tokens(input_norm(x)) + mix_channels(mlp_norm(x));
-      break;
+    case NormPlacement::pre:
+      return x + mix_tokens(input, input_norm(x), state);
+    case NormPlacement::post:
+      return input_norm(x + mix_tokens(input, x, state));
+    case NormPlacement::sandwich:
+      return x + mixer_output_norm(mix_tokens(input, input_norm(x), state));
+    default:
+      fail("a block whose halves run in parallel has nothing between them; other placements are accepted");
   }
-  if (taps) taps->block_output(input.layer, out);
+}
+
+Tensor TransformerBlockImpl::channel_half(const MixerInput& input, const Tensor& y) {
+  auto out =
+      placement_ == NormPlacement::post ? mlp_norm(y + mix_channels(input, y)) : y + mix_channels(input, mlp_norm(y));
+  if (input.taps) input.taps->block_output(input.layer, out);
+  return out;
+}
+
+Tensor TransformerBlockImpl::forward(const MixerInput& input, MixerState* state) {
+  if (placement_ != NormPlacement::parallel) return channel_half(input, token_half(input, state));
+  auto own = input;
+  if (own.taps) own.taps->block_input(own.layer, own.x);
+  auto out = own.x + mix_tokens(own, input_norm(own.x), state) + mix_channels(own, mlp_norm(own.x));
+  if (own.taps) own.taps->block_output(own.layer, out);
   return out;
 }
 
@@ -133,12 +138,25 @@ void check_ids(const Tensor& ids, int64_t count, const char* what) {
 
 Tensor run_blocks(std::vector<TransformerBlock>& blocks, MixerInput input,
                   const std::vector<std::unique_ptr<MixerState>>* states, uint64_t seed) {
-  AttentionShare share;
-  input.share = &share;
+  AttentionShare own;
+  if (!input.share) input.share = &own;
+  auto& share = *input.share;
+  share.embedded = input.x;
+  auto companion = share.companion;
   input.layer.count = int64_t(blocks.size());
   for (size_t i = 0; i < blocks.size(); ++i) {
     input.layer.index = int64_t(i);
     input.seed = seed * 0x9E3779B97F4A7C15ull + i;
+    if (companion.defined()) {
+      MixerInput beside;
+      beside.x = companion;
+      beside.layer = input.layer;
+      beside.seed = input.seed;
+      beside.share = &share;
+      share.beside = true;
+      companion = blocks[i]->forward(beside);
+      share.beside = false;
+    }
     input.x = blocks[i]->forward(input, states ? states->at(i).get() : nullptr);
   }
   return input.x;

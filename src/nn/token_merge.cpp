@@ -18,9 +18,12 @@ TokenMerge::TokenMerge(const Tensor& values, const Tensor& padding, int64_t heig
   const auto first = (torch::arange(height) % stride == 0).unsqueeze(1) & (torch::arange(width) % stride == 0);
   const auto kept = first.flatten().nonzero().squeeze(1), others = first.logical_not().flatten().nonzero().squeeze(1);
   const int64_t left = kept.size(0), merged = std::min<int64_t>(std::llround(ratio * double(cells)), others.size(0));
-  tokens_ = cells - merged;
+  tokens = cells - merged;
   target = torch::empty({batch, cells}, torch::kInt64);
   target.index_put_({torch::arange(batch).unsqueeze(1), kept}, torch::arange(left).expand({batch, left}));
+  // A token stands where the cell is that was kept, or that stayed; one column more takes the others.
+  auto places = torch::empty({batch, tokens + 1}, torch::kInt64);
+  places.narrow(1, 0, left).copy_(kept.expand({batch, left}));
   if (others.size(0) > 0) {
     const auto unit = metric / metric.norm(2, 2, true).clamp_min(1e-12);
     auto [likeness, best] =
@@ -31,18 +34,15 @@ TokenMerge::TokenMerge(const Tensor& values, const Tensor& padding, int64_t heig
     const auto rank = torch::empty_like(order).scatter_(1, order, torch::arange(others.size(0)).expand_as(order));
     const auto becomes = torch::where(rank < merged, best, left + rank - merged);
     target.index_put_({torch::arange(batch).unsqueeze(1), others}, becomes);
+    const auto stays = torch::where(rank < merged, torch::full({}, tokens, torch::kInt64), becomes);
+    places.scatter_(1, stays, others.expand_as(stays).contiguous());
   }
+  positions = places.narrow(1, 0, tokens);
   const auto real = padding.defined() ? padding.logical_not().to(metric.scalar_type())
                                       : torch::ones({batch, cells}, metric.options());
-  const auto sum = torch::zeros({batch, tokens_}, metric.options()).scatter_add_(1, target, real);
-  if (padding.defined()) hidden = sum == 0;
-  weight = real / sum.gather(1, target).clamp_min(1);
-}
-
-Tensor TokenMerge::merge(const Tensor& x) const {
-  const auto shares = x.masked_fill((weight == 0).unsqueeze(2), 0) * weight.to(x.scalar_type()).unsqueeze(2);
-  return torch::zeros({x.size(0), tokens_, x.size(2)}, x.options())
-      .scatter_add(1, target.unsqueeze(2).expand_as(shares), shares);
+  sizes = torch::zeros({batch, tokens}, metric.options()).scatter_add_(1, target, real);
+  if (padding.defined()) hidden = sizes == 0;
+  weight = real / sizes.gather(1, target).clamp_min(1);
 }
 
 }  // namespace heed::nn

@@ -1,6 +1,7 @@
 // One row a conversion. Adding one: its file, its test, its row here.
 #include "heed/surgery/conversion_rows.h"
 
+#include "heed/surgery/axformer.h"
 #include "heed/surgery/echo_att.h"
 
 namespace heed::surgery {
@@ -24,10 +25,31 @@ RegistryRow echo_att() {
   return row;
 }
 
+RegistryRow axformer_pruning() {
+  const AxOptions defaults;
+  RegistryRow row;
+  row.name = "axformer_pruning";
+  row.kind = Kind::conversion;
+  row.family = "sparse_and_vision";
+  row.paper =
+      "AxFormer: Accuracy-driven Approximation of Transformers for Faster, Smaller and more Accurate NLP Models (arXiv "
+      "2010.03688)";
+  row.year = 2020;
+  row.patterns.noncausal_self = true;
+  row.training_free = true;
+  row.cost = "elements x validations";
+  row.parameters = {{"tolerance", defaults.tolerance, "loss that a removal may cost (heed/surgery/axformer.h)"},
+                    {"channel_groups", defaults.channel_groups, "that inner channels are cut into"},
+                    {"hard_attention", defaults.hard_attention, "tries layers with hard attention at the end"},
+                    {"share", defaults.share, "hard attention: of the keys that a query sees"},
+                    {"ratio", defaults.ratio, "above 0: in its place, of the row's largest weight"}};
+  return row;
+}
+
 }  // namespace
 
 std::span<const RegistryRow> conversion_rows() {
-  static const std::vector<RegistryRow> rows = {echo_att()};
+  static const std::vector<RegistryRow> rows = {echo_att(), axformer_pruning()};
   return rows;
 }
 

@@ -9,6 +9,7 @@
 
 #include "heed/checkpoint/tensor_file.h"
 #include "heed/error.h"
+#include "heed/mixers/subsampling.h"
 #include "heed/progress.h"
 
 namespace heed::train {
@@ -149,7 +150,10 @@ double train_lm(DecoderLm& model, const BatchSource& batches, const LmTrainOptio
   double loss_sum = 0, last_loss = 0;
   int64_t loss_count = 0, tokens = 0;
   auto since = Clock::now();
+  const auto dense_from = int64_t(std::llround((1 - options.dense_end) * double(options.steps)));
+  set_subsampling(*model, Subsampling::When::training);
   for (; step < options.steps; ++step) {
+    if (step >= dense_from) set_subsampling(*model, Subsampling::When::never);
     const auto batch = batches(step);
     torch::Tensor loss;
     {

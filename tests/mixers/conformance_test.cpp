@@ -5,11 +5,12 @@
 #include "heed/mixers/token_mixer.h"
 #include "heed/registry.h"
 #include "heed/threads.h"
-#include "support/torch_support.h"
+#include "support/gradient_check.h"
 
 namespace heed {
 namespace {
 
+using test::expect_gradient;
 using test::relative_error;
 using torch::Tensor;
 
@@ -35,31 +36,6 @@ std::vector<Case> cases() {
 std::string case_name(const testing::TestParamInfo<Case>& info) {
   return info.param.row->name + (info.param.causal ? "_causal" : "_noncausal") +
          (info.param.cross ? "_cross" : "_self");
-}
-
-/// The gradient of `function` at `inputs` against central differences along one random direction over all inputs.
-void expect_gradient(const std::function<Tensor()>& function, const std::vector<Tensor>& inputs) {
-  const auto out = function();
-  const auto weights = torch::randn_like(out);
-  const auto grads = torch::autograd::grad({(out * weights).sum()}, inputs, {}, c10::nullopt, false, true);
-  torch::NoGradGuard no_grad;
-  constexpr double kStep = 1e-5;
-  std::vector<Tensor> directions;
-  double expected = 0, size = 0;
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    directions.push_back(torch::randn_like(inputs[i]));
-    if (!grads[i].defined()) continue;
-    expected += (grads[i] * directions[i]).sum().item<double>();
-    size += grads[i].norm().item<double>() * directions[i].norm().item<double>();
-  }
-  const auto at = [&](double step) {
-    for (size_t i = 0; i < inputs.size(); ++i) inputs[i].data().add_(directions[i], step);
-    const double value = (function() * weights).sum().item<double>();
-    for (size_t i = 0; i < inputs.size(); ++i) inputs[i].data().add_(directions[i], -step);
-    return value;
-  };
-  const double difference = (at(kStep) - at(-kStep)) / (2 * kStep);
-  EXPECT_NEAR(difference, expected, test::kDifferenceTolerance * std::max(size, 1.0));
 }
 
 class Conformance : public testing::TestWithParam<Case> {

@@ -78,12 +78,26 @@ class AttentionMixer : public TokenMixer {
   virtual void before_core(const MixerInput&, const KvState*, torch::Tensor& q, torch::Tensor& k, torch::Tensor& v) {}
   /// Changes the head outputs [B, Hq, N, Dv] before the output projection.
   virtual torch::Tensor after_core(const MixerInput&, torch::Tensor heads) { return heads; }
+  /// The head outputs [B, Hq, N, Dv] of q, k, v that were not given their positions yet, for a mechanism that places or
+  /// keeps tokens in its own way: what follows up to after_core() is then left to it. `positions` int64 [N] of x.
+  virtual std::optional<torch::Tensor> attend_own(const MixerInput&, KvState*, const torch::Tensor& q,
+                                                  const torch::Tensor& k, const torch::Tensor& v,
+                                                  const torch::Tensor& positions) {
+    return std::nullopt;
+  }
   /// Drops what no later query can see; called after every append.
   virtual void evict(KvState&) const {}
   /// The head outputs of `input`, whose q [B, Hq, n, D] are the newest tokens of the state, read where the state keeps
   /// them; without a value, mix() is asked on all of its keys and values.
   virtual std::optional<torch::Tensor> mix_held(const CoreInput&, const KvState&) { return std::nullopt; }
 
+  /// Whether a head's output is attention under mask() and the score terms, so that a cache policy may keep its keys.
+  virtual bool serves_caches() const { return true; }
+  /// Adds the padding of x to the state's: bool [B, slots and N], undefined where there was none so far. To be called
+  /// before the state's append().
+  torch::Tensor append_padding(const MixerInput&, KvState&) const;
+  /// Throws heed::Error unless key_padding is bool [B, M] and sizes [B, M] of `source`.
+  void check_keys(const MixerInput&, const torch::Tensor& source) const;
   AttentionOptions options_for(const CoreInput&);
   torch::Tensor attend_cached(const MixerInput&, AttentionCache&, const torch::Tensor& q, const torch::Tensor& k,
                               const torch::Tensor& v, const torch::Tensor& positions);

@@ -39,6 +39,9 @@ struct MixerInput {
   /// heed/mixers/attention_share.h: between the layers of a model; null: a layer stands alone.
   AttentionShare* share = nullptr;
   torch::Tensor residual;  ///< [B, N, C]: the residual stream that became x; undefined outside a block
+  /// float [B, M]: tokens that each key stands for (heed/nn/token_reducer.h). Attention adds its logarithm to the
+  /// logits; mixers that are no softmax over keys refuse it.
+  std::optional<torch::Tensor> sizes;
 };
 
 /// What a mixer remembers of the tokens it has seen.
@@ -61,6 +64,7 @@ struct CoreInput {
   nn::CoreReport* report = nullptr;  ///< asks the core what it looked at; mechanisms without an answer leave it alone
   AttentionShare* share = nullptr;   ///< a core whose weights later layers use leaves them here
   std::optional<Grid> grid;          ///< of the N tokens, for mechanisms that need one
+  std::optional<torch::Tensor> key_sizes;  ///< float [B, M], as MixerInput::sizes
 };
 
 class TokenMixer : public torch::nn::Module {

@@ -41,6 +41,10 @@ class TransformerBlockImpl : public torch::nn::Module {
  public:
   TransformerBlockImpl(const TransformerConfig& config, size_t layer, bool causal);
   torch::Tensor forward(const MixerInput& input, MixerState* state = nullptr);
+  /// The two halves of `forward`, which needs the residual stream between them only to hand it on: what the token mixer
+  /// leaves of input.x, and what the channel mixer makes of that. Throws heed::Error for parallel placement.
+  torch::Tensor token_half(const MixerInput& input, MixerState* state = nullptr);
+  torch::Tensor channel_half(const MixerInput& input, const torch::Tensor& residual);
 
   nn::Norm input_norm{nullptr}, mlp_norm{nullptr};                ///< n1, n2
   nn::Norm mixer_output_norm{nullptr}, mlp_output_norm{nullptr};  ///< n3, n4: sandwich only
@@ -48,6 +52,9 @@ class TransformerBlockImpl : public torch::nn::Module {
   std::shared_ptr<ChannelMixer> mlp;
 
  private:
+  torch::Tensor mix_tokens(const MixerInput& input, const torch::Tensor& normed, MixerState* state);
+  torch::Tensor mix_channels(const MixerInput& input, torch::Tensor normed);
+
   formats::NormPlacement placement_;
 };
 TORCH_MODULE(TransformerBlock);

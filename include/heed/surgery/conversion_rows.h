@@ -1,4 +1,4 @@
-// The conversions there are, for `heed list`: each is a command of `heed surgery`.
+// The conversions there are, for `heed list`: commands of `heed surgery`, or functions of heed/surgery/.
 #pragma once
 
 #include <span>

@@ -38,6 +38,8 @@ struct LmTrainOptions {
   bool bfloat16 = false;  ///< matrix products in bfloat16; weights, norms and the loss stay float32
   bool resume = false;    ///< go on from the training state in `out`
   LossFunction loss;      ///< default: lm_loss
+  /// Share of the steps, the last ones, in which layers that draw their keys see all (heed/mixers/subsampling.h).
+  double dense_end = 0.1;
 };
 
 struct LmEvaluation {

@@ -8,7 +8,7 @@
 #include "heed/error.h"
 #include "heed/nn/buckets.h"
 #include "heed/nn/lsh.h"
-#include "heed/nn/partial_attention.h"
+#include "heed/nn/partial.h"
 #include "mixers/rows.h"
 
 namespace heed {
@@ -90,7 +90,7 @@ class HyperAttention final : public AttentionMixer {
     };
     const auto top = causal(cut(0, half, 0, half), in), own = causal(cut(half, n - half, half, n - half), in),
                before = estimate(cut(half, n - half, 0, half), in.seed);
-    const auto bottom = nn::join_parts({own, before});
+    const auto bottom = nn::merge(own, before);
     return {torch::cat({top.out, bottom.out}, 2), torch::cat({top.lse, bottom.lse}, 2)};
   }
 
@@ -108,7 +108,7 @@ class HyperAttention final : public AttentionMixer {
                                            plain_options(seed)));
     }
     if (own_.whole_sample || own_.samples > 0) parts.push_back(residual(part, count, q_blocks, k_blocks, seed));
-    return parts.size() == 1 ? parts[0] : nn::join_parts(parts);
+    return nn::merge(parts);
   }
 
   /// int64 [B, H, N] and [B, H, M]: blocks of the keys in the order of their hashes, and the block of each query.

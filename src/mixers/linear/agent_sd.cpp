@@ -38,9 +38,9 @@ class AgentSd final : public linear::ImageAttention {
       return options;
     };
     // Agents save nothing where they are not few.
-    if (2 * merge.tokens() >= heads.q.size(2)) return attention(heads.q, heads.k, heads.v, seen_by(padding, heads.q));
+    if (2 * merge.tokens >= heads.q.size(2)) return attention(heads.q, heads.k, heads.v, seen_by(padding, heads.q));
     // Projections are linear: the mean of queries is the query of the mean.
-    const auto agents = split_heads(merge.merge(join_heads(heads.q)), config_.heads);
+    const auto agents = split_heads(merge.reduce(join_heads(heads.q)), config_.heads);
     auto scatter = seen_by(merge.hidden, heads.q);
     scatter.scale = std::pow(static_cast<double>(config_.key_dim), -own_.exponent / 2);
     const auto held = attention(agents, heads.k, heads.v, seen_by(padding, agents));

@@ -2,7 +2,7 @@
 // a value that sum each of them up.
 #include "heed/attention.h"
 #include "heed/error.h"
-#include "heed/nn/partial_attention.h"
+#include "heed/nn/partial.h"
 #include "mixers/linear/linear_attention.h"
 #include "mixers/rows.h"
 
@@ -52,7 +52,7 @@ class Combiner final : public linear::LinearAttention {
     const auto regions = axial ? attend_columns(q, region_keys, region_values, region_counts, finished, n)
                                : attend_regions(q, region_keys, region_values, region_counts, finished, n);
     if (call.carries()) keep(call, n, q, k, v, real, region_keys, region_values, region_counts);
-    return nn::join_parts({direct, regions}).out.narrow(2, held, fresh);
+    return nn::merge(direct, regions).out.narrow(2, held, fresh);
   }
 
  private:

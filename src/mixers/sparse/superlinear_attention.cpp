@@ -6,7 +6,7 @@
 #include "heed/error.h"
 #include "heed/mixers/attention_cache.h"
 #include "heed/nn/jump_plan.h"
-#include "heed/nn/partial_attention.h"
+#include "heed/nn/partial.h"
 #include "heed/ops/key_search.h"
 #include "heed/ops/span_attention.h"
 #include "mixers/rows.h"
@@ -82,7 +82,7 @@ class SuperlinearAttention final : public AttentionMixer {
     Tensor out;
     for (int64_t r = 0; r < own_.anchors; ++r) {
       const AttentionResult span{spans.out.select(3, r), spans.lse.select(3, r)};
-      const auto part = near ? nn::join_parts({*near, span}).out : span.out;
+      const auto part = near ? nn::merge(*near, span).out : span.out;
       const auto term = part * gates.select(3, r).unsqueeze(3).to(part.scalar_type());
       out = r == 0 ? term : out + term;
     }

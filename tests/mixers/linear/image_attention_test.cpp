@@ -117,11 +117,11 @@ TEST(TokenMerge, KeepsACellOfEveryRegionAndMergesTheMostAlike) {
   for (const double ratio : {0.0, 0.4, 1.0}) {
     const nn::TokenMerge merge(x, {}, height, width, 2, ratio);
     const int64_t kept = 3 * 4, merged = std::min<int64_t>(std::llround(ratio * 35), 35 - kept);
-    ASSERT_EQ(merge.tokens(), 35 - merged);
-    const auto y = merge.merge(x);
+    ASSERT_EQ(merge.tokens, 35 - merged);
+    const auto y = merge.reduce(x);
     for (int64_t b = 0; b < 2; ++b) {
       // Tokens are means of the cells that are theirs, each cell's once.
-      for (int64_t n = 0; n < merge.tokens(); ++n) {
+      for (int64_t n = 0; n < merge.tokens; ++n) {
         const auto cells = (merge.target[b] == n).nonzero().squeeze(1);
         ASSERT_GT(cells.size(0), 0);
         EXPECT_LT(relative_error(y[b][n], x[b].index_select(0, cells).mean(0)), kDouble);
@@ -154,8 +154,8 @@ TEST(AgentSd, IsTwoSoftmaxMapsThroughMergedTokens) {
   auto mixer = image_mixer("agent_sd", {{"stride", 2}, {"ratio", 0.7}});
   const auto in = cells(4, 6);
   const nn::TokenMerge merge(in.k.mean(1), {}, 4, 6, 2, 0.7);
-  ASSERT_LT(2 * merge.tokens(), 24);
-  const auto agents = merge.merge(in.q.transpose(1, 2).flatten(2)).view({2, -1, 3, 8}).transpose(1, 2);
+  ASSERT_LT(2 * merge.tokens, 24);
+  const auto agents = merge.reduce(in.q.transpose(1, 2).flatten(2)).view({2, -1, 3, 8}).transpose(1, 2);
   const auto map = [](const Tensor& a, const Tensor& b, double scale) {
     return torch::softmax(torch::matmul(a, b.transpose(2, 3)) * scale, 3);
   };

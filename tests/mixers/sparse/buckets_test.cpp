@@ -7,7 +7,6 @@
 #include "heed/mixers/token_mixer.h"
 #include "heed/nn/buckets.h"
 #include "heed/nn/lsh.h"
-#include "heed/nn/partial_attention.h"
 #include "heed/nn/spherical_clusters.h"
 #include "support/torch_support.h"
 
@@ -67,29 +66,6 @@ TEST(Buckets, AttentionIsThatOfPairsInOneBucket) {
 TEST(Buckets, RanksCountEarlierMembers) {
   const auto ranks = nn::ranks_in_buckets(torch::tensor({{2, 0, 2, 2, 0, 1}, {1, 1, 1, 1, 1, 1}}, torch::kInt64));
   EXPECT_TRUE(torch::equal(ranks, torch::tensor({{0, 0, 1, 2, 1, 0}, {0, 1, 2, 3, 4, 5}}, torch::kInt64)));
-}
-
-TEST(PartialAttention, PartsJoinToTheWholeWithGradients) {
-  torch::manual_seed(4);
-  const auto q = torch::randn({1, 2, 5, 4}, torch::kFloat64).requires_grad_(),
-             k = torch::randn({1, 2, 9, 4}, torch::kFloat64).requires_grad_(),
-             v = torch::randn({1, 2, 9, 4}, torch::kFloat64).requires_grad_();
-  AttentionOptions none;
-  none.mask = ~Mask();  // an empty part must change nothing, its gradient included
-  const auto part = [&](int64_t begin, int64_t end, const AttentionOptions& options = {}) {
-    return attention_with_lse(q, k.slice(2, begin, end), v.slice(2, begin, end), options);
-  };
-  const auto joined = nn::join_parts({part(0, 4), part(4, 9), part(2, 5, none)});
-  const auto whole = part(0, 9);
-  EXPECT_LT(relative_error(joined.out, whole.out), 1e-12);
-  EXPECT_LT(relative_error(joined.lse, whole.lse), 1e-6);
-  const auto weights = torch::randn_like(whole.out);
-  const auto a = torch::autograd::grad({(joined.out * weights).sum()}, {q, k, v}),
-             b = torch::autograd::grad({(whole.out * weights).sum()}, {q, k, v});
-  for (size_t i = 0; i < 3; ++i) EXPECT_LT(relative_error(a[i], b[i]), 1e-7);
-  const auto nothing = nn::join_parts({part(0, 4, none), part(4, 9, none)});
-  EXPECT_EQ(nothing.out.abs().max().item<double>(), 0);
-  EXPECT_TRUE((nothing.lse == -INFINITY).all().item<bool>());
 }
 
 TEST(SphericalClusters, FollowingRecoversPlantedDirections) {

@@ -1,0 +1,32 @@
+// Where a sequence of keys is cut into chunks, so that no query needs to know what stands behind it.
+#pragma once
+
+#include <torch/torch.h>
+
+namespace heed::sparse {
+
+struct BorderRule {
+  int64_t least = 16, most = 128;  ///< tokens of a chunk
+  int64_t lag = 0;                 ///< a border before token i is known to queries from i + lag on
+};
+
+/// A chunk ends where it has `least` tokens and a candidate follows, or where it has `most`. candidates bool [B, M]: a
+/// border may stand before the token. Returns bool [B, M]: it does; none before the first.
+torch::Tensor choose_borders(const torch::Tensor& candidates, const BorderRule& rule);
+
+/// What queries know of the chunks: their bounds, padded to as many as the item with the most has.
+struct Chunks {
+  torch::Tensor begin, end;  ///< int64 [B, C]: tokens of a chunk that has ended; of none: both M
+  torch::Tensor of_token;    ///< int64 [B, M]: its chunk, C where it has not ended
+  torch::Tensor closed;      ///< int64 [B, M]: chunks whose ends are known to the query at a token
+  torch::Tensor open;        ///< int64 [B, M]: first token of what is no such chunk
+};
+Chunks known_chunks(const torch::Tensor& borders, int64_t lag);
+
+/// cos of the means of the `window` features before and from each token on: features [B, M, F] -> [B, M]; 1 where
+/// either side is short of tokens.
+torch::Tensor side_similarity(const torch::Tensor& features, int64_t window);
+/// Local minima of values [B, M] that lie below `bound`; among equals the first.
+torch::Tensor dips(const torch::Tensor& values, double bound);
+
+}  // namespace heed::sparse

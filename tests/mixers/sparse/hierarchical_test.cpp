@@ -1,0 +1,253 @@
+// The card of dynamic_hierarchical_sparse_attention: chunks, what queries know of them, and what a budget buys.
+#include "heed/mixers/hierarchical_sparse.h"
+#include "mixers/sparse/chunk_borders.h"
+#include "mixers/sparse/sparse_support.h"
+
+namespace heed {
+namespace {
+
+using test::relative_error;
+using torch::Tensor;
+
+nlohmann::json core_config(nlohmann::json more) {
+  nlohmann::json config{{"dim", 32}, {"heads", 4}, {"kv_heads", 2}, {"borders", "fixed"}};
+  config.update(more);
+  return config;
+}
+
+Tensor core(const nlohmann::json& more, const CoreInput& in) {
+  auto mixer = make_mixer("dynamic_hierarchical_sparse_attention", core_config(more));
+  mixer->eval();
+  return mixer->mix(in);
+}
+
+TEST(ChunkBorders, AreCutAtCandidatesWithinTheirSizes) {
+  test::seed_torch(1);
+  const auto candidates = torch::rand({3, 200}) < 0.2;
+  const auto borders = sparse::choose_borders(candidates, {.least = 4, .most = 11});
+  for (int64_t b = 0; b < 3; ++b) {
+    int64_t begin = 0;
+    for (int64_t i = 1; i < 200; ++i) {
+      if (!borders[b][i].item<bool>()) {
+        EXPECT_FALSE(i - begin >= 4 && candidates[b][i].item<bool>());
+        EXPECT_LT(i - begin, 11);
+        continue;
+      }
+      EXPECT_GE(i - begin, 4);
+      EXPECT_TRUE(i - begin == 11 || candidates[b][i].item<bool>());
+      begin = i;
+    }
+    EXPECT_FALSE(borders[b][0].item<bool>());
+  }
+  // They cover the tokens, each once.
+  const auto chunks = sparse::known_chunks(borders, 3);
+  for (int64_t b = 0; b < 3; ++b)
+    for (int64_t i = 0; i < 200; ++i) {
+      const int64_t c = chunks.of_token[b][i].item<int64_t>();
+      if (c == chunks.end.size(1)) continue;
+      EXPECT_GE(i, chunks.begin[b][c].item<int64_t>());
+      EXPECT_LT(i, chunks.end[b][c].item<int64_t>());
+    }
+  for (int64_t t = 0; t < 200; ++t) {
+    int64_t known = 0, last = 0;
+    for (int64_t i = 1; i + 3 <= t; ++i)
+      if (borders[0][i].item<bool>()) ++known, last = i;
+    EXPECT_EQ(chunks.closed[0][t].item<int64_t>(), known);
+    EXPECT_EQ(chunks.open[0][t].item<int64_t>(), last);
+  }
+}
+
+TEST(ChunkBorders, TopicsThatChangeAreFound) {
+  test::seed_torch(2);
+  const auto a = torch::randn({12}), b = torch::randn({12});
+  const auto x = torch::cat({a.expand({30, 12}), b.expand({25, 12}), a.expand({40, 12})}).unsqueeze(0) +
+                 0.1 * torch::randn({1, 95, 12});
+  const auto found = sparse::dips(sparse::side_similarity(x, 8), 0.5)[0].nonzero().squeeze(1);
+  ASSERT_EQ(found.size(0), 2);
+  EXPECT_NEAR(found[0].item<double>(), 30, 1);
+  EXPECT_NEAR(found[1].item<double>(), 55, 1);
+  const auto similarity = sparse::side_similarity(x, 8);
+  EXPECT_NEAR(similarity[0][20].item<double>(),
+              torch::cosine_similarity(x[0].slice(0, 12, 20).mean(0), x[0].slice(0, 20, 28).mean(0), 0).item<double>(),
+              1e-6);
+}
+
+TEST(HierarchicalSparse, AWholeBudgetIsDense) {
+  test::seed_torch(3);
+  const auto in = test::drawn_core(40, 40, 4, 2, torch::kFloat64);
+  const auto dense = torch::matmul(torch::softmax(test::causal_logits(in), 3), test::values_of(in));
+  EXPECT_LT(relative_error(core({{"budget", 40}}, in), dense), 1e-12);
+  // The choice itself, with as much left: every chunk fits.
+  EXPECT_LT(relative_error(core({{"budget", 39}, {"min_chunk", 3}, {"max_chunk", 3}}, in).slice(2, 0, 39),
+                           dense.slice(2, 0, 39)),
+            1e-12);
+}
+
+TEST(HierarchicalSparse, ChunksOfOneTokenAreExactTopK) {
+  test::seed_torch(4);
+  const int64_t n = 50, budget = 9;
+  const auto in = test::drawn_core(n, n, 4, 2, torch::kFloat64);
+  const auto s = test::causal_logits(in);
+  auto wanted = s.to(torch::kFloat32);  // the first chunk and what is open are always kept
+  wanted.select(3, 0).fill_(INFINITY);
+  wanted.diagonal(0, 2, 3).fill_(INFINITY);
+  wanted = wanted.masked_fill(torch::arange(n) > torch::arange(n).unsqueeze(1), -INFINITY);
+  const auto order = std::get<1>(wanted.sort(c10::optional<bool>(true), 3, true)).slice(3, 0, budget);
+  const auto seen = torch::zeros_like(s, torch::kBool).scatter_(3, order, true);
+  const auto p = torch::softmax(s.masked_fill(seen.logical_not(), -INFINITY), 3);
+  EXPECT_LT(relative_error(core({{"budget", budget}, {"min_chunk", 1}, {"max_chunk", 1}}, in),
+                           torch::matmul(p, test::values_of(in))),
+            1e-12);
+}
+
+TEST(HierarchicalSparse, TheLastChunkIsCutToItsRecentTokens) {
+  // Chunks of 4; query 19 is in [16, 20). The first and its own hold 8; a budget of 14 leaves one chunk and two tokens.
+  test::seed_torch(5);
+  auto in = test::drawn_core(20, 20, 2, 2, torch::kFloat64);
+  const auto out = core({{"heads", 2}, {"dim", 16}, {"budget", 14}, {"min_chunk", 4}, {"max_chunk", 4}}, in);
+  const auto q = in.q.slice(2, 16, 20).sum(2, true) / 2;
+  for (int64_t b = 0; b < 2; ++b)
+    for (int64_t h = 0; h < 2; ++h) {
+      std::vector<std::pair<double, int64_t>> scores;
+      for (int64_t c = 1; c < 4; ++c)
+        scores.emplace_back((q[b][h][0] * in.k[b][h].slice(0, 4 * c, 4 * c + 4).sum(0) / 2).sum().item<double>(), c);
+      std::sort(scores.rbegin(), scores.rend());
+      std::vector<int64_t> tokens{0, 1, 2, 3, 16, 17, 18, 19};
+      for (int64_t t = 0; t < 4; ++t) tokens.push_back(4 * scores[0].second + t);
+      for (int64_t t = 2; t < 4; ++t) tokens.push_back(4 * scores[1].second + t);
+      const auto index = torch::tensor(tokens);
+      const auto logits = test::causal_logits(in)[b][h][19].index_select(0, index);
+      const auto expected = torch::matmul(torch::softmax(logits, 0), in.v[b][h].index_select(0, index));
+      EXPECT_LT(relative_error(out[b][h][19], expected), 1e-12);
+    }
+}
+
+TEST(HierarchicalSparse, SumsOverRootsDoNotGrowWithTheChunk) {
+  test::seed_torch(6);
+  std::vector<double> root, mean;
+  for (const int64_t n : {1, 16, 64}) {
+    auto keys = torch::randn({2000, n, 16});
+    keys = keys / keys.norm(2, 2, true);
+    root.push_back((keys.sum(1) / std::sqrt(double(n))).square().sum(1).mean().item<double>());
+    mean.push_back(keys.mean(1).norm(2, 1).mean().item<double>());
+  }
+  for (const double value : root) EXPECT_NEAR(value, 1, 0.1);
+  EXPECT_NEAR(mean[1] / mean[2], 2, 0.2);
+}
+
+TEST(HierarchicalSparse, StepsKnowWhatTheWholeKnows) {
+  test::seed_torch(7);
+  torch::NoGradGuard no_grad;
+  const auto x = torch::randn({2, 80, 24});
+  for (const char* borders : {"predictor", "similarity", "fixed"}) {
+    auto mixer = test::drawn_mixer("dynamic_hierarchical_sparse_attention",
+                                   {{"dim", 24},
+                                    {"heads", 4},
+                                    {"kv_heads", 2},
+                                    {"positions", "rope"},
+                                    {"budget", 16},
+                                    {"window", 3},
+                                    {"min_chunk", 2},
+                                    {"max_chunk", 7},
+                                    {"hidden", 8},
+                                    {"borders", borders},
+                                    {"threshold", std::string(borders) == "similarity" ? 0.9 : 0.5}});
+    const auto whole = mixer->forward({.x = x});
+    EXPECT_LT(relative_error(test::in_parts(*mixer, x, {1}), whole), test::kForwardTolerance) << borders;
+    EXPECT_LT(relative_error(test::in_parts(*mixer, x, {30, 5}), whole), test::kForwardTolerance) << borders;
+    auto changed = x.clone();
+    changed.slice(1, 41).add_(3);
+    EXPECT_TRUE(torch::equal(mixer->forward({.x = changed}).slice(1, 0, 41), whole.slice(1, 0, 41))) << borders;
+  }
+}
+
+TEST(HierarchicalSparse, PaddingTakesNoneOfTheBudget) {
+  test::seed_torch(8);
+  torch::NoGradGuard no_grad;
+  auto mixer = test::drawn_mixer(
+      "dynamic_hierarchical_sparse_attention",
+      {{"dim", 24}, {"heads", 4}, {"borders", "fixed"}, {"budget", 10}, {"min_chunk", 4}, {"max_chunk", 4}});
+  const auto x = torch::randn({1, 40, 24});
+  // Eight tokens of padding are two chunks of nothing.
+  MixerInput in{.x = torch::cat({x.slice(1, 0, 12), torch::randn({1, 8, 24}), x.slice(1, 12)}, 1)};
+  in.key_padding = ((torch::arange(48) >= 12) & (torch::arange(48) < 20)).unsqueeze(0);
+  EXPECT_LT(relative_error(mixer->forward(in).slice(1, 20), mixer->forward({.x = x}).slice(1, 12)),
+            test::kForwardTolerance);
+}
+
+TEST(HierarchicalSparse, ThePredictorLearnsBorders) {
+  test::seed_torch(9);
+  auto mixer =
+      make_mixer("dynamic_hierarchical_sparse_attention",
+                 {{"dim", 16}, {"heads", 2}, {"window", 4}, {"min_chunk", 2}, {"max_chunk", 32}, {"hidden", 16}});
+  const auto draw = [] {
+    std::vector<Tensor> rows;
+    for (int64_t b = 0; b < 8; ++b) {
+      std::vector<Tensor> topics;
+      for (int64_t t = 0; t < 6; ++t) topics.push_back((torch::randn({16}) * 3).expand({12, 16}));
+      rows.push_back(torch::cat(topics) + 0.3 * torch::randn({72, 16}));
+    }
+    return torch::stack(rows);
+  };
+  std::vector<Tensor> learned;
+  for (auto& entry : mixer->named_parameters())
+    if (entry.key().find("predictor") == 0) learned.push_back(entry.value());
+  torch::optim::Adam optimizer(learned, torch::optim::AdamOptions(0.01));
+  const auto x = draw();
+  const double before = border_loss(*mixer, x).item<double>();
+  for (int64_t step = 0; step < 120; ++step) {
+    optimizer.zero_grad();
+    border_loss(*mixer, draw()).backward();
+    optimizer.step();
+  }
+  EXPECT_LT(border_loss(*mixer, x).item<double>(), 0.3 * before);
+  EXPECT_FALSE(mixer->named_parameters()["k_proj.weight"].grad().defined());  // the backbone stays as it is
+  auto fixed = make_mixer("dynamic_hierarchical_sparse_attention", {{"dim", 16}, {"heads", 2}, {"borders", "fixed"}});
+  EXPECT_THROW(border_loss(*fixed, x), Error);
+  auto dense = make_mixer("dense", {{"dim", 16}, {"heads", 2}});
+  EXPECT_THROW(border_loss(*dense, x), Error);
+}
+
+TEST(HierarchicalSparse, DynamicChunksHoldMoreOfTheMass) {
+  // Topics of different lengths: of the attention of exact softmax, what the chosen chunks hold.
+  test::seed_torch(10);
+  const int64_t n = 360;
+  CoreInput in{torch::zeros({1, 1, n, 16}), torch::zeros({1, 1, n, 16}), torch::zeros({1, 1, n, 16})};
+  std::vector<Tensor> topics;
+  for (int64_t at = 0; at < n;) {
+    const int64_t length = std::min<int64_t>(n - at, 9 + int64_t(topics.size()) * 7 % 22);
+    topics.push_back(torch::randn({16}) * 2);
+    in.k[0][0].slice(0, at, at + length).copy_(topics.back() + 0.5 * torch::randn({length, 16}));
+    // The tokens of a topic ask for one that was before.
+    const auto& asked = topics[topics.size() * 5 / 11];
+    in.q[0][0].slice(0, at, at + length).copy_(asked * 0.75 + 0.3 * torch::randn({length, 16}));
+    at += length;
+  }
+  in.v.normal_();
+  const auto exact_lse = test::causal_logits(in).logsumexp(3);
+  const auto mass = [&](const nlohmann::json& more) {
+    nlohmann::json config{{"dim", 16}, {"heads", 1}, {"budget", 64}, {"window", 4}};
+    config.update(more);
+    auto mixer = make_mixer("dynamic_hierarchical_sparse_attention", config);
+    mixer->eval();
+    nn::CoreReport report;
+    auto asked = in;
+    asked.report = &report;
+    mixer->mix(asked);
+    return (report.lse - exact_lse).exp().slice(2, 120).mean().item<double>();
+  };
+  const nlohmann::json found{{"borders", "similarity"}, {"threshold", 0.6}, {"min_chunk", 6}, {"max_chunk", 40}};
+  const double dynamic = mass(found), fixed = mass({{"borders", "fixed"}, {"min_chunk", 19}, {"max_chunk", 19}});
+  EXPECT_GT(dynamic, fixed);
+}
+
+TEST(HierarchicalSparse, BadInputIsNamed) {
+  const char* name = "dynamic_hierarchical_sparse_attention";
+  EXPECT_THROW(make_mixer(name, {{"budget", 0}}), Error);
+  EXPECT_THROW(make_mixer(name, {{"min_chunk", 9}, {"max_chunk", 8}}), Error);
+  EXPECT_THROW(make_mixer(name, {{"borders", "guess"}}), Error);
+  EXPECT_THROW(make_mixer(name, {{"causal", false}}), Error);
+}
+
+}  // namespace
+}  // namespace heed

@@ -1,0 +1,115 @@
+// Tokens that go on the way through blocks.
+#include "heed/models/reduced_blocks.h"
+
+#include "heed/nn/ia_red2.h"
+#include "mixers/sparse/sparse_support.h"
+
+namespace heed {
+namespace {
+
+using test::relative_error;
+using torch::Tensor;
+using Reducers = std::vector<std::shared_ptr<nn::TokenReducer>>;
+
+struct Blocks : torch::nn::Module {
+  std::vector<TransformerBlock> list;
+  explicit Blocks(formats::NormPlacement placement = formats::NormPlacement::pre, size_t layers = 3) {
+    TransformerConfig config;
+    config.dim = 16, config.heads = 2, config.kv_heads = 2, config.head_dim = 8, config.hidden = 24;
+    config.block.placement = placement;
+    config.layers.resize(layers);
+    list = make_blocks(*this, config, false, torch::kFloat64);
+    torch::NoGradGuard no_grad;
+    for (auto& parameter : parameters()) parameter.add_(torch::randn_like(parameter) * 0.2);
+  }
+};
+
+std::shared_ptr<nn::TokenReducer> merging(const nlohmann::json& config) {
+  return nn::make_token_reducer("token_merging", config);
+}
+
+TEST(ReducedBlocks, WithoutReducersAreTheBlocks) {
+  test::seed_torch(1);
+  torch::NoGradGuard no_grad;
+  const auto x = torch::randn({2, 9, 16}, torch::kFloat64);
+  for (const auto placement :
+       {formats::NormPlacement::pre, formats::NormPlacement::post, formats::NormPlacement::sandwich}) {
+    Blocks blocks(placement);
+    const auto run = run_reduced_blocks(blocks.list, {.x = x}, Reducers(3), 0);
+    EXPECT_TRUE(torch::equal(run.x, run_blocks(blocks.list, {.x = x})));
+    EXPECT_EQ(run.tokens, (std::vector<int64_t>{9, 9, 9}));
+  }
+  Blocks parallel(formats::NormPlacement::parallel);
+  EXPECT_THROW(run_reduced_blocks(parallel.list, {.x = x}, Reducers(3), 0), Error);
+  Blocks blocks;
+  EXPECT_THROW(run_reduced_blocks(blocks.list, {.x = x}, Reducers(2), 0), Error);
+}
+
+TEST(ReducedBlocks, TwinsMergeWithoutATrace) {
+  test::seed_torch(2);
+  torch::NoGradGuard no_grad;
+  Blocks blocks;
+  const auto x = torch::randn({2, 8, 16}, torch::kFloat64).repeat_interleave(2, 1);
+  const auto expected = run_blocks(blocks.list, {.x = x});
+  const auto run = run_reduced_blocks(blocks.list, {.x = x}, {merging({{"count", 8}}), nullptr, nullptr}, 0);
+  EXPECT_EQ(run.tokens, (std::vector<int64_t>{8, 8, 8}));
+  EXPECT_LT(relative_error(run.map.restore(run.x), expected), 1e-12);
+  // Twins among other tokens, which stand for one each: proportion is what keeps the answers.
+  const auto mixed = torch::cat({x, torch::randn({2, 2, 16}, torch::kFloat64)}, 1);
+  const auto wanted = run_blocks(blocks.list, {.x = mixed});
+  const Reducers reducers{merging({{"count", 8}}), nullptr, nullptr};
+  const auto with = run_reduced_blocks(blocks.list, {.x = mixed}, reducers, 0);
+  EXPECT_LT(relative_error(with.map.restore(with.x), wanted), 1e-12);
+  const auto without = run_reduced_blocks(blocks.list, {.x = mixed}, reducers, 0, 0, false);
+  EXPECT_GT(relative_error(without.map.restore(without.x), wanted), 1e-4);
+}
+
+TEST(ReducedBlocks, AttentionSaysWhatIsWorthLittle) {
+  test::seed_torch(3);
+  torch::NoGradGuard no_grad;
+  Blocks blocks;
+  const auto x = torch::randn({2, 10, 16}, torch::kFloat64);
+  for (const char* score : {"class", "received"}) {
+    const auto run = run_reduced_blocks(
+        blocks.list, {.x = x}, {merging({{"action", "drop"}, {"score", score}, {"count", 4}}), nullptr, nullptr}, 1);
+    // The same weights by the definition.
+    const auto p = blocks.list[0]->mixer->named_parameters();
+    const auto normed = blocks.list[0]->input_norm(x);
+    const auto heads = [&](const char* name) {
+      return torch::matmul(normed, p[name].t()).view({2, 10, 2, 8}).transpose(1, 2);
+    };
+    const auto weights = torch::softmax(
+        torch::matmul(heads("q_proj.weight"), heads("k_proj.weight").transpose(2, 3)) / std::sqrt(8.0), 3);
+    const auto got = std::string(score) == "class" ? weights.select(2, 0).mean(1) : weights.mean(2).mean(1);
+    for (int64_t b = 0; b < 2; ++b) {
+      const auto best = std::get<1>(got[b].slice(0, 1).sort(0, true)).slice(0, 0, 5) + 1;
+      const auto kept = std::get<0>(torch::cat({torch::zeros({1}, torch::kInt64), best}).sort());
+      EXPECT_TRUE(torch::equal(run.map.positions[b], kept)) << score;
+    }
+    EXPECT_EQ(run.tokens, (std::vector<int64_t>{6, 6, 6}));
+  }
+}
+
+TEST(ReducedBlocks, DroppingBeforeALayerIsALoopOverItems) {
+  test::seed_torch(4);
+  torch::NoGradGuard no_grad;
+  Blocks blocks;
+  auto policy = std::make_shared<nn::IaRed2>(nn::IaRed2Config{.dim = 16, .heads = 2, .first_score = 0.5});
+  policy->to(torch::kFloat64);
+  policy->eval();
+  for (auto& parameter : policy->parameters()) parameter.add_(torch::randn_like(parameter) * 0.5);
+  const auto x = torch::randn({4, 12, 16}, torch::kFloat64);
+  const Reducers reducers{nullptr, policy, nullptr};
+  const auto together = run_reduced_blocks(blocks.list, {.x = x}, reducers, 1);
+  const auto restored = together.map.restore(together.x);
+  bool ragged = false;
+  for (int64_t b = 0; b < 4; ++b) {
+    const auto alone = run_reduced_blocks(blocks.list, {.x = x.narrow(0, b, 1)}, reducers, 1);
+    ragged |= alone.map.tokens != together.map.tokens;
+    EXPECT_LT(relative_error(restored[b], alone.map.restore(alone.x)[0]), 1e-12);
+  }
+  EXPECT_TRUE(ragged);
+}
+
+}  // namespace
+}  // namespace heed
