@@ -3,6 +3,7 @@
 #include "heed/attention.h"
 #include "heed/error.h"
 #include "heed/nn/partial.h"
+#include "mixers/linear/dyadic_regions.h"
 #include "mixers/linear/linear_attention.h"
 #include "mixers/rows.h"
 
@@ -15,7 +16,8 @@ using torch::Tensor;
 
 struct CombinerConfig {
   int64_t span = 128;
-  std::string form = "fixed";  ///< axial: spans are rows, each summed up anew for every column
+  std::string form = "fixed";  ///< axial: spans are rows, each summed up anew for every column; logsparse: spans of
+                               ///< 1, 2, 4, ... tokens
   std::string pool = "max";
   bool count_regions = false;  ///< logits of a region get the logarithm of its tokens
 };
@@ -30,6 +32,7 @@ class Combiner final : public linear::LinearAttention {
  protected:
   Tensor attend(RecurrentCall& call, const Heads& heads) override {
     require(!call.input.cu_seqlens, "combiner: cu_seqlens is not accepted");
+    if (own_.form == "logsparse") return attend_by_halves(call, heads);
     const int64_t s = own_.span, fresh = heads.q.size(2);
     // In front: what of the running span came in earlier calls, and the finished spans' keys and values.
     const int64_t held = call.seen() % s, finished = call.seen() / s;
@@ -56,6 +59,19 @@ class Combiner final : public linear::LinearAttention {
   }
 
  private:
+  /// What sums up a block depends on all of its tokens, so a state keeps them.
+  Tensor attend_by_halves(RecurrentCall& call, const Heads& heads) const {
+    const int64_t seen = call.seen();
+    auto real = call.heads_without_padding(torch::ones({call.batch(), 1, heads.q.size(2), 1}, heads.q.options()));
+    const auto q = continued(call, kQueries, heads.q, seen), k = continued(call, kKeys, heads.k, seen),
+               v = continued(call, kValues, heads.v, seen);
+    real = continued(call, kReal, real, seen);
+    if (call.carries()) call.slot(kQueries) = q, call.slot(kKeys) = k, call.slot(kValues) = v, call.slot(kReal) = real;
+    const double scale = 1 / std::sqrt(static_cast<double>(config_.key_dim));
+    const auto pool = [this](const Tensor& t, const Tensor& there) { return pooled(t, there); };
+    return linear::attend_dyadic(q, k, v, real, seen, {scale, causal_, own_.count_regions, pool});
+  }
+
   static constexpr size_t kQueries = 0, kKeys = 1, kValues = 2, kReal = 3, kRegionKeys = 4, kRegionValues = 5,
                           kRegionCounts = 6;
 
@@ -70,10 +86,10 @@ class Combiner final : public linear::LinearAttention {
 
   Tensor pooled(const Tensor& t, const Tensor& real) const {
     if (own_.pool == "max") {
-      const auto top = t.masked_fill(real == 0, -INFINITY).amax(3);
-      return top.masked_fill(real.sum(3) == 0, 0);
+      const auto top = t.masked_fill(real == 0, -INFINITY).amax(-2);
+      return top.masked_fill(real.sum(-2) == 0, 0);
     }
-    return (t * real).sum(3) / real.sum(3).clamp_min(1);
+    return (t * real).sum(-2) / real.sum(-2).clamp_min(1);
   }
 
   /// Of every span: its key, the softmax expectation of its values under its query, and its real tokens.
@@ -182,20 +198,22 @@ RegistryRow rows::combiner() {
           .step = true,
           .one_way = true,
           .core = true,
-          .cost = "O(N sqrt N)",
+          .cost = "O(N sqrt N), O(N log N) logsparse",
           .parameters =
               linear::heads_parameters({{"span", 128, "tokens of a span"},
-                                        {"form", "fixed", "fixed (a span has one sum) or axial (one for each place)"},
+                                        {"form", "fixed",
+                                         "fixed (a span has one sum), axial (one for each place) or logsparse (spans "
+                                         "of 1, 2, 4, ...; steps keep the sequence)"},
                                         {"pool", "max", "of the keys and queries of a span: max or mean"},
                                         {"count_regions", false, "a region's logit gets the logarithm of its tokens"}}),
           .small = {{"dim", 24}, {"heads", 3}, {"span", 6}},
           .make = linear::heads_maker("combiner", [](const HeadsConfig& config, ConfigReader& reader) {
             CombinerConfig own;
             own.span = reader.integer("span", own.span, 1, 1 << 20);
-            own.form = reader.choice("form", own.form, {"fixed", "axial"});
+            own.form = reader.choice("form", own.form, {"fixed", "axial", "logsparse"});
             own.pool = reader.choice("pool", own.pool, {"max", "mean"});
             own.count_regions = reader.get("count_regions", false);
-            require(own.form == "fixed" || (own.pool == "max" && !own.count_regions),
+            require(own.form != "axial" || (own.pool == "max" && !own.count_regions),
                     "combiner: pool = {}, count_regions = {} with form axial, which pools nothing", own.pool,
                     own.count_regions);
             return std::make_shared<Combiner>(config, own);

@@ -112,10 +112,46 @@ TEST(Combiner, AnAxialRowIsSummedUpForEveryColumn) {
   }
 }
 
-TEST(Combiner, AxialStepsEqualTheWholeAndPaddingIsNotSeen) {
+// Token i sees itself and the blocks of the binary expansion of i; on the other side, those of what is left.
+TEST(Combiner, ALogsparseTokenSeesEveryOtherOnce) {
+  torch::manual_seed(7);
+  const int64_t n = 21;
+  const auto draw = [&] { return torch::randn({1, 1, n, 8}, kWide); };
+  const CoreInput in{draw(), draw(), draw()};
+  const auto q = in.q[0][0], k = in.k[0][0], v = in.v[0][0];
+  for (const bool causal : {true, false}) {
+    auto mixer = wide("combiner", {{"dim", 8}, {"heads", 1}, {"causal", causal}, {"form", "logsparse"}});
+    const auto out = mixer->mix(in)[0][0];
+    for (int64_t i = 0; i < n; ++i) {
+      std::vector<Tensor> keys{k.slice(0, i, i + 1)}, values{v.slice(0, i, i + 1)};
+      int64_t seen = 1;
+      const auto add = [&](int64_t begin, int64_t end) {
+        const auto pooled = q.slice(0, begin, end).amax(0);
+        const auto weights = torch::softmax(torch::mv(k.slice(0, begin, end), pooled) / std::sqrt(8.0), 0);
+        keys.push_back(k.slice(0, begin, end).amax(0, true));
+        values.push_back(torch::mv(v.slice(0, begin, end).t(), weights).unsqueeze(0));
+        seen += end - begin;
+      };
+      for (int64_t size = 1; size < n; size *= 2) {
+        const int64_t block = i / size;
+        if (block % 2 == 1) add((block - 1) * size, block * size);
+        if (!causal && block % 2 == 0 && (block + 1) * size < n)
+          add((block + 1) * size, std::min(n, (block + 2) * size));
+      }
+      ASSERT_EQ(seen, causal ? i + 1 : n);
+      const auto weights = torch::softmax(torch::mv(torch::cat(keys), q[i]) / std::sqrt(8.0), 0);
+      EXPECT_LT(relative_error(out[i], torch::mv(torch::cat(values).t(), weights)), kDouble) << i << " " << causal;
+    }
+  }
+}
+
+class CombinerForm : public testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(All, CombinerForm, testing::Values("fixed", "axial", "logsparse"));
+
+TEST_P(CombinerForm, StepsEqualTheWholeAndPaddingIsNotSeen) {
   torch::manual_seed(6);
   torch::NoGradGuard no_grad;
-  const nlohmann::json config{{"dim", 12}, {"heads", 2}, {"span", 4}, {"form", "axial"}};
+  const nlohmann::json config{{"dim", 12}, {"heads", 2}, {"span", 4}, {"form", GetParam()}};
   auto mixer = wide("combiner", config);
   MixerInput in;
   in.x = torch::randn({2, 19, 12}, kWide);
