@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what heed is built with on Debian 12, where it is missing.
 set -eu
-packages="g++ cmake ninja-build ccache git libtorch-dev libopenblas0-openmp libhwy-dev libcli11-dev nlohmann-json3-dev libfmt-dev zlib1g-dev libpcre2-dev libutf8proc-dev libhnswlib-dev libgtest-dev"
+packages="g++ cmake ninja-build ccache git libtorch-dev libopenblas0-openmp libhwy-dev libcli11-dev nlohmann-json3-dev libfmt-dev zlib1g-dev libpcre2-dev libutf8proc-dev libpng-dev libjpeg62-turbo-dev libhnswlib-dev libgtest-dev"
 [ "${1:-}" = --analysis ] && packages="$packages clang-14 libclang-rt-14-dev clang-format-14"
 missing=""
 for package in $packages; do

@@ -68,6 +68,9 @@ nlohmann::ordered_json to_json(const TaskComparison& c) {
           {"dim", o.model.dim},
           {"heads", o.model.heads},
           {"bare", o.model.bare},
+          {"backbone", o.model.backbone},
+          {"backbone_settings", o.model.backbone_settings},
+          {"channel_mixer", o.model.channel_mixer},
           {"results", results}};
 }
 

@@ -15,6 +15,7 @@ std::string task_line(const TaskComparison& c) {
   if (!o.task_parameters.empty()) text += fmt::format(" ({})", settings_text(o.task_parameters));
   text += fmt::format(", {} positions a sample, chance {}", c.length, score_text(c.chance));
   if (c.ideal) text += fmt::format(", at best {}", score_text(*c.ideal));
+  if (o.model.backbone != "vit") text += fmt::format("; {}", o.model.backbone);
   return text + fmt::format("; {} layer{} of {} channels, {} steps of {} samples, {} seed{}", o.model.layers,
                             o.model.layers == 1 ? "" : "s", o.model.dim, o.training.steps, o.training.batch,
                             o.seeds.size(), o.seeds.size() == 1 ? "" : "s");

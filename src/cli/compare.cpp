@@ -26,7 +26,7 @@ struct Options {
   bench::PolicyCompareOptions policy;
   std::string save_policy;
   bench::TaskCompareOptions learned;
-  std::vector<std::string> task_settings, beyond;
+  std::vector<std::string> task_settings, beyond, backbone_settings;
   int64_t seeds = 1;
 };
 
@@ -78,6 +78,7 @@ void run_tasks(Options& o) {
   learned.task_parameters = parse_settings(o.task_settings);
   learned.beyond = parse_changes(o.beyond);
   learned.model.settings = settings_by_name(o.set);
+  learned.model.backbone_settings = parse_settings(o.backbone_settings);
   learned.seeds.clear();
   for (int64_t s = 0; s < o.seeds; ++s) learned.seeds.push_back(o.common.seed + uint64_t(s));
   bench::TaskComparison result;
@@ -198,6 +199,7 @@ void add_compare(CLI::App& app) {
                  "blocks without norms and residuals, whose answers scale with their inputs")
       ->needs(mixers)
       ->group("with --mixers");
+  add_backbone(*command, o->learned.model, o->backbone_settings, mixers, "with --mixers");
   of_mixers("--seeds", o->seeds, "runs of each, from --seed on (default 1)")->check(CLI::Range(1, 1000));
   of_mixers("--test-samples", o->learned.samples, "of the test split (default 256)")->check(CLI::Range(1, 1 << 24));
   command->add_option("--html", o->html, "write a page with plots to this file");

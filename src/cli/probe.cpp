@@ -86,6 +86,8 @@ void add_probe(CLI::App& app) {
   add_probe_minference(*command);
   add_probe_sinks(*command);
   add_probe_keys(*command);
+  add_probe_picture(*command);
+  add_probe_features(*command);
 }
 
 }  // namespace heed::cli

@@ -25,5 +25,7 @@ void add_probe_moa(CLI::App& probe);
 void add_probe_minference(CLI::App& probe);
 void add_probe_sinks(CLI::App& probe);
 void add_probe_keys(CLI::App& probe);
+void add_probe_picture(CLI::App& probe);
+void add_probe_features(CLI::App& probe);
 
 }  // namespace heed::cli

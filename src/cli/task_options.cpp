@@ -1,6 +1,10 @@
 #include "cli/task_options.h"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include "heed/error.h"
+#include "heed/models/vision_backbone.h"
 
 namespace heed::cli {
 
@@ -30,6 +34,18 @@ std::vector<nlohmann::json> parse_changes(const std::vector<std::string>& change
     result.push_back(parse_settings(pairs));
   }
   return result;
+}
+
+void add_backbone(CLI::App& command, train::TaskModelOptions& model, std::vector<std::string>& settings,
+                  CLI::Option* needed, const std::string& group) {
+  const auto option = [&](const char* name, auto& value, const std::string& meaning) {
+    command.add_option(name, value, meaning)->needs(needed)->group(group);
+  };
+  option("--backbone", model.backbone,
+         fmt::format("what learns tasks of images: {} (default vit)", fmt::join(backbone_names(), ", ")));
+  option("--backbone-set", settings, "parameters of the backbone, key=value, as stages=3");
+  option("--channel-mixer", model.channel_mixer,
+         "of models of images: mlp, gated_mlp, conv_mlp or conv_glu (default mlp)");
 }
 
 }  // namespace heed::cli

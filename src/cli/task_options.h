@@ -17,6 +17,10 @@ std::map<std::string, nlohmann::json> settings_by_name(const std::vector<std::st
 /// "key=value,key=value" each: changes of a task's parameters.
 std::vector<nlohmann::json> parse_changes(const std::vector<std::string>& changes);
 
+/// --backbone, --backbone-set and --channel-mixer of the models that learn tasks of images.
+void add_backbone(CLI::App& command, train::TaskModelOptions& model, std::vector<std::string>& settings,
+                  CLI::Option* needed, const std::string& group);
+
 /// `heed train --task T --mixer M`, where no subcommand of `train` is named.
 void add_train_task(CLI::App& train);
 

@@ -16,7 +16,7 @@ constexpr int64_t kValidSamples = 64;
 struct TaskOptions {
   Common common;
   std::string task, out;
-  std::vector<std::string> task_settings, settings, beyond;
+  std::vector<std::string> task_settings, settings, beyond, backbone_settings;
   train::TaskModelOptions model;
   train::TaskTrainOptions training;
   int64_t samples = 256, eval_every = 0;
@@ -37,23 +37,27 @@ std::map<std::string, nlohmann::json> settings_of(const TaskOptions& o) {
 nlohmann::ordered_json to_json(const TaskOptions& o, const nlohmann::json& parameters, const tasks::Task& task,
                                train::TaskModel& model, const train::TaskRun& run) {
   const auto ideal = task.ideal();
-  nlohmann::ordered_json json{{"task", o.task},
-                              {"task_parameters", parameters},
-                              {"mixer", o.model.mixer},
-                              {"settings", o.model.settings},
-                              {"metric", name_of(task.face().metric)},
-                              {"chance", task.metric_chance()},
-                              {"ideal", ideal ? nlohmann::ordered_json(*ideal) : nlohmann::ordered_json()},
-                              {"parameters", model.parameters()},
-                              {"causal", model.causal()},
-                              {"layers", o.model.layers},
-                              {"dim", o.model.dim},
-                              {"heads", o.model.heads},
-                              {"bare", o.model.bare},
-                              {"steps", o.training.steps},
-                              {"batch", o.training.batch},
-                              {"learning_rate", o.training.learning_rate},
-                              {"seed", o.training.seed}};
+  const bool image = task.face().input == tasks::Face::Input::image;
+  nlohmann::ordered_json json{
+      {"task", o.task},
+      {"task_parameters", parameters},
+      {"mixer", o.model.mixer},
+      {"settings", o.model.settings},
+      {"metric", name_of(task.face().metric)},
+      {"chance", task.metric_chance()},
+      {"ideal", ideal ? nlohmann::ordered_json(*ideal) : nlohmann::ordered_json()},
+      {"parameters", model.parameters()},
+      {"causal", model.causal()},
+      {"layers", o.model.layers},
+      {"dim", o.model.dim},
+      {"heads", o.model.heads},
+      {"bare", o.model.bare},
+      {"backbone", image ? nlohmann::ordered_json(o.model.backbone) : nlohmann::ordered_json()},
+      {"channel_mixer", image ? nlohmann::ordered_json(o.model.channel_mixer) : nlohmann::ordered_json()},
+      {"steps", o.training.steps},
+      {"batch", o.training.batch},
+      {"learning_rate", o.training.learning_rate},
+      {"seed", o.training.seed}};
   json.update(bench::to_json(run));
   return json;
 }
@@ -72,6 +76,7 @@ void run(TaskOptions& o) {
   const auto task = tasks::make_task(o.task, parameters);
   const auto beyond = train::tasks_beyond(o.task, parameters, parse_changes(o.beyond));
   o.model.settings = settings_of(o);
+  o.model.backbone_settings = parse_settings(o.backbone_settings);
   o.model.seed = o.training.seed = o.common.seed;
   const auto model = train::make_task_model(*task, o.model);
   require(o.out.empty() || model->decoder(), "--out {}: what learns {} is no decoder, and only decoders are written",
@@ -128,6 +133,7 @@ void add_train_task(CLI::App& train) {
   train.add_flag("--bare", o->model.bare, "blocks without norms and residuals, whose answers scale with their inputs")
       ->needs(task)
       ->group("with --task");
+  add_backbone(train, o->model, o->backbone_settings, task, "with --task");
   option("--test-samples", o->samples, "of the test split (default 256)")->check(CLI::Range(1, 1 << 24));
   option("--eval-every", o->eval_every, "steps between reports (default: a tenth of them)")->check(CLI::PositiveNumber);
   option("--out", o->out, "write the model here, where it is a decoder");

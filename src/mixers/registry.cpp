@@ -70,6 +70,7 @@ std::span<const RegistryRow> mixer_rows() {
       rows::transformer_xl(),
       rows::deconstructed_attention(),
       rows::tensor_attention(),
+      rows::context_mixing_conv(),
       rows::performer(),
       rows::multi_axis_attention(),
       rows::double_window_attention(),

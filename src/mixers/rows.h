@@ -66,6 +66,7 @@ RegistryRow hard_attention();
 RegistryRow transformer_xl();
 RegistryRow deconstructed_attention();
 RegistryRow tensor_attention();
+RegistryRow context_mixing_conv();
 RegistryRow performer();
 RegistryRow lightning_attention();
 RegistryRow norm_attention();

@@ -2,15 +2,19 @@
 
 #include "heed/error.h"
 #include "heed/names.h"
+#include "heed/nn/grid.h"
 
 namespace heed {
 namespace {
 
 using torch::Tensor;
 
+constexpr int64_t kNear = 3;  // cells a side that a convolution sees
+
 class Mlp final : public ChannelMixer {
  public:
-  Mlp(const formats::BlockConfig& block, int64_t dim, int64_t hidden, bool gated) : activation_(block.activation) {
+  Mlp(const formats::BlockConfig& block, int64_t dim, int64_t hidden, bool gated, bool convolves)
+      : activation_(block.activation) {
     const auto linear = [&](const char* name, int64_t in, int64_t out) {
       auto module = register_module(name, torch::nn::Linear(torch::nn::LinearOptions(in, out).bias(block.mlp_bias)));
       torch::NoGradGuard no_grad;
@@ -21,13 +25,22 @@ class Mlp final : public ChannelMixer {
     if (gated) gate_ = linear("gate_proj", dim, hidden);
     up_ = linear("up_proj", dim, hidden);
     down_ = linear("down_proj", hidden, dim);
+    if (convolves) conv_ = register_module("conv", nn::GridConv(hidden, kNear));
   }
 
-  Tensor forward(const Tensor& x, const std::optional<Grid>&) override {
-    return down_(gate_ ? activate(gate_(x), activation_) * up_(x) : activate(up_(x), activation_));
+  Tensor forward(const Tensor& x, const std::optional<Grid>& grid) override {
+    const auto active = [&](Tensor inner) {
+      if (conv_) {
+        require(grid && grid->sizes.size() == 2, "a channel mixer that convolves needs a grid of height and width");
+        inner = conv_(inner, grid->sizes[0], grid->sizes[1]).contiguous();
+      }
+      return activate(inner, activation_);
+    };
+    return down_(gate_ ? active(gate_(x)) * up_(x) : active(up_(x)));
   }
 
   std::vector<std::pair<std::string, Tensor>> stages(const Tensor& x) override {
+    require(!conv_, "a channel mixer that convolves has no stages without a grid");
     std::vector<std::pair<std::string, Tensor>> stages;
     if (gate_) stages.push_back({"gate", gate_(x)});
     stages.push_back({"up", up_(x)});
@@ -42,6 +55,7 @@ class Mlp final : public ChannelMixer {
  private:
   formats::Activation activation_;
   torch::nn::Linear gate_{nullptr}, up_{nullptr}, down_{nullptr};
+  nn::GridConv conv_{nullptr};
 };
 
 }  // namespace
@@ -62,11 +76,10 @@ Tensor activate(const Tensor& x, formats::Activation activation) {
 }
 
 std::shared_ptr<ChannelMixer> make_channel_mixer(const formats::BlockConfig& block, int64_t dim, int64_t hidden) {
-  static const std::vector<std::string> kNames{"gated_mlp", "mlp"};
-  const bool gated = block.channel_mixer == kNames[0];
-  require(gated || block.channel_mixer == kNames[1], "unknown channel mixer {}: {}", block.channel_mixer,
-          suggest(block.channel_mixer, kNames));
-  return std::make_shared<Mlp>(block, dim, hidden, gated);
+  static const std::vector<std::string> kNames{"gated_mlp", "mlp", "conv_glu", "conv_mlp"};
+  const auto found = std::find(kNames.begin(), kNames.end(), block.channel_mixer) - kNames.begin();
+  require(found < 4, "unknown channel mixer {}: {}", block.channel_mixer, suggest(block.channel_mixer, kNames));
+  return std::make_shared<Mlp>(block, dim, hidden, found % 2 == 0, found >= 2);
 }
 
 }  // namespace heed

@@ -38,10 +38,24 @@ RegistryRow secondary_sinks() {
   return row;
 }
 
+RegistryRow efficient_probing() {
+  RegistryRow row;
+  row.name = "efficient_probing";
+  row.kind = Kind::probe;
+  row.family = "sparse_and_vision";
+  row.paper = "Attention, Please! Revisiting Attentive Probing for Masked Image Modeling (arXiv 2506.10178)";
+  row.year = 2025;
+  row.patterns.noncausal_cross = true;
+  row.cost = "O(M N C)";
+  row.parameters = {{"queries", 16, "M, each with its own part of the values; heed probe features --queries"},
+                    {"shrink", 1, "values have 1 / shrink of the channels"}};
+  return row;
+}
+
 }  // namespace
 
 std::span<const RegistryRow> probe_rows() {
-  static const std::vector<RegistryRow> rows = {retrieval_head(), secondary_sinks()};
+  static const std::vector<RegistryRow> rows = {retrieval_head(), secondary_sinks(), efficient_probing()};
   return rows;
 }
 

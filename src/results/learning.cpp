@@ -25,10 +25,14 @@ std::optional<int64_t> state_bytes_of(train::TaskModel& model, const tasks::Task
 
 }  // namespace
 
-Learner plain(const std::string& mixer) { return {mixer, mixer, {}}; }
+Learner plain(const std::string& mixer) { return {mixer, mixer, {}, {}, {}}; }
 
 Learner variant(const std::string& name, const std::string& mixer, const nlohmann::json& settings) {
-  return {name, mixer, {{mixer, settings}}};
+  return {name, mixer, {{mixer, settings}}, {}, {}};
+}
+
+Learner on_backbone(const std::string& name, const std::string& backbone, const nlohmann::json& settings) {
+  return {name, "dense", {}, backbone, settings};
 }
 
 Contest::Contest(Lesson lesson, std::vector<Learner> learners, const Report& report, const Inspect& inspect)
@@ -51,6 +55,8 @@ Contest::Contest(Lesson lesson, std::vector<Learner> learners, const Report& rep
       auto options = lesson_.model;
       options.mixer = learner.mixer;
       options.settings = learner.settings;
+      if (!learner.backbone.empty())
+        options.backbone = learner.backbone, options.backbone_settings = learner.backbone_settings;
       options.parameters = parameters;
       options.seed = static_cast<uint64_t>(seed);
       const auto model = train::make_task_model(*task, options);

@@ -13,12 +13,17 @@ struct Learner {
   std::string name;
   std::string mixer;                               ///< of the registry; "a+b" puts them into layers in turn
   std::map<std::string, nlohmann::json> settings;  ///< configuration of a mixer, by its name
+  std::string backbone;                            ///< of images; empty: the lesson's
+  nlohmann::json backbone_settings = nlohmann::json::object();
 };
 
 /// A mixer called by its own name.
 Learner plain(const std::string& mixer);
 /// A mixer of the registry with settings, called `name`.
 Learner variant(const std::string& name, const std::string& mixer, const nlohmann::json& settings);
+
+/// A backbone of images with settings of its own, called `name`; its mixers are dense.
+Learner on_backbone(const std::string& name, const std::string& backbone, const nlohmann::json& settings = {});
 
 struct Lesson {
   std::string task;

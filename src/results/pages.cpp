@@ -3,6 +3,7 @@
 #include "heed/names.h"
 #include "heed/results/experiment.h"
 #include "results/linear/experiments.h"
+#include "results/vision/experiments.h"
 
 namespace heed::results {
 namespace {
@@ -41,13 +42,24 @@ const std::vector<Experiment>& linear_page() {
   return page;
 }
 
+const std::vector<Experiment>& vision_page() {
+  static const std::vector<Experiment> page = {
+      vision::mixers(),       vision::windows(),  vision::gates(),    vision::kernels(), vision::spectra(),
+      vision::operators(),    vision::bags(),     vision::pyramids(), vision::words(),   vision::skips(),
+      vision::one_body(),     vision::overview(), vision::branches(), vision::hints(),   vision::videos(),
+      vision::time_experts(), vision::probes(),
+  };
+  return page;
+}
+
 }  // namespace
 
-std::vector<std::string> pages() { return {"linear"}; }
+std::vector<std::string> pages() { return {"linear", "vision"}; }
 
 std::span<const Experiment> experiments(std::string_view page) {
   const auto names = pages();
   if (page == "linear") return linear_page();
+  if (page == "vision") return vision_page();
   fail("unknown page {}: {}", page, suggest(std::string(page), names));
 }
 

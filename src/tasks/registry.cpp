@@ -6,6 +6,7 @@
 #include "heed/tasks/task.h"
 #include "tasks/algo.h"
 #include "tasks/byte_lm.h"
+#include "tasks/colorization.h"
 #include "tasks/counting_tasks.h"
 #include "tasks/digits.h"
 #include "tasks/hawkes.h"
@@ -131,6 +132,7 @@ const std::vector<Entry>& entries() {
       learned<HawkesTask>("hawkes", "events", "Spectra of some self-exciting and mutually exciting point processes",
                           1971),
       learned<ShapesTask>("shapes", "image", "", 0),
+      learned<ColorizationTask>("colorization", "image", "iColoriT (arXiv 2207.06831)", 2022),
       learned<DigitsTask>("digits", "image", "Cascading Classifiers (UCI Optical Recognition of Handwritten Digits)",
                           1998),
   };

@@ -2,6 +2,7 @@
 
 #include <numbers>
 
+#include "heed/nn/huber.h"
 #include "train/event_law.h"
 
 namespace heed::train {
@@ -23,7 +24,8 @@ Judgement judge(const Face& face, const Tensor& answers, const TaskBatch& batch,
     case Face::Answer::values: {
       const auto errors = (answers - targets) / face.unit;
       const auto squares = errors.square().mean(1);
-      return {squares, squares, {{"absolute_error", errors.abs().mean(1)}}};
+      const auto loss = face.huber > 0 ? nn::huber(errors, face.huber).mean(1) : squares;
+      return {loss, squares, {{"absolute_error", errors.abs().mean(1)}}};
     }
     case Face::Answer::events:
       break;

@@ -4,7 +4,7 @@
 
 #include "heed/error.h"
 #include "heed/models/sequence.h"
-#include "heed/models/vision.h"
+#include "heed/models/vision_backbone.h"
 #include "heed/names.h"
 #include "heed/registry.h"
 #include "train/event_law.h"
@@ -76,19 +76,18 @@ class SequenceTaskModel final : public TaskModel {
 
 class VisionTaskModel final : public TaskModel {
  public:
-  VisionTaskModel(VisionTransformer model, bool whole) : model_(std::move(model)), whole_(whole) {}
-  Tensor hidden(const TaskBatch& batch, uint64_t seed) override {
-    const auto x = model_->forward(batch.inputs, seed);
-    return whole_ ? x.mean(1, true) : x;
+  explicit VisionTaskModel(std::shared_ptr<VisionBackbone> model) : model_(std::move(model)) {}
+  Tensor hidden(const TaskBatch& batch, uint64_t seed) override { return model_->states(batch.inputs, seed); }
+  Tensor answers(const Tensor& hidden) override { return model_->answers(hidden); }
+  Tensor training_loss(const Tensor& loss, const std::function<Tensor(const Tensor&)>& judge) override {
+    return model_->training_loss(loss, judge);
   }
-  Tensor answers(const Tensor& hidden) override { return model_->logits(hidden.unsqueeze(1)); }
   torch::nn::Module& module() override { return *model_; }
-  int64_t state_bytes(const TaskBatch&) override { fail("a vision transformer has no step"); }
+  int64_t state_bytes(const TaskBatch&) override { fail("a model of images has no step"); }
   bool causal() const override { return false; }
 
  private:
-  VisionTransformer model_;
-  bool whole_;
+  std::shared_ptr<VisionBackbone> model_;
 };
 
 /// What all three kinds of models have in common.
@@ -140,15 +139,15 @@ std::unique_ptr<TaskModel> build(const Face& face, const std::string& task, cons
   if (face.input == Face::Input::image) {
     const auto name = unable(mixers_of(o.mixer), false);
     require(name.empty(), "{}: {} sees the past alone, and patches have none", task, name);
-    VisionConfig config;
-    configure(config, o, positions);
-    config.image_height = face.height, config.image_width = face.width;
-    config.patch_height = config.patch_width = face.patch;
-    config.channels = face.channels;
-    config.class_token = false;  // token mixers are told the grid of patches
-    config.block = {formats::NormKind::layer, formats::NormPlacement::pre, "mlp", formats::Activation::gelu, true};
-    config.labels = face.outputs;
-    return std::make_unique<VisionTaskModel>(VisionTransformer(config), face.whole);
+    VisionSpec spec;
+    configure(spec.base, o, positions);
+    spec.base.block = vision_block(o.channel_mixer);
+    spec.image_height = face.height, spec.image_width = face.width, spec.channels = face.channels;
+    spec.patch = face.patch;
+    spec.labels = face.outputs;
+    spec.dense = !face.whole;
+    spec.settings = o.backbone_settings;
+    return std::make_unique<VisionTaskModel>(make_backbone(o.backbone, spec));
   }
   if (decoder) {
     const auto name = unable(mixers_of(o.mixer), true);

@@ -55,7 +55,9 @@ double train_task(TaskModel& model, const tasks::Task& task, const TaskTrainOpti
     const auto batch = task_batch(task, tasks::Split::train, first, options.batch);
     const auto asked = batch.asked();
     require(asked.numel() > 0, "{}: its samples ask for nothing", task.name());
-    const auto loss = judge_batch(model, face, batch, asked, options.seed + uint64_t(step)).loss.mean();
+    const auto answered = judge_batch(model, face, batch, asked, options.seed + uint64_t(step)).loss.mean();
+    const auto loss = model.training_loss(
+        answered, [&](const Tensor& answers) { return judge(face, answers, batch, asked).loss.mean(); });
     const double value = loss.item<double>();
     require(std::isfinite(value), "training on {}: the loss is {} at step {}; a smaller learning rate than {} may help",
             task.name(), value, step, options.learning_rate);

@@ -17,7 +17,8 @@ class ChannelMixer : public torch::nn::Module {
  public:
   /// x [B, N, C] -> [B, N, C].
   virtual torch::Tensor forward(const torch::Tensor& x, const std::optional<Grid>& grid) = 0;
-  /// What x [B, N, C] becomes on its way through, by name; the last is what `forward` gives (without a grid).
+  /// What x [B, N, C] becomes on its way through, by name; the last is what `forward` gives. Throws heed::Error where a
+  /// grid is needed.
   virtual std::vector<std::pair<std::string, torch::Tensor>> stages(const torch::Tensor& x) = 0;
   /// The weight whose output joins the residual stream; models scale its initial values by their depth.
   virtual torch::Tensor output_weight() const = 0;
@@ -26,7 +27,9 @@ class ChannelMixer : public torch::nn::Module {
 torch::Tensor activate(const torch::Tensor& x, formats::Activation activation);
 
 /// `block.channel_mixer` for `dim` channels and `hidden` inner ones: gated_mlp, down(act(gate(x)) * up(x))
-/// (arXiv 2002.05202), or mlp, down(act(up(x))). Throws heed::Error for another name.
+/// (arXiv 2002.05202), or mlp, down(act(up(x))); conv_glu (arXiv 2311.17132) and conv_mlp (PVTv2, arXiv 2106.13797) see
+/// the neighbours of a cell, too: act(d(gate(x))) and act(d(up(x))), d a depthwise convolution of 3 x 3 cells, for
+/// which `forward` needs a grid. Throws heed::Error for another name.
 std::shared_ptr<ChannelMixer> make_channel_mixer(const formats::BlockConfig& block, int64_t dim, int64_t hidden);
 
 }  // namespace heed

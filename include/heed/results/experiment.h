@@ -68,7 +68,7 @@ struct Experiment {
   std::function<Finding(const Report&)> run;
 };
 
-/// The pages there are: "linear".
+/// The pages there are: "linear", "vision".
 std::vector<std::string> pages();
 /// The experiments of a page, in its order; throws heed::Error for a page that there is not.
 std::span<const Experiment> experiments(std::string_view page);

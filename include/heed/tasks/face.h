@@ -48,6 +48,7 @@ struct Face {
   int64_t outputs = 0;
   bool whole = false;  ///< one answer a sample; else one a position
   double unit = 1;     ///< of values: what errors are measured in
+  double huber = 0;    ///< of values: above 0, training minimises errors below it squared and others as they are
   int64_t length = 0;  ///< most positions of a sample; 0: known of its samples alone
 
   /// Tokens in, the next token out.

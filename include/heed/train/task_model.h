@@ -1,7 +1,8 @@
-// The model that learns a task: a decoder, a vision transformer or a sequence model, as the task's face asks, with the
+// The model that learns a task: a decoder, a model of images or a sequence model, as the task's face asks, with the
 // mixers that are named.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -17,7 +18,10 @@ struct TaskModelOptions {
   std::string mixer = "dense";                     ///< of the registry; "a+b" puts them into layers in turn
   std::map<std::string, nlohmann::json> settings;  ///< configuration of a mixer, by its name
   int64_t layers = 2, dim = 64, heads = 4, hidden = 128;
-  bool bare = false;       ///< of sequence models: blocks without norms and residuals
+  bool bare = false;             ///< of sequence models: blocks without norms and residuals
+  std::string backbone = "vit";  ///< of images: a name of heed/models/vision_backbone.h
+  nlohmann::json backbone_settings = nlohmann::json::object();
+  std::string channel_mixer = "mlp";  ///< of images: a name of heed/models/channel_mixer.h
   int64_t parameters = 0;  ///< above 0: so many, by the width of the channel mixers, as near as its unit allows
   uint64_t seed = 0;       ///< of the weights
 };
@@ -29,6 +33,12 @@ class TaskModel {
   virtual torch::Tensor hidden(const TaskBatch& batch, uint64_t seed = 0) = 0;
   /// Hidden states [R, dim] -> [R, answer_width(face)].
   virtual torch::Tensor answers(const torch::Tensor& hidden) = 0;
+  /// What training minimises: `loss`, the mean of the answers, unless the model has branches that `judge` tells the
+  /// mean loss of, from answers to the same questions.
+  virtual torch::Tensor training_loss(const torch::Tensor& loss,
+                                      const std::function<torch::Tensor(const torch::Tensor& answers)>& judge) {
+    return loss;
+  }
   virtual torch::nn::Module& module() = 0;
   /// Bytes that one sample leaves behind in the states of all layers. Throws heed::Error for a model without a step.
   virtual int64_t state_bytes(const TaskBatch& batch) = 0;
@@ -46,8 +56,8 @@ int64_t answer_width(const tasks::Face& face);
 /// The mixers of "a+b". Throws heed::Error for an unknown name, with the nearest.
 std::vector<std::string> mixers_of(const std::string& text);
 
-/// A model for samples of `task`. Tasks whose next token is asked for get a decoder, images a vision transformer, all
-/// others a sequence model that looks both ways where the task allows it and all mixers can. Throws heed::Error for
+/// A model for samples of `task`. Tasks whose next token is asked for get a decoder, images the backbone, all others
+/// a sequence model that looks both ways where the task allows it and all mixers can. Throws heed::Error for
 /// mixers that can't learn the task.
 std::unique_ptr<TaskModel> make_task_model(const tasks::Task& task, const TaskModelOptions& options);
 /// A decoder that exists, as the model of a task whose next token is asked for.

@@ -88,18 +88,9 @@ class AggregatedAttention final : public vision::ImageMixer {
   Global pooled(const Image& image, const Unit& unit) {
     const int64_t rows = std::max<int64_t>(1, image.height() / config_.reduction),
                   columns = std::max<int64_t>(1, image.width() / config_.reduction);
-    const auto pool = [&](const Tensor& t) {
-      return torch::adaptive_avg_pool2d(vision::channels_first(t), {rows, columns}).flatten(2).transpose(1, 2);
-    };
-    auto mean = pool(image.shown(nn::gelu(pool_in_(image.cells))));
-    Tensor hidden;
-    if (image.hidden.defined()) {
-      const auto share = pool(image.hidden.logical_not().to(mean.scalar_type()).unsqueeze(3));
-      hidden = share.squeeze(2) == 0;
-      mean = mean / share.masked_fill(hidden.unsqueeze(2), 1);
-    }
-    const auto parts = kv_(pool_norm_(mean)).chunk(2, 2);
-    return {unit(split_heads(parts[0], heads_)), split_heads(parts[1], heads_), hidden, rows, columns};
+    const auto regions = vision::pool(image, image.shown(nn::gelu(pool_in_(image.cells))), rows, columns);
+    const auto parts = kv_(pool_norm_(regions.cells)).chunk(2, 2);
+    return {unit(split_heads(parts[0], heads_)), split_heads(parts[1], heads_), regions.hidden, rows, columns};
   }
 
   /// [B or 1, 1, N, 9]: 1 for neighbours that are cells of the image.

@@ -1,7 +1,5 @@
 #include "mixers/vision/image_mixer.h"
 
-#include <cmath>
-
 #include "heed/attention.h"
 #include "heed/error.h"
 
@@ -28,17 +26,16 @@ Tensor convolve(nn::GridConv& conv, const Tensor& cells) {
   return conv(cells.flatten(1, 2), height, width).unflatten(1, {height, width});
 }
 
-OffsetBiasImpl::OffsetBiasImpl(int64_t heads, int64_t rows, int64_t columns) {
-  const int64_t across = 2 * columns - 1;
-  table = register_parameter("table", torch::randn({heads, (2 * rows - 1) * across}).clamp(-2, 2) * 0.02);
-  const auto row = torch::arange(rows).repeat_interleave(columns), column = torch::arange(columns).repeat({rows});
-  const auto apart = [](const Tensor& at, int64_t size) { return at.unsqueeze(1) - at.unsqueeze(0) + size - 1; };
-  index_ = (apart(row, rows) * across + apart(column, columns)).flatten();
-}
-
-Tensor OffsetBiasImpl::forward() {
-  const auto cells = static_cast<int64_t>(std::llround(std::sqrt(double(index_.numel()))));
-  return table.index_select(1, index_).view({1, table.size(0), cells, cells});
+Regions pool(const Image& image, const Tensor& cells, int64_t rows, int64_t columns) {
+  const auto mean_of = [&](const Tensor& t) {
+    return torch::adaptive_avg_pool2d(channels_first(t), {rows, columns}).flatten(2).transpose(1, 2);
+  };
+  Regions regions{mean_of(cells), {}};
+  if (!image.hidden.defined()) return regions;
+  const auto share = mean_of(image.hidden.logical_not().to(cells.scalar_type()).unsqueeze(3));
+  regions.hidden = share.squeeze(2) == 0;
+  regions.cells = regions.cells / share.masked_fill(regions.hidden.unsqueeze(2), 1);
+  return regions;
 }
 
 WindowHeads WindowHeads::read(ConfigReader& reader) {
@@ -59,7 +56,7 @@ std::vector<Parameter> window_parameters(std::vector<Parameter> own) {
 }
 
 WindowCoreImpl::WindowCoreImpl(int64_t heads, int64_t rows, int64_t columns, bool offset_bias) : heads_(heads) {
-  if (offset_bias) bias_ = register_module("bias", OffsetBias(heads, rows, columns));
+  if (offset_bias) bias_ = register_module("bias", nn::OffsetBias(heads, rows, columns));
 }
 
 Tensor WindowCoreImpl::forward(const nn::Windows& windows, const Image& image, const Tensor& q, const Tensor& k,

@@ -4,6 +4,7 @@
 #include "heed/mixers/recurrent_mixer.h"
 #include "heed/nn/config.h"
 #include "heed/nn/grid.h"
+#include "heed/nn/offset_bias.h"
 #include "heed/nn/windows.h"
 #include "heed/registry.h"
 
@@ -39,19 +40,14 @@ torch::Tensor channels_last(const torch::Tensor& image);
 /// A depthwise convolution of [B, H, W, C].
 torch::Tensor convolve(nn::GridConv& conv, const torch::Tensor& cells);
 
-/// A bias of attention logits for every offset between the cells of a window, a table a head.
-class OffsetBiasImpl : public torch::nn::Module {
- public:
-  OffsetBiasImpl(int64_t heads, int64_t rows, int64_t columns);
-  /// [1, heads, rows columns, rows columns]
-  torch::Tensor forward();
-
-  torch::Tensor table;  ///< [heads, (2 rows - 1) (2 columns - 1)]
-
- private:
-  torch::Tensor index_;
+/// Means of the regions of an image.
+struct Regions {
+  torch::Tensor cells;   ///< [B, rows columns, C]
+  torch::Tensor hidden;  ///< bool [B, rows columns]: nothing but padding; undefined without padding
 };
-TORCH_MODULE(OffsetBias);
+/// `cells` [B, height, width, C], 0 where padded: the means of rows x columns regions (as adaptive pooling cuts them)
+/// over what is no padding.
+Regions pool(const Image& image, const torch::Tensor& cells, int64_t rows, int64_t columns);
 
 struct WindowHeads {
   int64_t dim = 64, heads = 4;
@@ -72,7 +68,7 @@ class WindowCoreImpl : public torch::nn::Module {
 
  private:
   int64_t heads_;
-  OffsetBias bias_{nullptr};
+  nn::OffsetBias bias_{nullptr};
 };
 TORCH_MODULE(WindowCore);
 

@@ -1,0 +1,72 @@
+// A flow-matching transformer whose groups of layers each serve an interval of time, and whose layers use the scores of
+// the layer before again (LaTtE-Flow, arXiv 2506.06952; flow matching: arXiv 2210.02747).
+#pragma once
+
+#include <torch/torch.h>
+
+#include <functional>
+#include <utility>
+#include <vector>
+
+#include "heed/nn/norm.h"
+
+namespace heed {
+
+struct TimestepExpertsConfig {
+  int64_t tokens = 16, channels = 4;  ///< of a sample: N tokens of so many numbers
+  int64_t classes = 0;                ///< of samples; 0: none are told
+  int64_t dim = 64, heads = 4, hidden = 128;
+  int64_t layers = 8, groups = 4;  ///< groups of layers / groups consecutive layers
+  bool residual = true;            ///< scores of the layer before are added, gated by time
+  /// Scores before are not kept but part of one product of heads as wide as the layers so far, in O(N) memory.
+  bool recompute = false;
+};
+
+class TimestepExpertsImpl : public torch::nn::Module {
+ public:
+  /// With parameters drawn at random; gates start at 0. Throws heed::Error for sizes that do not fit.
+  explicit TimestepExpertsImpl(TimestepExpertsConfig config);
+
+  /// The group that serves time t in [0, 1]: [k / K, (k + 1) / K), the last one 1, too.
+  int64_t group_of(double t) const;
+  std::pair<double, double> interval(int64_t group) const;
+
+  /// The velocity at x [B, N, channels] and times [B], all of one group's interval, by that group's layers alone.
+  /// `labels` int64 [B] where there are classes. Throws heed::Error for times of several groups.
+  torch::Tensor velocity(const torch::Tensor& x, const torch::Tensor& times, const torch::Tensor& labels = {});
+  /// The mean of |v - (x1 - x0)|^2 over samples x1, noise x0 and times of one group, drawn by libtorch's generator.
+  torch::Tensor loss(const torch::Tensor& x1, const torch::Tensor& labels = {});
+  /// From noise to samples in `steps` Euler steps; each runs the group that owns the time it starts from.
+  torch::Tensor sample(int64_t count, int64_t steps, const torch::Tensor& labels = {});
+
+  const TimestepExpertsConfig& config() const { return config_; }
+
+ private:
+  struct Layer {
+    nn::Norm norm{nullptr}, mlp_norm{nullptr};
+    torch::nn::Linear qkv{nullptr}, out{nullptr}, up{nullptr}, down{nullptr};
+    torch::Tensor gate;  // [heads, dim]: of the scores before, by the time's embedding
+  };
+  struct Group {
+    torch::nn::Linear in{nullptr}, time{nullptr}, out{nullptr};
+    torch::nn::Embedding label{nullptr};
+    torch::Tensor positions;
+    nn::Norm norm{nullptr};
+    std::vector<Layer> layers;
+  };
+  /// What earlier layers of the group left: their scores, or queries and keys with the product of gates since.
+  struct Before {
+    torch::Tensor scores, q, k;
+  };
+  torch::Tensor attend(Layer& layer, const torch::Tensor& x, const torch::Tensor& gate, Before& before);
+
+  TimestepExpertsConfig config_;
+  std::vector<Group> groups_;
+};
+TORCH_MODULE(TimestepExperts);
+
+/// x at time 1 from x at time 0, by `steps` steps of dx/dt = velocity(x, t).
+torch::Tensor euler(const std::function<torch::Tensor(const torch::Tensor& x, double t)>& velocity, torch::Tensor x,
+                    int64_t steps);
+
+}  // namespace heed

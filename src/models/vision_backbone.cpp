@@ -1,0 +1,177 @@
+#include "heed/models/vision_backbone.h"
+
+#include "heed/error.h"
+#include "heed/models/attention_swin_unet.h"
+#include "heed/models/dual_cross.h"
+#include "heed/models/medusa.h"
+#include "heed/models/overlock.h"
+#include "heed/models/point_colorization.h"
+#include "heed/models/transformer_in_transformer.h"
+#include "heed/models/vision_pyramid.h"
+#include "heed/names.h"
+#include "heed/nn/config.h"
+
+namespace heed {
+namespace {
+
+using torch::Tensor;
+
+class VitBackbone final : public VisionBackbone {
+ public:
+  explicit VitBackbone(const VisionSpec& spec) : dense_(spec.dense) {
+    model_ = register_module("model", VisionTransformer(vision_config(spec)));
+  }
+  Tensor states(const Tensor& pixels, uint64_t seed) override {
+    const auto x = model_->forward(pixels, seed);
+    return dense_ ? x : x.mean(1, true);
+  }
+  Tensor answers(const Tensor& states) override { return model_->logits(states.unsqueeze(-2)); }
+
+ private:
+  bool dense_;
+  VisionTransformer model_{nullptr};
+};
+
+using Made = std::shared_ptr<VisionBackbone>;
+
+Made make_tnt(const VisionSpec& spec, ConfigReader& reader) {
+  TntConfig c;
+  static_cast<VisionConfig&>(c) = vision_config(spec);
+  c.word = reader.integer("word", 1, 1, spec.patch);
+  c.word_kernel = reader.integer("word_kernel", 3, 1, 63);
+  c.inner = c;
+  for (auto& layer : c.inner.layers) layer = {};
+  c.inner.heads = c.inner.kv_heads = reader.integer("word_heads", 2, 1, 1 << 10);
+  c.inner.dim = reader.integer("word_dim", std::max<int64_t>(c.inner.heads, c.dim / 4), 1, 1 << 16);
+  require(c.inner.dim % c.inner.heads == 0,
+          "transformer_in_transformer: word_dim = {} is no multiple of word_heads = {}", c.inner.dim, c.inner.heads);
+  c.inner.head_dim = c.inner.dim / c.inner.heads;
+  c.inner.hidden = 4 * c.inner.dim;
+  return Tnt(c, spec.dense).ptr();
+}
+
+Made make_swin_unet(const VisionSpec& spec, ConfigReader& reader) {
+  static const std::vector<std::string> kReuse{"none", "sum", "product"};
+  SwinUnetConfig c;
+  c.window = reader.integer("window", c.window, 1, 1024);
+  c.scales = reader.integer("scales", c.scales, 2, 8);
+  c.depth = reader.integer("depth", c.depth, 1, 64);
+  const auto reuse = reader.choice("reuse", "sum", kReuse);
+  c.reuse = static_cast<AttentionReuse>(std::find(kReuse.begin(), kReuse.end(), reuse) - kReuse.begin());
+  c.skip.depth = reader.integer("exchanges", c.skip.depth, 0, 16);
+  c.skip.heads = reader.integer("skip_heads", c.skip.heads, 1, 1 << 10);
+  c.skip.head_dim = reader.integer("skip_head_dim", c.skip.head_dim, 1, 1 << 10);
+  c.skip.first_cell = reader.get("first_cell", c.skip.first_cell);
+  return AttentionSwinUnet(spec, c).ptr();
+}
+
+Made make_medusa(const VisionSpec& spec, ConfigReader& reader) {
+  MedusaConfig c;
+  c.width = reader.integer("width", c.width, 1, 1 << 10);
+  c.levels = reader.integer("levels", c.levels, 1, 8);
+  c.head_channels = reader.integer("head_channels", c.head_channels, 1, 1 << 10);
+  c.shared = reader.get("shared", c.shared);
+  c.residual = reader.get("residual", c.residual);
+  return Medusa(PyramidConfig::growing(spec, reader.integer("stages", 4, 1, 16)), c).ptr();
+}
+
+Made make_dual_cross(const VisionSpec& spec, ConfigReader& reader) {
+  DualCrossConfig c;
+  c.share = reader.get("share", c.share);
+  c.local = reader.get("local", c.local);
+  c.pairs = reader.get("pairs", c.pairs);
+  return DualCross(spec, c).ptr();
+}
+
+Made make_overlock(const VisionSpec& spec, ConfigReader& reader) {
+  OverlockConfig c;
+  c.depth = reader.integer("depth", c.depth, 1, 64);
+  c.kernel = reader.integer("kernel", c.kernel, 3, 17);
+  c.context = reader.get("context", c.context);
+  c.overview_weight = reader.get("overview_weight", c.overview_weight);
+  return Overlock(spec, c).ptr();
+}
+
+Made make_point_colorization(const VisionSpec& spec, ConfigReader& reader) {
+  static const std::vector<std::string> kHeads{"linear", "convolution", "attention"};
+  ColorizationConfig c;
+  const auto head = reader.choice("head", "convolution", kHeads);
+  c.head = static_cast<ColorizationHead>(std::find(kHeads.begin(), kHeads.end(), head) - kHeads.begin());
+  c.relative = reader.get("relative", c.relative);
+  return PointColorization(spec, c).ptr();
+}
+
+struct Entry {
+  std::string name;
+  BackboneTraits traits;
+  Made (*make)(const VisionSpec&, ConfigReader&);
+};
+
+const std::vector<Entry>& entries() {
+  static const std::vector<Entry> table = {
+      {"vit", {}, [](const VisionSpec& spec, ConfigReader&) -> Made { return std::make_shared<VitBackbone>(spec); }},
+      {"pyramid",
+       {},
+       [](const VisionSpec& spec, ConfigReader& reader) -> Made {
+         return VisionPyramid(PyramidConfig::growing(spec, reader.integer("stages", 4, 1, 16))).ptr();
+       }},
+      {"transformer_in_transformer", {}, make_tnt},
+      {"cross_contextual_attention", {}, make_swin_unet},
+      {"medusa_attention", {}, make_medusa},
+      {"overlock", {}, make_overlock},
+      {"dual_cross_attention_learning", {true, false, false}, make_dual_cross},
+      {"point_colorization", {false, true, true}, make_point_colorization},
+  };
+  return table;
+}
+
+const Entry& entry_of(const std::string& name) {
+  for (const auto& entry : entries())
+    if (entry.name == name) return entry;
+  fail("unknown backbone {}: {}", name, suggest(name, backbone_names()));
+}
+
+}  // namespace
+
+void VisionSpec::check() const {
+  require(patch > 0 && image_height > 0 && image_width > 0 && image_height % patch == 0 && image_width % patch == 0,
+          "an image of {} x {} does not divide into patches of {}", image_height, image_width, patch);
+}
+
+VisionConfig vision_config(const VisionSpec& spec) {
+  VisionConfig config;
+  static_cast<TransformerConfig&>(config) = spec.base;
+  config.image_height = spec.image_height, config.image_width = spec.image_width;
+  config.patch_height = config.patch_width = spec.patch;
+  config.channels = spec.channels;
+  config.class_token = false;
+  config.labels = spec.labels;
+  config.max_length = config.patches();
+  return config;
+}
+
+void check_pixels(const Tensor& pixels, int64_t channels, int64_t height, int64_t width) {
+  require(pixels.dim() == 4 && pixels.size(1) == channels && pixels.size(2) == height && pixels.size(3) == width,
+          "pixels do not fit: [batch, {}, {}, {}] is accepted", channels, height, width);
+}
+
+std::vector<std::string> backbone_names() {
+  std::vector<std::string> names;
+  for (const auto& entry : entries()) names.push_back(entry.name);
+  return names;
+}
+
+BackboneTraits traits_of(const std::string& backbone) { return entry_of(backbone).traits; }
+
+std::shared_ptr<VisionBackbone> make_backbone(const std::string& name, const VisionSpec& spec) {
+  const auto& entry = entry_of(name);
+  spec.check();
+  require(spec.dense ? entry.traits.patches : entry.traits.images, "{}: it has no answers for {}", name,
+          spec.dense ? "patches" : "whole images");
+  ConfigReader reader(name, spec.settings);
+  const auto made = entry.make(spec, reader);
+  reader.finish();
+  return made;
+}
+
+}  // namespace heed

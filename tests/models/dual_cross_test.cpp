@@ -1,0 +1,90 @@
+// The card of branches beside self-attention.
+#include "heed/models/dual_cross.h"
+
+#include <gtest/gtest.h>
+
+#include "heed/error.h"
+#include "support/torch_support.h"
+#include "support/vision_support.h"
+
+namespace heed {
+namespace {
+
+using test::relative_error;
+using torch::Tensor;
+
+VisionSpec spec_of() { return test::vision_spec(2); }
+
+DualCross model_of(double share) {
+  torch::manual_seed(1);
+  DualCross model(spec_of(), DualCrossConfig{share, true, true});
+  torch::NoGradGuard no_grad;
+  for (auto& parameter : model->parameters()) parameter.add_(torch::randn_like(parameter) * 0.2);
+  model->to(torch::kFloat64);
+  return model;
+}
+
+TEST(DualCross, APairWithItselfIsNoDistraction) {
+  torch::NoGradGuard no_grad;
+  auto model = model_of(0.1);
+  const auto pixels = torch::randn({3, 1, 8, 8}, torch::kFloat64);
+  const auto itself = model->branches(pixels, torch::tensor({0, 1, 2}));
+  EXPECT_LT(relative_error(itself.pair, itself.self), 1e-12);
+  const auto other = model->branches(pixels, torch::tensor({1, 2, 0}));
+  EXPECT_GT(relative_error(other.pair, other.self), 1e-3);
+  EXPECT_TRUE(torch::equal(other.self, itself.self));
+}
+
+/// With all patches and the last block's weights, the local branch is that block once more.
+TEST(DualCross, AllPatchesAreAnotherBlock) {
+  torch::NoGradGuard no_grad;
+  auto model = model_of(1);
+  auto target = model->local_block->named_parameters();
+  for (const auto& entry : model->vit->blocks[1]->named_parameters()) target[entry.key()].copy_(entry.value());
+  const auto pixels = torch::randn({2, 1, 8, 8}, torch::kFloat64);
+  MixerInput input;
+  input.x = model->vit->embed(pixels);
+  for (const size_t block : {0, 1, 1}) input.x = model->vit->blocks[block]->forward(input);
+  EXPECT_LT(relative_error(model->branches(pixels).local, model->local_norm(input.x).select(1, 0)), 1e-10);
+}
+
+TEST(DualCross, AnswersAddUpProbabilities) {
+  torch::NoGradGuard no_grad;
+  auto model = model_of(0.3);
+  model->eval();
+  const auto pixels = torch::randn({2, 1, 8, 8}, torch::kFloat64);
+  const auto branches = model->branches(pixels);
+  EXPECT_FALSE(branches.pair.defined());
+  const auto expected = torch::softmax(model->vit->logits(branches.self.unsqueeze(1)), 1) +
+                        torch::softmax(model->local_classifier(branches.local), 1);
+  EXPECT_LT(relative_error(torch::exp(model->answers(model->states(pixels)).squeeze(1)), expected), 1e-12);
+}
+
+/// Where the loss is smallest in w, e^w is the branch's loss.
+TEST(DualCross, UncertaintiesSettleAtTheLosses) {
+  auto model = model_of(0.3);
+  const std::vector<double> losses{0.5, 1.5, 3};
+  {
+    torch::NoGradGuard no_grad;
+    for (int64_t i = 0; i < 3; ++i) model->uncertainty[i] = std::log(losses[size_t(i)]);
+  }
+  model->train();
+  model->states(torch::randn({3, 1, 8, 8}, torch::kFloat64), 5);
+  size_t asked = 0;
+  const auto loss =
+      model->training_loss({}, [&](const Tensor& answers) { return answers.sum() * 0 + losses[asked++]; });
+  EXPECT_EQ(asked, 3u);
+  const auto gradient = torch::autograd::grad({loss}, {model->uncertainty})[0];
+  EXPECT_LT(gradient.abs().max().item<double>(), 1e-12);
+  EXPECT_THROW(model->training_loss({}, [](const Tensor& answers) { return answers.sum(); }), Error);
+}
+
+TEST(DualCross, WrongPartsAreNamed) {
+  auto spec = spec_of();
+  spec.base.layers[1].mixer = "rala";
+  EXPECT_THROW(DualCross(spec, DualCrossConfig{}), Error);
+  EXPECT_THROW(DualCross(spec_of(), DualCrossConfig{0, true, true}), Error);
+}
+
+}  // namespace
+}  // namespace heed

@@ -1,0 +1,96 @@
+// The card of colour hints on a grey image.
+#include "heed/models/point_colorization.h"
+
+#include <gtest/gtest.h>
+
+#include "heed/error.h"
+#include "heed/train/task_run.h"
+#include "support/torch_support.h"
+#include "support/vision_support.h"
+
+namespace heed {
+namespace {
+
+using torch::Tensor;
+
+VisionSpec spec_of() {
+  auto spec = test::vision_spec(2, 16, 20);
+  spec.channels = 4;
+  spec.patch = 4;
+  spec.labels = 32;
+  spec.dense = true;
+  return spec;
+}
+
+PointColorization model_of(ColorizationHead head) {
+  torch::manual_seed(1);
+  PointColorization model(spec_of(), ColorizationConfig{head, true});
+  torch::NoGradGuard no_grad;
+  for (auto& parameter : model->parameters()) parameter.add_(torch::randn_like(parameter) * 0.2);
+  return model;
+}
+
+TEST(PointColorization, ColoursOutsideOfHintsAreNotSeen) {
+  torch::NoGradGuard no_grad;
+  auto model = model_of(ColorizationHead::convolution);
+  auto pixels = torch::randn({2, 4, 16, 20});
+  auto mask = torch::zeros({16, 20});
+  mask.narrow(0, 4, 2).narrow(1, 6, 2).fill_(1);
+  pixels.select(1, 3).copy_(mask.expand({2, 16, 20}));
+  const auto before = model->states(pixels);
+  auto hidden = pixels.clone();
+  hidden.narrow(1, 1, 2).add_((1 - mask) * 3);
+  EXPECT_TRUE(torch::equal(model->states(hidden), before));
+  auto shown = pixels.clone();
+  shown.narrow(1, 1, 2).add_(mask * 3);
+  EXPECT_FALSE(torch::equal(model->states(shown), before));
+  EXPECT_LE(before.abs().max().item<double>(), 1);
+}
+
+TEST(PointColorization, HeadsSeeTheirNeighbours) {
+  torch::NoGradGuard no_grad;
+  for (const auto head : {ColorizationHead::linear, ColorizationHead::convolution, ColorizationHead::attention}) {
+    auto model = model_of(head);
+    const auto tokens = torch::randn({1, 20, 16});
+    auto moved = tokens.clone();
+    moved[0][2 * 5 + 2].add_(1);
+    const auto change = (model->paint(moved) - model->paint(tokens)).abs().amax({0, 2}).view({4, 5}) > 0;
+    auto expected = torch::zeros({4, 5}, torch::kBool);
+    if (head == ColorizationHead::linear)
+      expected[2][2] = true;
+    else
+      expected.narrow(0, 1, 3).narrow(1, 1, 3).fill_(true);
+    // Windows of attention are moved inwards at borders, whose tokens see further.
+    const auto inner = [](const Tensor& t) { return t.narrow(0, 1, 2).narrow(1, 1, 3); };
+    EXPECT_TRUE(torch::equal(inner(change), inner(expected))) << int(head);
+    if (head != ColorizationHead::attention) {
+      EXPECT_TRUE(torch::equal(change, expected)) << int(head);
+    }
+  }
+}
+
+/// What is shown everywhere can be copied.
+TEST(PointColorization, HintsEverywhereAreCopied) {
+  torch::manual_seed(2);
+  const auto task = tasks::make_task("colorization", {{"hints", 200}, {"fixed", true}, {"side", 8}});
+  train::TaskModelOptions options;
+  options.backbone = "point_colorization";
+  options.layers = 1, options.dim = 64, options.heads = 2, options.hidden = 64;
+  const auto model = train::make_task_model(*task, options);
+  train::TaskTrainOptions training;
+  training.steps = 300, training.warmup = 10, training.learning_rate = 5e-3;
+  const auto run = train::run_task(*model, *task, training, 64);
+  EXPECT_LT(run.score.score, 0.1 * task->chance());
+}
+
+TEST(PointColorization, WrongSizesAreNamed) {
+  auto spec = spec_of();
+  spec.channels = 3;
+  EXPECT_THROW(PointColorization(spec, ColorizationConfig{}), Error);
+  spec = spec_of();
+  spec.labels = 10;
+  EXPECT_THROW(PointColorization(spec, ColorizationConfig{}), Error);
+}
+
+}  // namespace
+}  // namespace heed

@@ -1,0 +1,128 @@
+// What every model of images claims: a new one is tested here by being named.
+#include "heed/models/vision_backbone.h"
+
+#include <gtest/gtest.h>
+
+#include "heed/error.h"
+#include "support/torch_support.h"
+#include "support/vision_support.h"
+
+namespace heed {
+namespace {
+
+using torch::Tensor;
+
+VisionSpec small_spec(bool dense) {
+  auto spec = test::vision_spec(1, 12, 20);
+  spec.channels = 3;
+  spec.dense = dense;
+  return spec;
+}
+
+class Backbone : public testing::TestWithParam<std::string> {
+ protected:
+  /// Whether a state is a patch's: what the backbone can do.
+  static std::vector<bool> forms() {
+    std::vector<bool> forms;
+    if (traits_of(GetParam()).images) forms.push_back(false);
+    if (traits_of(GetParam()).patches) forms.push_back(true);
+    return forms;
+  }
+  static VisionSpec small(bool dense) {
+    auto spec = small_spec(dense);
+    if (traits_of(GetParam()).colours) spec.channels = 4, spec.labels = 2 * spec.patch * spec.patch;
+    return spec;
+  }
+  static Tensor images(int64_t count) { return torch::randn({count, small(false).channels, 12, 20}); }
+
+  /// Parameters that start at 0 would hide what they do.
+  std::shared_ptr<VisionBackbone> make(const VisionSpec& spec) const {
+    torch::manual_seed(1);
+    auto model = make_backbone(GetParam(), spec);
+    torch::NoGradGuard no_grad;
+    for (auto& parameter : model->parameters()) parameter.add_(torch::randn_like(parameter) * 0.1);
+    return model;
+  }
+};
+
+TEST_P(Backbone, AnswersForImagesAndForPatches) {
+  for (const bool dense : forms()) {
+    const auto model = make(small(dense));
+    const auto states = model->states(images(2));
+    EXPECT_EQ(states.size(1), dense ? 60 : 1);
+    const auto answers = model->answers(states.flatten(0, 1));
+    EXPECT_EQ(answers.sizes(), (std::vector<int64_t>{dense ? 120 : 2, small(dense).labels}));
+    EXPECT_TRUE(test::all_finite(answers));
+  }
+}
+
+TEST_P(Backbone, EveryParameterLearns) {
+  for (const bool dense : forms()) {
+    const auto model = make(small(dense));
+    const auto judge = [](const Tensor& answers) { return answers.square().sum(); };
+    const auto answers = model->answers(model->states(images(2)));
+    model->training_loss(judge(answers), judge).backward();
+    for (const auto& entry : model->named_parameters()) {
+      const auto& gradient = entry.value().grad();
+      EXPECT_TRUE(gradient.defined() && test::all_finite(gradient)) << entry.key() << " dense " << dense;
+    }
+  }
+}
+
+TEST_P(Backbone, ImagesDoNotSeeEachOther) {
+  torch::NoGradGuard no_grad;
+  for (const bool dense : forms()) {
+    const auto model = make(small(dense));
+    model->eval();
+    const auto pixels = images(3);
+    const auto together = model->states(pixels);
+    for (int64_t b = 0; b < 3; ++b)
+      EXPECT_LT(test::relative_error(model->states(pixels.narrow(0, b, 1)), together.narrow(0, b, 1)),
+                test::kForwardTolerance);
+  }
+}
+
+/// The far corner of the image counts: nothing in the backbone is local for ever.
+TEST_P(Backbone, AnAnswerSeesTheWholeImage) {
+  torch::NoGradGuard no_grad;
+  for (const bool dense : forms()) {
+    const auto model = make(small(dense));
+    model->eval();
+    auto pixels = images(1);
+    const auto before = model->states(pixels).select(1, 0);
+    pixels.slice(2, 10).slice(3, 18).add_(1);
+    EXPECT_GT(test::relative_error(model->states(pixels).select(1, 0), before), 1e-5) << "dense " << dense;
+  }
+}
+
+TEST_P(Backbone, MixersAndSizesAreChecked) {
+  const bool form = forms()[0];
+  auto spec = small(form);
+  spec.base.layers[0].mixer = "dence";
+  EXPECT_THROW(make(spec), Error);
+  spec = small(form);
+  spec.settings = {{"no_such_key", 1}};
+  EXPECT_THROW(make(spec), Error);
+  spec = small(form);
+  spec.patch = 3;
+  EXPECT_THROW(make(spec), Error);
+  EXPECT_THROW(make(small(form))->states(torch::randn({1, small(form).channels, 12, 18})), Error);
+  if (forms().size() == 1) {
+    EXPECT_THROW(make(small(!form)), Error);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Names, Backbone, testing::ValuesIn(backbone_names()),
+                         [](const auto& info) { return info.param; });
+
+TEST(Backbones, UnknownNamesGetTheNearest) {
+  try {
+    make_backbone("pyramyd", small_spec(false));
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("pyramid"), std::string::npos) << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace heed
