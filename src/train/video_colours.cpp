@@ -36,7 +36,7 @@ double train_video_colours(MemoryPropagation& model, const tasks::MovingShapesOp
     const auto first = o.seed * 0x100000001ull + uint64_t(step * o.batch);
     const auto batch = video_batch(videos, tasks::Split::train, first, o.batch);
     const auto colours = model->forward(batch.lightness, batch.colours.select(1, 0));
-    optimizer.step((colours - batch.colours.slice(1, 1)).abs().mean());
+    optimizer.step((colours - batch.colours.slice(1, 1)).square().mean());
     if (report) report(step + 1, o.steps);
   }
   model->eval();

@@ -110,7 +110,7 @@ TEST(MemoryPropagation, RemembersWhatWasHidden) {
   tasks::MovingShapesOptions videos;
   videos.frames = 8, videos.hidden_from = 2, videos.hidden_to = 5;
   train::VideoTrainOptions training;
-  training.steps = 150;
+  training.steps = 800;
   train::train_video_colours(model, videos, training);
   const auto score = train::score_video_colours(model, videos, 16);
   EXPECT_NEAR(score.grey, 0.9, 1e-5);
