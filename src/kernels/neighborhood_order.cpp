@@ -41,6 +41,7 @@ NeighborhoodOrder::NeighborhoodOrder(const Neighborhood& around, int64_t extra_k
       for (int64_t c = 0; c < length; ++c) windows.push_back(window_at(axis, length, c));
     }
   }
+  whole_ = range_in_tile(shape_.tile, 0, TileShape::kQueries);
   int64_t query = 0;
   each_cell(shape_.tile, [&](const Cell& cell) { cells_[query++] = cell; });
   lay_out_keys();
@@ -48,23 +49,27 @@ NeighborhoodOrder::NeighborhoodOrder(const Neighborhood& around, int64_t extra_k
   if (hidden != nullptr) hide(batch, hidden);
 }
 
-int32_t NeighborhoodOrder::row_of(const Cell& group, const Cell& c) const {
+void NeighborhoodOrder::add_rows(const Cell& group, const Cell& first, int64_t count,
+                                 std::vector<int32_t>& rows) const {
   int64_t row = 0;
+  bool there = true;
   for (int a = 0; a < 3; ++a) {
-    if (c[a] < 0 || c[a] >= length(a, group)) return -1;
-    row = row * axes_.axes[a].length + group[a] + c[a] * axes_.axes[a].dilation;
+    there &= a == 2 || (first[a] >= 0 && first[a] < length(a, group));
+    row = row * axes_.axes[a].length + group[a] + first[a] * axes_.axes[a].dilation;
   }
-  return static_cast<int32_t>(row);
+  const int64_t columns = length(2, group), step = axes_.axes[2].dilation;
+  for (int64_t x = first[2]; x < first[2] + count; ++x, row += step)
+    rows.push_back(there && x >= 0 && x < columns ? static_cast<int32_t>(row) : -1);
 }
 
 void NeighborhoodOrder::lay_out_keys() {
-  each_cell({axes_.axes[0].dilation, axes_.axes[1].dilation, axes_.axes[2].dilation}, [&](const Cell& group) {
+  const std::array<int64_t, 3> groups{axes_.axes[0].dilation, axes_.axes[1].dilation, axes_.axes[2].dilation};
+  key_rows_.reserve(groups[0] * groups[1] * groups[2] * strips_ * axes_.length(0) * line_slots_ + extra_keys_);
+  each_cell(groups, [&](const Cell& group) {
     each_cell({1, strips_, axes_.length(0)}, [&](const Cell& at) {
       const int64_t column = at[1] * shape_.strip - shape_.shift, plane = at[2];
       lines_.push_back({group, plane, column, key_slots()});
-      for (int64_t y = 0; y < axes_.length(1); ++y) {
-        for (int64_t x = 0; x < shape_.strip; ++x) key_rows_.push_back(row_of(group, {plane, y, column + x}));
-      }
+      for (int64_t y = 0; y < axes_.length(1); ++y) add_rows(group, {plane, y, column}, shape_.strip, key_rows_);
     });
   });
   grid_slots_ = key_slots();
@@ -86,16 +91,16 @@ void NeighborhoodOrder::lay_out_block(const Cell& group, const Cell& block) {
   Cell corner{};
   for (int a = 0; a < 3; ++a) corner[a] = block[a] * shape_.block[a] * shape_.tile[a];
   each_cell(shape_.block, [&](const Cell& tile) {
-    Place place{group, corner};
+    Place place{group, corner, {}};
     for (int a = 0; a < 3; ++a) place.origin[a] += tile[a] * shape_.tile[a];
+    place.box = seen_by(place, whole_);
     places_.push_back(place);
-    for (const Cell& cell : cells_) {
-      Cell c = place.origin;
-      for (int a = 0; a < 3; ++a) c[a] += cell[a];
-      query_rows_.push_back(row_of(group, c));
-    }
+    each_cell({shape_.tile[0], shape_.tile[1], 1}, [&](const Cell& line) {
+      add_rows(group, {place.origin[0] + line[0], place.origin[1] + line[1], place.origin[2]}, shape_.tile[2],
+               query_rows_);
+    });
   });
-  list_runs({group, corner});
+  list_runs({group, corner, {}});
 }
 
 void NeighborhoodOrder::list_runs(const Place& first) {
@@ -164,9 +169,11 @@ void NeighborhoodOrder::words(const Place& place, int64_t first, int64_t rows, i
     }
   };
   const auto add = [&] {
-    for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t r = 0; r < rows;) {
       const Cell& cell = cells_[first + r];
-      words[r] |= axis[0][cell[0]] & axis[1][cell[1]] & axis[2][cell[2]];
+      const uint64_t outer = axis[0][cell[0]] & axis[1][cell[1]];
+      const int64_t stop = std::min(rows, r + shape_.tile[2] - cell[2]);
+      for (const uint64_t* inner = &axis[2][cell[2]]; r < stop; ++r, ++inner) words[r] |= outer & *inner;
     }
   };
   const int64_t strip = shape_.strip;
@@ -196,7 +203,7 @@ TileCover NeighborhoodOrder::cover(int64_t batch, int64_t i0, int64_t rows, int6
                                    uint32_t* bits) const {
   const Place& place = places_[i0 / TileShape::kQueries];
   const int64_t first = i0 % TileShape::kQueries;
-  const Box box = seen_by(place, range_in_tile(shape_.tile, first, rows));
+  const Box box = rows == TileShape::kQueries ? place.box : seen_by(place, range_in_tile(shape_.tile, first, rows));
   if (box[0].size() == 0) return {};
   int64_t begin = j1, end = j0;
   for (int64_t line = j0 / line_slots_; line * line_slots_ < std::min(j1, grid_slots_); ++line) {

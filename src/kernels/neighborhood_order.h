@@ -30,6 +30,7 @@ class NeighborhoodOrder final : public TileOrder {
   using Box = std::array<AxisWindow, 3>;
   struct Place {
     Cell group, origin;
+    Box box;  ///< what the tile sees
   };
   /// Keys that lie in one strip and plane: coordinates of the line, and of its first slot.
   struct Line {
@@ -37,10 +38,10 @@ class NeighborhoodOrder final : public TileOrder {
     int64_t plane, column, first;
   };
 
-  int64_t length(int a, const Cell& group) const { return axes_.axes[a].group_length(group[a]); }
+  int64_t length(int a, const Cell& group) const { return static_cast<int64_t>(windows_[a][group[a]].size()); }
   const AxisWindow& window(int a, const Cell& group, int64_t c) const { return windows_[a][group[a]][c]; }
-  /// The token at coordinates of a group; -1: there is none.
-  int32_t row_of(const Cell& group, const Cell& c) const;
+  /// Appends the tokens at coordinates `first` of a group and the `count` - 1 after it along the last axis; -1: none.
+  void add_rows(const Cell& group, const Cell& first, int64_t count, std::vector<int32_t>& rows) const;
   /// What queries `range` of the tile at `place` see; empty where it holds no cell.
   Box seen_by(const Place& place, const TileRange& range) const;
   /// Slots [begin, end) of a line that a box holds.
@@ -61,6 +62,7 @@ class NeighborhoodOrder final : public TileOrder {
   std::vector<Place> places_;                                    ///< of tiles
   std::vector<Line> lines_;
   std::array<Cell, TileShape::kQueries> cells_;  ///< of a tile's queries
+  TileRange whole_;                              ///< those of the whole tile
   std::vector<uint64_t> shown_;                  ///< a bit a key slot, per batch item; empty: all
   int64_t shown_words_ = 0;
 };
