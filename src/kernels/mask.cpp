@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "heed/error.h"
+#include "kernels/mask_reach.h"
 
 namespace heed::kernels {
 namespace {
@@ -37,10 +38,6 @@ int64_t floor_mod(int64_t a, int64_t step) {
   return r < 0 ? r + step : r;
 }
 
-struct Interval {
-  int64_t begin, end;
-};
-
 }  // namespace
 
 // Everything a term answers.
@@ -51,7 +48,7 @@ struct MaskTerms {
   static bool is_interval(const Term& term) { return term.op <= Op::prefix; }
 
   /// Visible keys of query i for an interval term, clipped to the scope.
-  static Interval interval(const Term& term, const MaskScope& scope, int64_t i) {
+  static KeyRange interval(const Term& term, const MaskScope& scope, int64_t i) {
     const int64_t own = i + shift_of(term.alignment, scope), keys = scope.num_keys;
     int64_t begin = 0, end = keys;
     switch (term.op) {
@@ -80,7 +77,7 @@ struct MaskTerms {
       case Op::sink:
       case Op::prefix: {
         // Both ends of the interval grow with i, so the first and the last row decide.
-        const Interval first = interval(term, scope, i0), last = interval(term, scope, i1 - 1);
+        const KeyRange first = interval(term, scope, i0), last = interval(term, scope, i1 - 1);
         const bool first_full = first.begin <= j0 && j1 <= first.end, last_full = last.begin <= j0 && j1 <= last.end;
         if (first_full && last_full) return Coverage::full;
         return last.end <= j0 || first.begin >= j1 ? Coverage::empty : Coverage::partial;
@@ -116,7 +113,7 @@ struct MaskTerms {
       case Op::predicate:
         return term.visible(term.p, scope.batch, scope.head, i, j);
       default: {
-        const Interval keys = interval(term, scope, i);
+        const KeyRange keys = interval(term, scope, i);
         return keys.begin <= j && j < keys.end;
       }
     }
@@ -143,7 +140,7 @@ struct MaskTerms {
         }
         return word;
       default: {
-        const Interval keys = interval(term, scope, i);
+        const KeyRange keys = interval(term, scope, i);
         return bit_range(keys.begin - j0, keys.end - j0);
       }
     }
@@ -208,7 +205,7 @@ struct MaskTerms {
     cuts[size++] = j0, cuts[size++] = j1;
     for (int t = 0; t < mask.size_; ++t) {
       if (!is_interval(mask.terms_[t])) continue;
-      const Interval keys = interval(mask.terms_[t], scope, i);
+      const KeyRange keys = interval(mask.terms_[t], scope, i);
       cuts[size++] = std::clamp(keys.begin, j0, j1), cuts[size++] = std::clamp(keys.end, j0, j1);
     }
     std::sort(cuts.begin(), cuts.begin() + size);
@@ -217,7 +214,7 @@ struct MaskTerms {
       if (begin == end) continue;
       const Coverage known = run_coverage(mask, [&](const Term& term) {
         if (!is_interval(term)) return Coverage::partial;
-        const Interval keys = interval(term, scope, i);
+        const KeyRange keys = interval(term, scope, i);
         return keys.begin <= begin && begin < keys.end ? Coverage::full : Coverage::empty;
       });
       if (!visit(begin, end, known)) return;
@@ -297,6 +294,34 @@ Coverage Mask::classify_quickly(const MaskScope& scope, int64_t i0, int64_t i1, 
   if (i0 >= i1 || j0 >= j1) return Coverage::empty;
   if (everything()) return Coverage::full;
   return MaskTerms::run_coverage(*this, [&](const Term& term) { return MaskTerms::tile(term, scope, i0, i1, j0, j1); });
+}
+
+KeyRange mask_reach(const Mask& mask, const MaskScope& scope, int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
+  i0 = std::max<int64_t>(i0, 0), i1 = std::min(i1, scope.num_queries);
+  j0 = std::max<int64_t>(j0, 0), j1 = std::min(j1, scope.num_keys);
+  const KeyRange none{j0, j0}, all{j0, std::max(j0, j1)};
+  if (i0 >= i1) return none;
+  if (mask.everything()) return all;
+  const auto common = [&](KeyRange a, KeyRange b) {
+    const KeyRange both{std::max(a.begin, b.begin), std::min(a.end, b.end)};
+    return both.begin < both.end ? both : none;
+  };
+  return MaskTerms::run<KeyRange>(
+      mask,
+      [&](const MaskTerms::Term& term) {
+        if (!MaskTerms::is_interval(term)) return all;
+        // Both ends of the interval grow with i.
+        const int64_t begin = MaskTerms::interval(term, scope, i0).begin,
+                      end = MaskTerms::interval(term, scope, i1 - 1).end;
+        return common(all, {begin, end});
+      },
+      common,
+      [](KeyRange a, KeyRange b) {
+        if (a.begin == a.end) return b;
+        if (b.begin == b.end) return a;
+        return KeyRange{std::min(a.begin, b.begin), std::max(a.end, b.end)};
+      },
+      [&](KeyRange) { return all; });
 }
 
 Coverage Mask::classify(const MaskScope& scope, int64_t i0, int64_t i1, int64_t j0, int64_t j1) const {

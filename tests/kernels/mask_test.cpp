@@ -1,5 +1,6 @@
 // Mask programs against brute force: each term written out from its definition, combined at random.
 #include "heed/kernels/mask.h"
+#include "kernels/mask_reach.h"
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -136,6 +137,9 @@ TEST(Mask, AnswersAsItsDefinitionOverRandomPrograms) {
       const int64_t i1 = i0 + static_cast<int64_t>(random() % 30), j1 = j0 + static_cast<int64_t>(random() % 80);
       const Coverage expected = count_tile(d, scope, i0, i1, j0, j1);
       ASSERT_EQ(d.mask.classify(scope, i0, i1, j0, j1), expected) << i0 << " " << i1 << " " << j0 << " " << j1;
+      const KeyRange reach = mask_reach(d.mask, scope, i0, i1, j0, j1);
+      ASSERT_EQ(count_tile(d, scope, i0, i1, j0, reach.begin), Coverage::empty);
+      ASSERT_EQ(count_tile(d, scope, i0, i1, reach.end, j1), Coverage::empty);
       const Coverage quick = d.mask.classify_quickly(scope, i0, i1, j0, j1);
       if (quick == Coverage::partial) continue;
       ASSERT_EQ(quick, expected);
@@ -156,6 +160,19 @@ TEST(Mask, QuickAnswerIsExactForSingleIntervalTerms) {
       ASSERT_EQ(mask.classify_quickly(scope, i0, i1, j0, j1), mask.classify(scope, i0, i1, j0, j1));
     }
   }
+}
+
+TEST(Mask, ReachIsExactForIntervals) {
+  const MaskScope scope{0, 0, 40, 60};
+  const Mask window = Mask(Causal{}) & Mask(Window{8});
+  const KeyRange band = mask_reach(window, scope, 10, 14, 0, 60),
+                 sunk = mask_reach(window | SinkTokens{3}, scope, 10, 14, 5, 60);
+  EXPECT_EQ(band.begin, 10 + 20 - 7);
+  EXPECT_EQ(band.end, 13 + 20 + 1);
+  EXPECT_EQ(sunk.begin, band.begin);
+  EXPECT_EQ(sunk.end, band.end);
+  const KeyRange none = mask_reach(window, scope, 10, 14, 40, 60);
+  EXPECT_EQ(none.begin, none.end);
 }
 
 TEST(Mask, ObeysTheAlgebraOfSets) {

@@ -247,7 +247,7 @@ class ForwardBlock {
 
   /// outputs = outputs * factors + values^T weights. `factors`: null when they are 1.
   void add_values(const Panel& panel, const TileCover& cover, const Reach& reach, LoadedTile& tile, FloatRows values,
-                  float* outputs, const float* factors) const {
+                  float* outputs, const float* factors) {
     const int64_t width = panel.width(), count = cover.end - cover.begin;
     if (cover.masked && has_nonfinite_values(tile)) {
       if (factors != nullptr) scale_columns(outputs, factors, task_.dv, width);
@@ -257,7 +257,7 @@ class ForwardBlock {
                     store::RescaleAdd(factors));
     } else if (cover.masked) {
       gemm_tn_reach(values.data, values.stride, s_.tile, width, outputs, width, task_.dv, panel.vectors, reach,
-                    store::Add());
+                    store::AddAhead{{}, &ahead_});
     } else if (factors != nullptr) {
       gemm_tn(values.data, values.stride, s_.tile, width, outputs, width, task_.dv, panel.vectors, count,
               store::RescaleAdd(factors));

@@ -66,8 +66,8 @@ struct FlashTask {
 /// shapes.
 std::vector<BlockItem> cut_into_blocks(const FlashTask& task, int64_t most_rows = kBlockRows);
 
-/// Calls tile(j0, j1) for the key tiles that rows [begin, end) may see, ascending and cut at multiples of `tile_keys`,
-/// a divisor of 1024; the runs of an order into equal tiles of at most as many.
+/// Calls tile(j0, j1) for the key tiles that rows [begin, end) may see, ascending and cut at multiples of `tile_keys`;
+/// the runs of an order into equal tiles of at most as many.
 template <class Tile>
 void walk_tiles(const FlashTask& task, const Sequence& s, int64_t head, int64_t begin, int64_t end, int64_t tile_keys,
                 const Tile& tile) {
@@ -103,11 +103,11 @@ void walk_tiles(const FlashTask& task, const Sequence& s, int64_t head, int64_t 
     return;
   }
   // Spans that nobody sees are left out at once, so that a window's cost does not grow with the sequence.
-  constexpr int64_t kSpan = 1024;
   const auto bisect = [&](const auto& self, int64_t j0, int64_t j1) -> void {
-    if (p.mask.classify_quickly(scope, begin, end, j0, j1) == Coverage::empty) return;
-    if (j1 - j0 <= kSpan) return walk(j0, j1);
-    const int64_t middle = (j0 + j1) / 2 / kSpan * kSpan + ((j0 + j1) / 2 / kSpan * kSpan <= j0 ? kSpan : 0);
+    const Coverage seen = p.mask.classify_quickly(scope, begin, end, j0, j1);
+    if (seen == Coverage::empty) return;
+    if (seen == Coverage::full || j1 - j0 <= tile_keys) return walk(j0, j1);
+    const int64_t middle = j0 + (j1 - j0 + tile_keys) / (2 * tile_keys) * tile_keys;
     self(self, j0, middle);
     self(self, middle, j1);
   };

@@ -127,6 +127,7 @@ HWY_INLINE void add_span(const float* HWY_RESTRICT a, ptrdiff_t lda, const float
 template <int R, int V, class Store>
 HWY_INLINE void gemm_tn_rows(const float* a, ptrdiff_t lda, const float* b, ptrdiff_t ldb, float* c, ptrdiff_t ldc,
                              int64_t row, const Reach& reach, const Store& store) {
+  store.begin();
   Vector sum[R][V];
   start_sums(store, 0, sum);
   for (const Reach::Span& span : reach) {

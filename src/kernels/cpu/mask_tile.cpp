@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 
+#include "kernels/mask_reach.h"
+
 namespace heed::kernels {
 
 void TileBits::add(const uint64_t* words, int64_t keys) {
@@ -26,13 +28,10 @@ TileCover cover_tile(const Mask& mask, const MaskScope& scope, int64_t i0, int64
   const Coverage quick = mask.classify_quickly(scope, i0, i1, j0, j1);
   if (quick == Coverage::empty) return {};
   if (quick == Coverage::full) return {j0, j1, false};
-  // Groups of keys that nobody sees are cut off both ends, large ones first: the edges of a band then waste little.
-  for (const int64_t group : {64, 8}) {
-    while (j0 < j1 && mask.classify_quickly(scope, i0, i1, j0, std::min(j0 + group, j1)) == Coverage::empty)
-      j0 += group;
-    while (j0 < j1 && mask.classify_quickly(scope, i0, i1, std::max(j1 - group, j0), j1) == Coverage::empty)
-      j1 -= group;
-  }
+  // Keys that nobody sees are cut off both ends, a few at a time: the edges of a band then waste little.
+  constexpr int64_t kGroup = 8;
+  const KeyRange reach = mask_reach(mask, scope, i0, i1, j0, j1);
+  j0 += (reach.begin - j0) / kGroup * kGroup, j1 = reach.end;
   if (j0 >= j1) return {};
 
   TileBits tile(bits, width, rows);

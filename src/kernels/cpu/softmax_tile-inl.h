@@ -95,6 +95,12 @@ struct Exponential : Overwrite {
   HWY_INLINE void close(Vector total, int64_t column) const { hn::StoreU(total, Lanes(), sum + column); }
 };
 
+/// C += A B; `ahead` takes a step a register tile.
+struct AddAhead : Add {
+  RowsAhead* ahead;
+  HWY_INLINE void begin() const { ahead->step(); }
+};
+
 /// The same, and 0 for hidden pairs whatever their logits. `bits` as cover_tile writes them; `width` floats a row of C.
 struct MaskedExponential : Exponential {
   const uint32_t* bits;
