@@ -13,15 +13,16 @@
 namespace heed::kernels {
 namespace {
 
-// A function of the shapes, so that the number of threads does not change a bit of the result; more workers than
-// threads, so that a thread which is held up leaves its share to the others.
+// A function of the shapes, so that the number of threads does not change a bit of the result. More workers than
+// threads, so that a thread which is held up leaves its share to the others; a worker's first step waits for its keys,
+// and every worker's state is merged, so that none gets little work.
 WorkPlan default_plan(const DecodeParams& p) {
-  constexpr int64_t kUnitsPerWorker = 16, kMostWorkers = 128;
+  constexpr int64_t kEnoughWorkers = 16, kFewestUnits = 4, kMostUnits = 16, kMostWorkers = 128;
   const std::vector<int64_t> lengths = row_lengths(p);
   int64_t units = 0;
   for (int64_t length : lengths) units += (length + kStepSlots - 1) / kStepSlots;
-  return make_work_plan(lengths, kStepSlots,
-                        static_cast<int>(std::clamp<int64_t>(units / kUnitsPerWorker, 1, kMostWorkers)));
+  const int64_t of_worker = std::clamp(units / kEnoughWorkers, kFewestUnits, kMostUnits);
+  return make_work_plan(lengths, kStepSlots, static_cast<int>(std::clamp<int64_t>(units / of_worker, 1, kMostWorkers)));
 }
 
 // Walks the plan once in order: every unit of every row exactly once.

@@ -21,14 +21,20 @@ static_assert(kSums % kLanes == 0 && kLanes <= 16);
 
 /// Rows to touch ahead of their use, `lines` cache lines of each from byte `begin` on.
 struct Ahead {
+  static constexpr int64_t kNarrow = 2;  ///< lines of a row, of which a step leaves room for the current one
+
   const char* const* rows = nullptr;
   int64_t count = 0, begin = 0, lines = 0;
 
   HWY_INLINE void touch(int64_t r) const {
     if (r >= count) return;
     const char* at = rows[r] + begin;
-    // Into the second level: a step of rows would drive the current one out of the first.
-    for (int64_t line = 0; line < lines; ++line) __builtin_prefetch(at + 64 * line, 0, 2);
+    // Wide rows go into the second level: a step of them would drive the current one out of the first.
+    if (lines <= kNarrow) {
+      for (int64_t line = 0; line < lines; ++line) __builtin_prefetch(at + 64 * line, 0, 3);
+    } else {
+      for (int64_t line = 0; line < lines; ++line) __builtin_prefetch(at + 64 * line, 0, 2);
+    }
   }
 };
 

@@ -201,13 +201,13 @@ class SlotWalk {
     const char** rows = step.key_rows;
     DType dtype = keys_.cache.data.dtype;
     Ahead ahead{s_.value_rows, step.count, 0, lines_of(values_)};
+    if (rotates_ && rotator_.reads(keys_)) return multiply_rotated_keys(step, ahead);
     if (stages_keys_) {
-      const bool direct = rotates_ && rotator_.reads(keys_);
-      if (!direct) stage_slots(keys_, b_, h_, step.slots, step.key_rows, step.count, s_.staged_keys, s_.q_stride);
+      stage_slots(keys_, b_, h_, step.slots, step.key_rows, step.count, s_.staged_keys, s_.q_stride);
       if (rotates_) {
         // Memory is idle meanwhile: the values come closer.
-        rotator_.rotate(step.slots, rotation_positions(), step.count, direct ? step.key_rows : nullptr, keys_.width,
-                        s_.staged_keys, s_.q_stride, [&](int64_t k) HWY_ATTR { ahead.touch(k); });
+        rotator_.rotate(step.slots, rotation_positions(), step.count, nullptr, keys_.width, s_.staged_keys, s_.q_stride,
+                        [&](int64_t k) HWY_ATTR { ahead.touch(k); });
         ahead.count = 0;
       }
       rows = s_.some_rows;
@@ -216,11 +216,29 @@ class SlotWalk {
         rows[k] = reinterpret_cast<const char*>(s_.staged_keys + std::min(k, step.count - 1) * s_.q_stride);
       }
     }
+    multiply_rows(dtype, rows, step.count, s_.logits, ahead);
+  }
+
+  /// Keys are rotated a few at a time, so that they are still in the first cache when they are multiplied.
+  void multiply_rotated_keys(const Step& step, const Ahead& ahead) {
+    constexpr int64_t kAtOnce = 16;
+    for (int64_t k = 0; k < kAtOnce + kSums; ++k) {
+      s_.some_rows[k] = reinterpret_cast<const char*>(s_.staged_keys + std::min(k, kAtOnce - 1) * s_.q_stride);
+    }
+    for (int64_t first = 0; first < step.count; first += kAtOnce) {
+      const int64_t count = std::min(kAtOnce, step.count - first);
+      rotator_.rotate(step.slots + first, rotation_positions(), count, step.key_rows + first, keys_.width,
+                      s_.staged_keys, s_.q_stride, [&](int64_t k) HWY_ATTR { ahead.touch(first + k); });
+      multiply_rows(DType::f32, s_.some_rows, count, s_.logits + first, {});
+    }
+  }
+
+  void multiply_rows(DType dtype, const char* const* rows, int64_t count, float* logits, Ahead ahead) {
     for (int64_t r = 0; r < call_.query_rows;) {
       const int64_t block = block_rows(call_.query_rows - r);
       row_kernels(dtype, block)
-          .keys(s_.q + r * s_.q_stride, s_.q_stride, rows, step.count, round_up(call_.d, kLanes) / kLanes,
-                s_.logits + r * kStepSlots, kStepSlots, ahead);
+          .keys(s_.q + r * s_.q_stride, s_.q_stride, rows, count, round_up(call_.d, kLanes) / kLanes,
+                logits + r * kStepSlots, kStepSlots, ahead);
       ahead.count = 0;
       r += block;
     }

@@ -169,37 +169,61 @@ class Rotator {
   template <class Touch>
   HWY_INLINE void rotate(const int64_t* slots, const int64_t* positions, int64_t count, const char* const* rows,
                          int64_t width, float* keys, int64_t stride, const Touch& touch) {
-    constexpr int64_t kPeriod = RotationTable::kPeriod;
-    const int64_t half = table_.half, step = rotation_.interleaved ? 2 : 1, apart = rotation_.interleaved ? 1 : half;
-    const int64_t vectors = rotation_.interleaved ? 0 : half / kLanes * kLanes;
-    for (int64_t k = 0; k < count; ++k) {
-      touch(k);
-      const int64_t position = positions == nullptr ? slots[k] : positions[slots[k]];
-      const int64_t fine = (position % kPeriod + kPeriod) % kPeriod;
-      if (position - fine != coarse_position_) move(position - fine);
-      const float *c0 = coarse_, *s0 = coarse_ + half;
-      const float *c1 = table_.cosine.data() + fine * half, *s1 = table_.sine.data() + fine * half;
-      float* to = keys + k * stride;
-      const float* from = rows == nullptr ? to : reinterpret_cast<const float*>(rows[k]);
-      int64_t i = 0;
-      for (; i < vectors; i += kLanes) {
-        const Vector cc = load_vector(c0 + i), ss = load_vector(s0 + i), cf = load_vector(c1 + i),
-                     sf = load_vector(s1 + i), x = load_vector(from + i), y = load_vector(from + half + i);
-        const Vector c = hn::NegMulAdd(ss, sf, hn::Mul(cc, cf)), s = hn::MulAdd(ss, cf, hn::Mul(cc, sf));
-        store_vector(hn::NegMulAdd(y, s, hn::Mul(x, c)), to + i);
-        store_vector(hn::MulAdd(x, s, hn::Mul(y, c)), to + half + i);
+    const int64_t half = table_.half, vectors = rotation_.interleaved ? 0 : half / kLanes * kLanes;
+    const float *cosine = table_.cosine.data(), *sine = table_.sine.data();
+    int64_t fine[kRun];  // of the run's slots: their row of the table
+    for (int64_t begin = 0, end = 0; begin < count; begin = end) {
+      for (; end < count && end - begin < kRun; ++end) {
+        const int64_t position = positions == nullptr ? slots[end] : positions[slots[end]];
+        const int64_t at = position & (RotationTable::kPeriod - 1);
+        if (position - at != coarse_position_) {
+          if (end > begin) break;
+          move(position - at);
+        }
+        fine[end - begin] = at * half;
       }
-      for (; i < half; ++i) {
-        const float c = c0[i] * c1[i] - s0[i] * s1[i], s = s0[i] * c1[i] + c0[i] * s1[i];
-        const float x = to[i * step], y = to[i * step + apart];
-        to[i * step] = x * c - y * s;
-        to[i * step + apart] = x * s + y * c;
+      const auto key = [&](int64_t k) { return keys + k * stride; };
+      const auto source = [&](int64_t k) { return rows == nullptr ? key(k) : reinterpret_cast<const float*>(rows[k]); };
+      // The run's share of the angles stays in registers.
+      for (int64_t i = 0; i < vectors; i += kLanes) {
+        const Vector cc = load_vector(coarse_ + i), ss = load_vector(coarse_ + half + i);
+        for (int64_t k = begin; k < end; ++k) {
+          if (i == 0) touch(k);
+          const int64_t at = fine[k - begin] + i;
+          const float* from = source(k) + i;
+          float* to = key(k) + i;
+          const Vector cf = load_vector(cosine + at), sf = load_vector(sine + at), x = load_vector(from),
+                       y = load_vector(from + half);
+          const Vector c = hn::NegMulAdd(ss, sf, hn::Mul(cc, cf)), s = hn::MulAdd(ss, cf, hn::Mul(cc, sf));
+          store_vector(hn::NegMulAdd(y, s, hn::Mul(x, c)), to);
+          store_vector(hn::MulAdd(x, s, hn::Mul(y, c)), to + half);
+        }
       }
-      if (rows != nullptr && width > 2 * half) read_row(from + 2 * half, width - 2 * half, to + 2 * half, true);
+      for (int64_t k = begin; k < end; ++k) {
+        if (vectors == 0) touch(k);
+        if (vectors < half) rotate_singly(vectors, cosine + fine[k - begin], sine + fine[k - begin], key(k));
+        if (rows != nullptr && width > 2 * half)
+          read_row(source(k) + 2 * half, width - 2 * half, key(k) + 2 * half, true);
+      }
     }
   }
 
  private:
+  /// Slots that are rotated together.
+  static constexpr int64_t kRun = 16;
+
+  /// Pairs from `i` on, in place.
+  void rotate_singly(int64_t i, const float* c1, const float* s1, float* to) const {
+    const int64_t half = table_.half, step = rotation_.interleaved ? 2 : 1, apart = rotation_.interleaved ? 1 : half;
+    const float *c0 = coarse_, *s0 = coarse_ + half;
+    for (; i < half; ++i) {
+      const float c = c0[i] * c1[i] - s0[i] * s1[i], s = s0[i] * c1[i] + c0[i] * s1[i];
+      const float x = to[i * step], y = to[i * step + apart];
+      to[i * step] = x * c - y * s;
+      to[i * step + apart] = x * s + y * c;
+    }
+  }
+
   void move(int64_t position) {
     double *c = exact_, *s = exact_ + table_.half;
     if (position == coarse_position_ + RotationTable::kPeriod) {
