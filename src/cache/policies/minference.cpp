@@ -146,25 +146,33 @@ class MInference : public SparsePrompt {
     }
     const auto columns = ops::top_k(column_sums, pattern.columns, std::min(kFirstColumns, pattern.columns));
     const auto index = columns.squeeze(2).to(torch::kInt64);  // [B, H, K]
-    const int64_t n = part.grid.queries, before = part.grid.keys - n;
-    const auto rows = torch::arange(n);
-    const auto in_blocks = ops::block_map(*options.blocks, part.grid)
-                               .gather(3, torch::div(index.clamp_min(0), kBlock, "floor")
-                                              .unsqueeze(2)
-                                              .expand({-1, -1, part.grid.query_blocks(), -1}))
-                               .index_select(2, torch::div(rows, kBlock, "floor"));
-    const auto own = index.unsqueeze(2);
-    const auto visible = (own >= 0) & (own <= (rows + before).view({1, 1, n, 1})) & ~in_blocks;
-    pairs += visible.sum().item<int64_t>();
-    const auto gather = [&](const Tensor& x) {
-      const auto all = x.index_select(1, part.kv_heads);
-      return all.gather(2, index.clamp_min(0).unsqueeze(3).expand({-1, -1, -1, x.size(3)}));
-    };
-    auto at_columns = part.options;
-    at_columns.mask = {};
-    at_columns.bias = torch::zeros(visible.sizes(), torch::kFloat32).masked_fill_(~visible, -INFINITY);
-    const auto verticals = attention_with_lse(part.q, gather(kv_.keys()), gather(kv_.values()), at_columns);
-    part.out = merge({slashes.out, slashes.lse.unsqueeze(3)}, {verticals.out, verticals.lse.unsqueeze(3)}).out;
+    const auto k = at_columns(kv_.keys(), part, index), v = at_columns(kv_.values(), part, index);
+    const auto map = ops::block_map(*options.blocks, part.grid);
+    const auto block_of = torch::div(index.clamp_min(0), kBlock, "floor").unsqueeze(2), own = index.unsqueeze(2);
+    part.out = torch::empty_like(slashes.out);
+    // A block of queries at a time: what each may see of the columns is a tensor.
+    for (int64_t block = 0; block < part.grid.query_blocks(); ++block) {
+      const int64_t first = block * kBlock, n = std::min(kBlock, part.grid.queries - first);
+      const auto places = torch::arange(first, first + n).view({1, 1, n, 1}) + (part.grid.keys - part.grid.queries);
+      const auto visible = (own >= 0) & (own <= places) & ~map.narrow(2, block, 1).gather(3, block_of);
+      pairs += visible.sum().item<int64_t>();
+      auto at_rows = part.options;
+      at_rows.mask = {};
+      at_rows.bias = torch::zeros(visible.sizes(), torch::kFloat32).masked_fill_(~visible, -INFINITY);
+      const auto verticals = attention_with_lse(part.q.narrow(2, first, n), k, v, at_rows);
+      const auto rows = [&](const Tensor& x) { return x.narrow(2, first, n); };
+      rows(part.out).copy_(
+          merge({rows(slashes.out), rows(slashes.lse).unsqueeze(3)}, {verticals.out, verticals.lse.unsqueeze(3)}).out);
+    }
+  }
+
+  /// Keys or values [B, Hkv, M, D] at columns int64 [B, H, K] of the part's heads: [B, H, K, D].
+  static Tensor at_columns(const Tensor& x, const Part& part, const Tensor& index) {
+    auto taken = torch::empty({index.size(0), index.size(1), index.size(2), x.size(3)}, x.options());
+    for (int64_t b = 0; b < index.size(0); ++b)
+      for (int64_t h = 0; h < index.size(1); ++h)
+        taken[b][h].copy_(x[b][part.kv_heads[h].item<int64_t>()].index_select(0, index[b][h].clamp_min(0)));
+    return taken;
   }
 
   std::vector<Pattern> heads_;

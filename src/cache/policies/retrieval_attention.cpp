@@ -17,8 +17,8 @@ struct Settings {
   bool exact = false;
 };
 
-/// Queries whose scores are held at a time while the graph is built.
-constexpr int64_t kQueries = 64;
+/// Scores that are held at a time while the graph is built.
+constexpr int64_t kScores = 1 << 20;
 
 /// Always read are the sinks and what came later than `recent` tokens before the end of the prompt: what is decoded is
 /// not indexed.
@@ -97,8 +97,9 @@ class RetrievalAttention : public LayerCache {
   /// The `near` best candidates of every query, best first: int32 [B, Hq, S, near].
   Tensor best_keys(const Tensor& queries) const {
     std::vector<Tensor> parts;
-    for (int64_t i = 0; i < queries.size(2); i += kQueries) {
-      const auto scores = products(queries.slice(2, i, i + kQueries).contiguous());
+    const int64_t at_once = std::max<int64_t>(1, kScores / (queries.size(0) * queries.size(1) * kv_.longest()));
+    for (int64_t i = 0; i < queries.size(2); i += at_once) {
+      const auto scores = products(queries.slice(2, i, i + at_once).contiguous());
       const auto best = ops::top_k(scores, s_.near);
       const auto order = scores.gather(3, best.to(torch::kInt64)).argsort(3, true);
       parts.push_back(best.gather(3, order));
@@ -148,17 +149,20 @@ PolicyRow retrieval_attention() {
       "retrieval_attention", "arXiv 2409.10516", 2024, "sinks + recent + generated + top_k read; N and a graph held",
       {{"sinks", 128, "first tokens that are always read"},
        {"recent", 512, "last tokens of the prompt that are always read, as are all later ones"},
-       {"top_k", 100, "tokens that every query head retrieves from between them"},
+       {"top_k", 100, "tokens that are retrieved from between them"},
+       {"per", "query_head", "query_head: top_k for each; kv_head: top_k for each group, in equal shares"},
        {"beam", 128, "keys that a search goes on from; at least top_k"},
        {"near", 32, "best keys of a query of the prompt that build the graph"},
        {"degree", 32, "links of a key, before those that connect the graph"},
        {"samples", 4096, "queries of the prompt that build the graph, at most"},
        {"search", "graph", "graph, or exact: all keys are scored at every step"}},
-      [](ConfigReader& reader, const ModelShape&) -> Policy {
+      [](ConfigReader& reader, const ModelShape& shape) -> Policy {
         Settings s;
         s.sinks = reader.integer("sinks", s.sinks, 0);
         s.recent = reader.integer("recent", s.recent, 1);
         s.top_k = reader.integer("top_k", s.top_k, 1, 1 << 30);
+        if (reader.choice("per", "query_head", {"query_head", "kv_head"}) == "kv_head")
+          s.top_k = std::max<int64_t>(1, s.top_k * shape.kv_heads / shape.heads);
         s.beam = reader.integer("beam", std::max(s.beam, s.top_k), 1, 1 << 30);
         s.near = reader.integer("near", s.near, 2, 1 << 20);
         s.degree = reader.integer("degree", s.degree, 1, 1 << 20);
@@ -170,8 +174,10 @@ PolicyRow retrieval_attention() {
   row.covering = {{"sinks", 4}, {"recent", 16}, {"top_k", 2000}, {"beam", 2000}};
   row.at_budget = [](int64_t budget) {
     const int64_t sinks = std::min<int64_t>(128, budget / 16), recent = std::max<int64_t>(1, budget / 4);
-    return nlohmann::json{
-        {"sinks", sinks}, {"recent", recent}, {"top_k", std::max<int64_t>(1, budget - sinks - recent)}};
+    return nlohmann::json{{"sinks", sinks},
+                          {"recent", recent},
+                          {"top_k", std::max<int64_t>(1, budget - sinks - recent)},
+                          {"per", "kv_head"}};
   };
   row.tight = {{"sinks", 4}, {"recent", 16}, {"top_k", 20}, {"beam", 32}};
   return row;
