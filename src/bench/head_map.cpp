@@ -16,11 +16,20 @@ std::string setting_of(const HeadMap& map) {
                      map.scores.samples, map.scores.repeated);
 }
 
+constexpr double kKept = 0.9;
+
+/// Draws of random heads without which at least kKept of the score is left.
+int64_t draws_kept(const probe::MaskingResult& m) {
+  return std::count_if(m.random.begin(), m.random.end(), [&](double score) { return score >= kKept * m.unmasked; });
+}
+
 std::string masking_line(const probe::MaskingResult& m, size_t heads) {
   const auto [low, high] = std::minmax_element(m.random.begin(), m.random.end());
-  return fmt::format("{} {} masked ({}): score {:.2f} of {:.2f}; as many others, {} draws: {:.2f} ({:.2f} to {:.2f})",
-                     heads, heads == 1 ? "retrieval head" : "retrieval heads", to_string(m.masking), m.found,
-                     m.unmasked, m.random.size(), m.random_mean(), *low, *high);
+  return fmt::format(
+      "{} {} masked ({}): score {:.2f} of {:.2f}; as many others, {} draws: {:.2f} ({:.2f} to {:.2f}), {} of them "
+      "keep {:g} of the score or more",
+      heads, heads == 1 ? "retrieval head" : "retrieval heads", to_string(m.masking), m.found, m.unmasked,
+      m.random.size(), m.random_mean(), *low, *high, draws_kept(m), kKept);
 }
 
 /// What draws tell once heads are left out that the answer needs by themselves; empty where that was not measured.
@@ -77,9 +86,13 @@ nlohmann::ordered_json to_json(const HeadMap& map) {
   json["threshold"] = map.threshold;
   json["retrieval_heads"] = probe::heads_above(map.scores.at("retrieval"), map.threshold);
   for (const auto& m : map.masked) {
-    nlohmann::ordered_json masked{{"masking", to_string(m.masking)}, {"unmasked", m.unmasked},
-                                  {"retrieval_heads", m.found},      {"random_heads", m.random},
-                                  {"random_mean", m.random_mean()},  {"drawn", m.drawn}};
+    nlohmann::ordered_json masked{{"masking", to_string(m.masking)},
+                                  {"unmasked", m.unmasked},
+                                  {"retrieval_heads", m.found},
+                                  {"random_heads", m.random},
+                                  {"random_mean", m.random_mean()},
+                                  {"draws_kept", draws_kept(m)},
+                                  {"drawn", m.drawn}};
     if (m.alone.defined()) {
       for (int64_t l = 0; l < m.alone.size(0); ++l) {
         const auto row = m.alone[l].contiguous();  // NaN, of found heads, becomes null

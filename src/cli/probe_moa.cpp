@@ -20,7 +20,7 @@ struct ProbeMoa {
   int64_t unseen = 0, step = 0;
   probe::MoaProfileOptions profile;
   probe::MoaOptions search;
-  probe::WindowCompareOptions windows;
+  probe::WindowCompareOptions windows{.samples = 20};
   std::string ranking;
   bool compare = false;
 };
@@ -134,7 +134,7 @@ void add_probe_moa(CLI::App& probe) {
   moa->add_flag("--compare", o->compare,
                 "score the task with the plan, with one window for all heads and with DuoAttention, each of as many "
                 "bytes, at the longest length and at twice as many tokens");
-  moa->add_option("--compare-samples", o->windows.samples, "prompts of each (default 50)")->check(CLI::PositiveNumber);
+  moa->add_option("--compare-samples", o->windows.samples, "prompts of each (default 20)")->check(CLI::PositiveNumber);
   moa->add_option("--heads", o->ranking,
                   "head table by which DuoAttention keeps heads whole (default: induction scores, measured)");
   add_threads(*moa, o->common);

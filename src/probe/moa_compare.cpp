@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 
 #include "heed/cache/evaluate.h"
 #include "heed/error.h"
@@ -27,16 +28,20 @@ PolicyChoice at_bytes(const checkpoint::LanguageModel& lm, const std::string& na
   const auto with = [&](int64_t tokens) -> PolicyChoice {
     return {name, row.at_budget ? row.at_budget(tokens) : row.at_mean_budget(tokens, length, ranking)};
   };
-  int64_t low = 2, high = length;
-  while (low < high) {
-    const int64_t middle = (low + high) / 2;
-    if (held_bytes(lm, with(middle), length) < bytes)
-      low = middle + 1;
-    else
-      high = middle;
+  // Every look is a whole prompt. Bytes grow nearly evenly with the dial, so a look goes where they should be reached;
+  // one in three halves what is left, whatever their shape.
+  int64_t low = 2, high = length, below = held_bytes(lm, with(low), length), above = held_bytes(lm, with(high), length);
+  if (below >= bytes) return with(low);
+  if (above <= bytes) return with(high);
+  for (int64_t look = 1; high - low > 1; ++look) {
+    const double share = look % 3 == 0 ? 0.5 : double(bytes - below) / double(above - below);
+    const int64_t at = std::clamp<int64_t>(low + std::llround(share * double(high - low)), low + 1, high - 1);
+    const int64_t held = held_bytes(lm, with(at), length);
+    if (held == bytes) return with(at);
+    (held < bytes ? low : high) = at;
+    (held < bytes ? below : above) = held;
   }
-  const auto off = [&](int64_t tokens) { return std::abs(held_bytes(lm, with(tokens), length) - bytes); };
-  return with(low > 2 && off(low - 1) < off(low) ? low - 1 : low);
+  return with(bytes - below < above - bytes ? low : high);
 }
 
 }  // namespace
