@@ -16,6 +16,8 @@ namespace {
 using torch::Tensor;
 using Core = std::function<Tensor(const CoreInput&)>;
 
+/// Longer sequences are judged by as many of their queries, evenly spread.
+constexpr int64_t kMostJudged = 4096, kJudged = 256;
 /// A mechanism that takes this long for one length is timed fewer times than asked.
 constexpr double kMostSeconds = 10;
 /// What an exact mechanism may differ by: float32 of ordinary logits, and twice the rounding of 16-bit outputs.
@@ -43,30 +45,60 @@ CoreInput input_of(const Contestant& c, const LayerTensors& layer) {
   return core;
 }
 
+/// The queries of a sequence that are judged; undefined: all.
+Tensor judged_rows(int64_t length) {
+  if (length <= kMostJudged) return {};
+  return (torch::arange(1, kJudged + 1) * length).div(kJudged, "floor") - 1;
+}
+
+/// Of some rows alone, each with the keys that it sees.
+ExactResult exact_rows(const LayerTensors& t, const Tensor& rows, bool causal) {
+  if (!causal) return exact_attention(t.q.index_select(2, rows), t.k, t.v, false);
+  std::vector<Tensor> outs, lses;
+  for (int64_t i = 0; i < rows.size(0); ++i) {
+    const int64_t row = rows[i].item<int64_t>();
+    const auto one = exact_attention(t.q.narrow(2, row, 1), t.k.narrow(2, 0, row + 1), t.v.narrow(2, 0, row + 1), true);
+    outs.push_back(one.out), lses.push_back(one.lse);
+  }
+  return {torch::cat(outs, 2), torch::cat(lses, 2)};
+}
+
 /// Exact results of the layers at one length, made when first asked for.
 class ExactResults {
  public:
-  explicit ExactResults(const std::vector<LayerTensors>& layers) : layers_(layers), results_(2 * layers.size()) {}
+  explicit ExactResults(const std::vector<LayerTensors>& layers)
+      : layers_(layers), results_(2 * layers.size()), rows_(judged_rows(layers.front().q.size(2))) {}
+
+  /// The rows of a result that this object has; all where undefined.
+  const Tensor& rows() const { return rows_; }
 
   ExactResult of(size_t layer, bool causal, bool one_query) {
     auto& result = results_[2 * layer + causal];
-    if (!result.out.defined()) result = exact_attention(layers_[layer].q, layers_[layer].k, layers_[layer].v, causal);
+    const auto& t = layers_[layer];
+    if (!result.out.defined())
+      result = rows_.defined() ? exact_rows(t, rows_, causal) : exact_attention(t.q, t.k, t.v, causal);
     if (!one_query) return result;
-    const int64_t last = result.lse.size(2) - 1;
+    const int64_t last = result.lse.size(2) - 1;  // the last row is among those that are judged
     return {result.out.narrow(2, last, 1), result.lse.narrow(2, last, 1)};
   }
 
  private:
   const std::vector<LayerTensors>& layers_;
   std::vector<ExactResult> results_;
+  Tensor rows_;
 };
 
+/// `rows` of `out`, undefined: all, against as many of `exact`.
 Fidelity fidelity_of(const LayerTensors& layer, const Tensor& out, const nn::CoreReport& report,
-                     const ExactResult& exact) {
+                     const ExactResult& exact, const Tensor& rows) {
+  const auto judged = [&](const Tensor& x) {
+    const auto part = rows.defined() ? x.index_select(2, rows) : x;
+    return part.to(torch::kFloat64);
+  };
   Fidelity f;
   f.layer = layer.layer;
-  f.error = (out.to(torch::kFloat64) - exact.out).norm().item<double>() / exact.out.norm().item<double>();
-  if (report.lse.defined()) f.mass = torch::exp(report.lse.to(torch::kFloat64) - exact.lse).mean().item<double>();
+  f.error = (judged(out) - exact.out).norm().item<double>() / exact.out.norm().item<double>();
+  if (report.lse.defined()) f.mass = torch::exp(judged(report.lse) - exact.lse).mean().item<double>();
   return f;
 }
 
@@ -94,7 +126,8 @@ void look(Entry& entry, const std::vector<LayerTensors>& layers, ExactResults& e
     const auto out = entry.core(core);
     entry.pairs = report.pairs;
     if (row.timing_only) continue;
-    row.layers.push_back(fidelity_of(layers[i], out, report, exact.of(i, row.causal, row.one_query)));
+    row.layers.push_back(fidelity_of(layers[i], out, report, exact.of(i, row.causal, row.one_query),
+                                     row.one_query ? Tensor() : exact.rows()));
     errors.push_back(row.layers.back().error);
     if (row.layers.back().mass) masses.push_back(*row.layers.back().mass);
   }
@@ -116,7 +149,8 @@ void or_skip(Entry& entry, const Run& run) {
   }
 }
 
-std::vector<Entry> enter(const std::vector<Contestant>& all, const LayerTensors& layer, int64_t trained_length) {
+std::vector<Entry> enter(const std::vector<Contestant>& all, const LayerTensors& layer, int64_t trained_length,
+                         bool far_fidelity) {
   const CoreShape shape{layer.q.size(1), layer.k.size(1), layer.q.size(3),
                         layer.q.size(2), trained_length,  layer.q.scalar_type()};
   std::vector<Entry> entries;
@@ -131,7 +165,7 @@ std::vector<Entry> enter(const std::vector<Contestant>& all, const LayerTensors&
     row.causal = c.causal;
     row.training_free = c.row->training_free;
     row.exact = c.row->exact && c.settings.empty();
-    row.timing_only = shape.length > trained_length;
+    row.timing_only = shape.length > trained_length && !far_fidelity;
     or_skip(entry, [&] { entry.core = c.prepare(shape); });
     entries.push_back(std::move(entry));
   }
@@ -177,7 +211,7 @@ Comparison compare(QkvSource& source, const CompareOptions& options,
       ++done;
     };
     const auto layers = source.tensors(length);
-    auto entries = enter(all, layers[0], source.trained_length());
+    auto entries = enter(all, layers[0], source.trained_length(), options.far_fidelity);
     ExactResults exact(layers);
     for (auto& entry : entries) {
       step(entry.row.name);

@@ -140,6 +140,9 @@ void add_compare(CLI::App& app) {
   command->add_option("--set", o->set, "parameters of mechanisms, NAME.key=value, as sliding_window.window=128");
   command->add_option("--repeats", o->compare.repeats, "timed runs of every layer, or of a policy's prompt (default 5)")
       ->check(CLI::Range(1, 1000));
+  command->add_flag(
+      "--far-fidelity", o->compare.far_fidelity,
+      "error and mass at lengths beyond the trained one, too, where the model's attention is less its own");
   command->add_option("--dtype", o->dtype,
                       "type of q, k and v taken from a model: float32, bfloat16, float16 (default float32)");
   auto* policies = command->add_flag(

@@ -23,7 +23,34 @@ std::optional<int64_t> state_bytes_of(train::TaskModel& model, const tasks::Task
   }
 }
 
+std::unique_ptr<train::TaskModel> model_of(const Lesson& lesson, const tasks::Task& task, const Learner& learner,
+                                           uint64_t seed, int64_t parameters) {
+  if (lesson.make) return lesson.make(learner, seed);
+  auto options = lesson.model;
+  options.mixer = learner.mixer;
+  options.settings = learner.settings;
+  if (!learner.backbone.empty())
+    options.backbone = learner.backbone, options.backbone_settings = learner.backbone_settings;
+  options.parameters = parameters;
+  options.seed = seed;
+  return train::make_task_model(task, options);
+}
+
+void freeze(torch::nn::Module& model, const std::vector<std::string>& names) {
+  for (auto& parameter : model.named_parameters())
+    for (const auto& name : names)
+      if (parameter.key().find(name) != std::string::npos) parameter.value().set_requires_grad(false);
+}
+
 }  // namespace
+
+void take_weights(torch::nn::Module& to, torch::nn::Module& from) {
+  torch::NoGradGuard no_grad;
+  const auto known = from.named_parameters();
+  for (auto& parameter : to.named_parameters())
+    if (const auto* same = known.find(parameter.key()); same != nullptr && same->sizes() == parameter.value().sizes())
+      parameter.value().copy_(*same);
+}
 
 Learner plain(const std::string& mixer) { return {mixer, mixer, {}, {}, {}}; }
 
@@ -52,14 +79,8 @@ Contest::Contest(Lesson lesson, std::vector<Learner> learners, const Report& rep
     auto& row = rows_.emplace_back();
     row.scores.resize(1 + beyond.size());
     for (int64_t seed = 0; seed < lesson_.seeds; ++seed, ++done) {
-      auto options = lesson_.model;
-      options.mixer = learner.mixer;
-      options.settings = learner.settings;
-      if (!learner.backbone.empty())
-        options.backbone = learner.backbone, options.backbone_settings = learner.backbone_settings;
-      options.parameters = parameters;
-      options.seed = static_cast<uint64_t>(seed);
-      const auto model = train::make_task_model(*task, options);
+      const auto model = model_of(lesson_, *task, learner, static_cast<uint64_t>(seed), parameters);
+      freeze(model->module(), learner.frozen);
       row.parameters = model->parameters();
       if (parameters == 0) parameters = row.parameters;
       if (seed == 0) row.state_bytes = state_bytes_of(*model, *task);
@@ -126,11 +147,12 @@ std::string Contest::setup() const {
   const auto& t = lesson_.training;
   const auto& m = lesson_.model;
   auto text = fmt::format(
-      "`{}`{}: {} positions a sample. {} layers of {} channels; {} steps of {} samples at a rate of {:g}, {} seed{}; "
+      "`{}`{}: {} positions a sample. {}; {} steps of {} samples at a rate of {:g}, {} seed{}; "
       "scores: {}, on {} test samples (a guess: {:.3g}).",
-      lesson_.task, lesson_.parameters.empty() ? "" : " " + lesson_.parameters.dump(), positions_, m.layers, m.dim,
-      t.steps, t.batch, t.learning_rate, lesson_.seeds, lesson_.seeds == 1 ? "" : "s", bench::metric_text(metric_),
-      lesson_.samples, chance_);
+      lesson_.task, lesson_.parameters.empty() ? "" : " " + lesson_.parameters.dump(), positions_,
+      lesson_.make ? lesson_.begins : fmt::format("{} layers of {} channels", m.layers, m.dim), t.steps, t.batch,
+      t.learning_rate, lesson_.seeds, lesson_.seeds == 1 ? "" : "s", bench::metric_text(metric_), lesson_.samples,
+      chance_);
   return text;
 }
 

@@ -15,6 +15,7 @@ struct Learner {
   std::map<std::string, nlohmann::json> settings;  ///< configuration of a mixer, by its name
   std::string backbone;                            ///< of images; empty: the lesson's
   nlohmann::json backbone_settings = nlohmann::json::object();
+  std::vector<std::string> frozen;  ///< parameters whose names hold one of these stay as they begin
 };
 
 /// A mixer called by its own name.
@@ -25,6 +26,9 @@ Learner variant(const std::string& name, const std::string& mixer, const nlohman
 /// A backbone of images with settings of its own, called `name`; its mixers are dense.
 Learner on_backbone(const std::string& name, const std::string& backbone, const nlohmann::json& settings = {});
 
+/// Copies the parameters of `from` that `to` has under the same name and in the same shape.
+void take_weights(torch::nn::Module& to, torch::nn::Module& from);
+
 struct Lesson {
   std::string task;
   nlohmann::json parameters = nlohmann::json::object();
@@ -33,6 +37,9 @@ struct Lesson {
   train::TaskModelOptions model;  ///< of all; mixer, parameters and seed are filled in
   train::TaskTrainOptions training;
   int64_t seeds = 3, samples = 256;
+  /// Makes the model of a learner, `begins` says how; default: drawn at random, as `model` says.
+  std::function<std::unique_ptr<train::TaskModel>(const Learner&, uint64_t seed)> make;
+  std::string begins;
 };
 
 /// Sees a model when its training is over.

@@ -20,7 +20,7 @@ using nlohmann::json;
 using nlohmann::ordered_json;
 
 Outcome outcome_of(const std::string& text) {
-  for (const auto outcome : {Outcome::came_out, Outcome::on_the_mean, Outcome::did_not})
+  for (const auto outcome : {Outcome::came_out, Outcome::on_the_mean, Outcome::undecided, Outcome::did_not})
     if (text == to_string(outcome)) return outcome;
   fail("outcome {} is unknown", text);
 }
@@ -66,6 +66,7 @@ std::string tally(const Finding& finding) {
   };
   auto text = fmt::format("{} of {}", count(Outcome::came_out), finding.claims.size());
   if (const auto mean = count(Outcome::on_the_mean)) text += fmt::format(", {} on the mean only", mean);
+  if (const auto open = count(Outcome::undecided)) text += fmt::format(", {} not decided", open);
   return text;
 }
 
@@ -132,9 +133,11 @@ std::string ResultsPage::markdown() const {
   }
   return fmt::format(
              "# What the papers claim, at small scale: {0}\n\nMade by `heed results {0}` in {1:.0f} minutes. Every "
-             "experiment trains small models on a CPU: what is looked at is the direction of a claim, not its "
-             "headline figure. \"Came out\" means for every seed against every other; where a direction did not come "
-             "out, the page says so.\n\n{2}\n",
+             "experiment is small and runs on a CPU: what is looked at is the direction of a claim, not its headline "
+             "figure. \"Came out\" means for every seed against every other; means that differ by less than half of "
+             "the wider range of seeds, or than half a percent, decide nothing; where a direction did not come out, "
+             "the "
+             "page says so.\n\n{2}\n",
              name_, seconds / 60, overview) +
          sections;
 }

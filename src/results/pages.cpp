@@ -3,6 +3,7 @@
 #include "heed/names.h"
 #include "heed/results/experiment.h"
 #include "results/linear/experiments.h"
+#include "results/sparse/experiments.h"
 #include "results/vision/experiments.h"
 
 namespace heed::results {
@@ -42,6 +43,19 @@ const std::vector<Experiment>& linear_page() {
   return page;
 }
 
+const std::vector<Experiment>& sparse_page() {
+  static const std::vector<Experiment> page = {
+      sparse::drop_in(),       sparse::tree_search(),     sparse::chunks(),          sparse::core_tokens(),
+      sparse::sorted_hashes(), sparse::growth(),          sparse::strides(),         sparse::neighborhood_kernels(),
+      sparse::routed_copies(), sparse::masked_needles(),  sparse::jumping_needles(), sparse::landmark_needles(),
+      sparse::mixed_spans(),   sparse::core_language(),   sparse::long_tuning(),     sparse::subsampled(),
+      sparse::principles(),    sparse::segments(),        sparse::hashed_copies(),   sparse::reversible_layers(),
+      sparse::triples(),       sparse::predicted_masks(), sparse::fewer_tokens(),    sparse::redundant_tokens(),
+      sparse::tables(),        sparse::pruned_encoder(),
+  };
+  return page;
+}
+
 const std::vector<Experiment>& vision_page() {
   static const std::vector<Experiment> page = {
       vision::mixers(),       vision::windows(),  vision::gates(),    vision::kernels(), vision::spectra(),
@@ -54,11 +68,12 @@ const std::vector<Experiment>& vision_page() {
 
 }  // namespace
 
-std::vector<std::string> pages() { return {"linear", "vision"}; }
+std::vector<std::string> pages() { return {"linear", "sparse", "vision"}; }
 
 std::span<const Experiment> experiments(std::string_view page) {
   const auto names = pages();
   if (page == "linear") return linear_page();
+  if (page == "sparse") return sparse_page();
   if (page == "vision") return vision_page();
   fail("unknown page {}: {}", page, suggest(std::string(page), names));
 }

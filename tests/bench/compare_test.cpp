@@ -173,6 +173,29 @@ TEST_F(CompareTest, BeyondTheTrainedLengthOnlyTimesCount) {
   EXPECT_NE(compare_table(result).find("repeated"), std::string::npos);
 }
 
+TEST_F(CompareTest, FidelityBeyondTheTrainedLengthIsMeasuredWhenAskedFor) {
+  const auto source = model_source({.model = write_model(), .text = write_text("a short text")});
+  const auto result = compare(*source, {.lengths = {65}, .only = {"dense"}, .repeats = 1, .far_fidelity = true});
+  EXPECT_FALSE(row_of(result, "dense", 65).timing_only);
+  EXPECT_LT(row_of(result, "dense", 65).error.value(), 2e-5);
+}
+
+TEST_F(CompareTest, LongSequencesAreJudgedBySpreadQueries) {
+  torch::manual_seed(5);
+  const int64_t n = 4200;
+  const auto source = random_source(n);
+  const auto result = compare(*source, {.lengths = {n},
+                                        .only = {"dense", "sliding_window", "op:decode"},
+                                        .settings = {{"sliding_window", {{"window", n / 2}, {"sinks", 0}}}},
+                                        .repeats = 1});
+  for (const char* exact : {"dense", "op:decode"}) {
+    EXPECT_LT(row_of(result, exact, n).error.value(), 2e-5) << exact;
+    EXPECT_NEAR(row_of(result, exact, n).mass.value(), 1, 1e-4) << exact;
+  }
+  // Of a query at t the window holds min(1, n / 2t), which is (1 + log 2) / 2 on the mean of spread queries.
+  EXPECT_NEAR(row_of(result, "sliding_window", n).mass.value(), (1 + std::log(2)) / 2, 0.03);
+}
+
 TEST_F(CompareTest, BadSourcesAreRefused) {
   const auto model = write_model();
   EXPECT_THROW(model_source({.model = model, .text = folder / "nothing.txt"}), Error);

@@ -26,6 +26,16 @@ TEST(Results, ARunAddsToThePage) {
   EXPECT_NE(slurp(folder / "linear.md").find("Longer queries attend more sharply"), std::string::npos);
 }
 
+TEST(Results, SparseKeysOfTheShippedModel) {
+  const TemporaryDirectory folder;
+  const auto run = test::heed("results sparse --only core_tokens --json --out " + folder.path().string());
+  ASSERT_EQ(run.status, 0) << run.err;
+  const auto found = json::parse(run.out)["core_tokens"];
+  EXPECT_EQ(found["tables"][0]["rows"].size(), 3u);
+  EXPECT_EQ(found["claims"].size(), 2u);
+  EXPECT_NE(slurp(folder / "sparse.md").find("not run"), std::string::npos);
+}
+
 TEST(Results, ListsWithoutRunning) {
   const auto listed = test::heed("results linear --list");
   ASSERT_EQ(listed.status, 0) << listed.err;

@@ -7,6 +7,8 @@
 #include <set>
 
 #include "heed/error.h"
+#include "heed/nn/token_reducer.h"
+#include "heed/registry.h"
 #include "support/temporary_directory.h"
 
 namespace heed::results {
@@ -24,15 +26,20 @@ Experiment made(const Experiment& like) {
 }
 
 TEST(ResultsClaims, SeedsDecide) {
-  const Figure high{"high", {0.9, 1.0}}, low{"low", {0.4, 0.6}}, wide{"wide", {0.5, 0.95}};
+  const Figure high{"high", {0.9, 1.0}}, low{"low", {0.4, 0.6}}, wide{"wide", {0.5, 0.92}}, near{"near", {0.89, 0.999}};
   EXPECT_EQ(exceeds(high, low).outcome, Outcome::came_out);
   EXPECT_EQ(exceeds(high, wide).outcome, Outcome::on_the_mean);
+  EXPECT_EQ(exceeds(high, near).outcome, Outcome::undecided);
+  EXPECT_EQ(exceeds(near, high).outcome, Outcome::undecided);
+  EXPECT_EQ(exceeds({"one", {2.005}}, {"another", {2}}).outcome, Outcome::undecided);
+  EXPECT_EQ(exceeds({"one", {2.02}}, {"another", {2}}).outcome, Outcome::came_out);
   EXPECT_EQ(exceeds(low, high).outcome, Outcome::did_not);
   EXPECT_EQ(exceeds(high, low, 1.4).outcome, Outcome::came_out);
-  EXPECT_EQ(exceeds(high, low, 1.6).outcome, Outcome::on_the_mean);
-  EXPECT_EQ(exceeds(high, low, 2).outcome, Outcome::did_not);
+  EXPECT_EQ(exceeds(high, low, 1.55).outcome, Outcome::on_the_mean);
+  EXPECT_EQ(exceeds(high, low, 2.5).outcome, Outcome::did_not);
   EXPECT_EQ(reaches(low, high, 0.6).outcome, Outcome::came_out);
-  EXPECT_EQ(reaches(wide, high, 0.3).outcome, Outcome::on_the_mean);
+  EXPECT_EQ(reaches(wide, high, 0.48).outcome, Outcome::on_the_mean);
+  EXPECT_EQ(reaches(wide, high, 0.3).outcome, Outcome::undecided);
   EXPECT_EQ(reaches(low, high, 0.1).outcome, Outcome::did_not);
   // A training that diverged is no evidence for anything.
   EXPECT_EQ(exceeds(high, {"none", {std::nan("")}}).outcome, Outcome::did_not);
@@ -65,6 +72,17 @@ TEST(ResultsPageTest, NamesOfExperimentsAreOnce) {
       EXPECT_FALSE(experiment.cards.empty()) << experiment.name;
     }
   }
+}
+
+TEST(ResultsPageTest, SparseAndVisionMechanismsHaveExperiments) {
+  std::set<std::string> tried;
+  for (const char* page : {"sparse", "vision"})
+    for (const auto& experiment : experiments(page)) tried.insert(experiment.cards.begin(), experiment.cards.end());
+  for (const auto& rows : {mixer_rows(), nn::reducer_rows()})
+    for (const auto& row : rows) {
+      if (row.family != "sparse_and_vision") continue;
+      EXPECT_TRUE(tried.count(row.name)) << row.name;
+    }
 }
 
 TEST(ResultsPageTest, BadInputIsNamed) {

@@ -25,6 +25,9 @@ struct Figure {
   double mean() const;
   double least() const;
   double most() const;
+  /// The least difference of means that is told from chance: the wider of both ranges, halved, and at least half a
+  /// percent of the smaller mean.
+  double resolution(const Figure& other) const;
   /// "0.982", or "0.982 (0.975 to 0.990)" of several.
   std::string text() const;
 };
@@ -32,6 +35,7 @@ struct Figure {
 enum class Outcome {
   came_out,     ///< for every seed against every other
   on_the_mean,  ///< on the mean of the seeds, whose ranges overlap
+  undecided,    ///< the means are closer than Figure::resolution
   did_not
 };
 
@@ -44,7 +48,8 @@ struct Claim {
   std::string figures;
 };
 
-/// Whether `more` exceeds `less` (by a factor, where one is given), seed against seed.
+/// Whether `more` exceeds `less` (by a factor, where one is given), seed against seed. Means too close to be told apart
+/// decide nothing.
 Claim exceeds(const Figure& more, const Figure& less, double factor = 1);
 /// Whether `close` is no more than `margin` below `other`, seed against seed.
 Claim reaches(const Figure& close, const Figure& other, double margin);
@@ -68,7 +73,7 @@ struct Experiment {
   std::function<Finding(const Report&)> run;
 };
 
-/// The pages there are: "linear", "vision".
+/// The pages there are: "linear", "sparse", "vision".
 std::vector<std::string> pages();
 /// The experiments of a page, in its order; throws heed::Error for a page that there is not.
 std::span<const Experiment> experiments(std::string_view page);

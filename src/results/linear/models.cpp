@@ -287,14 +287,7 @@ Experiment estimated_map() {
       for (const auto& student : students) {
         options.mixer = student.mixer, options.settings = student.settings;
         const auto model = train::make_task_model(*task, options);
-        {
-          torch::NoGradGuard no_grad;
-          const auto known = teacher->module().named_parameters();
-          for (auto& parameter : model->module().named_parameters())
-            if (const auto* same = known.find(parameter.key());
-                same != nullptr && same->sizes() == parameter.value().sizes())
-              parameter.value().copy_(*same);
-        }
+        take_weights(model->module(), teacher->module());
         learn(*model, kAfter, student.name);
       }
     }

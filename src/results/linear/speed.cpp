@@ -1,42 +1,17 @@
 // Time and memory against length and state.
 #include <fmt/format.h>
 
-#include "bench/memory_meter.h"
 #include "bench/units.h"
 #include "heed/attention.h"
-#include "heed/bench/measure.h"
 #include "heed/mixers/token_mixer.h"
 #include "heed/ops/linear_chunk.h"
 #include "results/linear/experiments.h"
+#include "results/timing.h"
 
 namespace heed::results::linear {
 namespace {
 
 using torch::Tensor;
-
-struct Cost {
-  double seconds = 0;  ///< median
-  int64_t bytes = 0;   ///< held at once beside the inputs
-};
-
-Cost cost_of(const std::function<void()>& call) {
-  torch::NoGradGuard no_grad;
-  Cost cost;
-  {
-    bench::MemoryMeter meter;
-    call();
-    cost.bytes = meter.peak();
-  }
-  std::vector<double> seconds;
-  for (double spent = 0; seconds.size() < 3 || (spent < 0.3 && seconds.size() < 100);) {
-    const double begin = bench::now();
-    call();
-    seconds.push_back(bench::now() - begin);
-    spent += seconds.back();
-  }
-  cost.seconds = bench::median(seconds);
-  return cost;
-}
 
 /// Linear attention that keeps every prefix sum, a state a token.
 Tensor prefix_sums(const Tensor& q, const Tensor& k, const Tensor& v) {

@@ -1,0 +1,76 @@
+#include "results/sparse/clutter.h"
+
+#include "heed/models/vision_backbone.h"
+#include "train/scheduled_adamw.h"
+
+namespace heed::results::sparse {
+
+using torch::Tensor;
+
+Clutter clutter(tasks::Split split, uint64_t first, int64_t count) {
+  static const auto digits = tasks::make_task("digits");
+  constexpr int64_t kDigit = 8, kPieces = 8;
+  Clutter drawn{torch::zeros({count, 1, kCanvas, kCanvas}), torch::empty({count}, torch::kInt64),
+                torch::zeros({count, kPatchSide, kPatchSide}, torch::kBool)};
+  for (int64_t b = 0; b < count; ++b) {
+    tasks::Random random(tasks::stream_key("clutter", split), first + uint64_t(b));
+    const auto image = [&](uint64_t index) { return train::task_batch(*digits, split, index, 1); };
+    auto canvas = drawn.pixels[b][0];
+    const auto place = [&](int64_t size) {
+      return kPatch * int64_t(random.below(uint64_t((kCanvas - size) / kPatch + 1)));
+    };
+    for (int64_t s = 0; s < kPieces; ++s) {
+      const auto other = image(random.below(1 << 20)).inputs[0][0];
+      const auto cut = [&] { return kPatch * int64_t(random.below(kDigit / kPatch)); };
+      const int64_t top = cut(), left = cut(), row = place(kPatch), column = place(kPatch);
+      canvas.narrow(0, row, kPatch)
+          .narrow(1, column, kPatch)
+          .copy_(other.narrow(0, top, kPatch).narrow(1, left, kPatch));
+    }
+    const auto digit = image(first + uint64_t(b));
+    const int64_t row = place(kDigit), column = place(kDigit);
+    canvas.narrow(0, row, kDigit).narrow(1, column, kDigit).copy_(digit.inputs[0][0]);
+    drawn.labels[b] = digit.labels[0][0];
+    drawn.digit[b].narrow(0, row / kPatch, 2).narrow(1, column / kPatch, 2).fill_(true);
+  }
+  drawn.digit = drawn.digit.flatten(1);
+  return drawn;
+}
+
+VisionTransformer clutter_model(const LayerPlan& plan, uint64_t seed, bool class_token) {
+  VisionSpec spec;
+  spec.image_height = spec.image_width = kCanvas, spec.patch = kPatch;
+  spec.base.dim = 64, spec.base.heads = spec.base.kv_heads = 4, spec.base.head_dim = 16, spec.base.hidden = 128;
+  spec.base.max_length = kPatches + (class_token ? 1 : 0);
+  spec.base.block = vision_block();
+  spec.base.layers.assign(4, plan);
+  auto config = vision_config(spec);
+  config.class_token = class_token;
+  torch::manual_seed(int64_t(seed));
+  return VisionTransformer(config);
+}
+
+void train_clutter(VisionTransformer& model, int64_t steps, uint64_t seed, double rate,
+                   const std::function<void(int64_t)>& step) {
+  constexpr int64_t kBatch = 32;
+  train::ScheduledAdamW optimizer("clutter", model->parameters(), steps, rate, 0.05);
+  model->train();
+  for (int64_t s = 0; s < steps; ++s) {
+    const auto batch = clutter(tasks::Split::train, (seed << 32) + uint64_t(s * kBatch), kBatch);
+    optimizer.step(torch::cross_entropy_loss(model->logits(model->forward(batch.pixels, uint64_t(s))), batch.labels));
+    step(s);
+  }
+  model->eval();
+}
+
+double clutter_accuracy(VisionTransformer& model) {
+  torch::NoGradGuard no_grad;
+  model->eval();
+  const auto test = clutter(tasks::Split::test, 0, 360);
+  return (model->logits(model->forward(test.pixels)).argmax(1) == test.labels)
+      .to(torch::kFloat64)
+      .mean()
+      .item<double>();
+}
+
+}  // namespace heed::results::sparse
