@@ -1,5 +1,7 @@
-// The searches, whatever computes the products: products(b, h, i, entries, to) sets to[place] of every entry, in float
-// or in double.
+// The searches, whatever computes the products, in float or in double: products(b, h, i, entries, to) sets to[place] of
+// every entry; a Products::Block(products), of which begin(b, h, first, end, stride) has said which queries it holds,
+// sets to[place] to the largest of their products by best(entries, to), where NaN lies below everything, and lists the
+// places of the largest of a few scores by largest(scores, count), ascending, of equal ones the first.
 #pragma once
 
 #include <omp.h>
@@ -43,25 +45,21 @@ template <class Products>
 class TreeSearch {
  public:
   using Score = ScoreOf<Products>;
-  TreeSearch(const TreeSearchParams& p, const Products& products) : p_(p), products_(products) {}
+  TreeSearch(const TreeSearchParams& p, const Products& products) : p_(p), block_(products) {}
 
   void run(int64_t b, int64_t h, int64_t query_block) {
     const int64_t queries = p_.keys.q.size[2], keys = p_.keys.k.size[2];
-    first_ = query_block * p_.query_block;
-    end_ = std::min(queries, first_ + p_.query_block);
-    keys_ = end_ + keys - queries;  // up to the last position
+    const int64_t first = query_block * p_.query_block, end = std::min(queries, first + p_.query_block);
+    keys_ = end + keys - queries;  // up to the last position
     const int64_t all = keys_ <= 0 ? 0 : (keys_ + p_.key_block - 1) / p_.key_block, count = std::min(p_.blocks, all);
     nodes_.clear();
-    for (int64_t n = 0; n < count; ++n) nodes_.push_back({n * all / count, (n + 1) * all / count, 0});
+    for (int64_t n = 0; n < count; ++n) nodes_.push_back({n * all / count, (n + 1) * all / count});
+    block_.begin(b, h, first, end, p_.row_stride);
     int64_t scored = 0;
     while (std::any_of(nodes_.begin(), nodes_.end(), [](const Node& n) { return n.end - n.begin > 1; })) {
       split();
-      scored += score(b, h);
-      std::nth_element(halves_.begin(), halves_.begin() + count - 1, halves_.end(), [](const Node& x, const Node& y) {
-        return x.score > y.score || (x.score == y.score && x.begin < y.begin);
-      });
-      nodes_.assign(halves_.begin(), halves_.begin() + count);
-      std::sort(nodes_.begin(), nodes_.end(), [](const Node& x, const Node& y) { return x.begin < y.begin; });
+      scored += score(b);
+      keep(count);
     }
     int32_t* list = p_.lists.row(b, h, query_block);
     std::fill_n(list, p_.lists.size[3], -1);
@@ -73,24 +71,32 @@ class TreeSearch {
   /// Key blocks [begin, end).
   struct Node {
     int64_t begin, end;
-    Score score;
+    Score score = 0;
+    bool known = false;  ///< the score
   };
 
   void split() {
     halves_.clear();
     for (const Node& node : nodes_) {
+      if (node.end - node.begin == 1) {
+        halves_.push_back(node);
+        continue;
+      }
       const int64_t middle = (node.begin + node.end + 1) / 2;
-      halves_.push_back({node.begin, middle, 0});
-      if (middle < node.end) halves_.push_back({middle, node.end, 0});
+      // The first block of a node is that of its first half, too.
+      const bool known = node.known && p_.representative == Representative::first;
+      halves_.push_back({node.begin, middle, node.score, known});
+      halves_.push_back({middle, node.end});
     }
   }
 
-  /// Scores halves_; how many blocks that took.
-  int64_t score(int64_t b, int64_t h) {
+  /// Scores those of halves_ whose scores are not known; how many blocks that took.
+  int64_t score(int64_t b) {
     entries_.clear();
     ends_.clear();
     int64_t blocks = 0;
     for (const Node& node : halves_) {
+      if (node.known) continue;
       int64_t begin = node.begin, end = node.end;
       if (p_.representative == Representative::center) begin = (begin + end - 1) / 2;
       if (p_.representative != Representative::whole) end = begin + 1;
@@ -101,24 +107,33 @@ class TreeSearch {
       }
       ends_.push_back(entries_.size());
     }
-    products_of_keys_.resize(entries_.size());
-    for (Node& node : halves_) node.score = -std::numeric_limits<Score>::infinity();
-    for (int64_t i = first_; i < end_; i += p_.row_stride) {
-      products_(b, h, i, entries_, products_of_keys_.data());
-      for (size_t n = 0, at = 0; n < halves_.size(); ++n)
-        for (; at < ends_[n]; ++at)
-          if (products_of_keys_[at] > halves_[n].score) halves_[n].score = products_of_keys_[at];
+    best_.resize(entries_.size());
+    block_.best(entries_, best_.data());
+    size_t at = 0, next = 0;
+    for (Node& node : halves_) {
+      if (node.known) continue;
+      node.score = -std::numeric_limits<Score>::infinity(), node.known = true;
+      for (const size_t end = ends_[next++]; at < end; ++at) node.score = std::max(node.score, best_[at]);
     }
     return blocks;
   }
 
+  /// nodes_ become the `count` best of halves_, in their order.
+  void keep(int64_t count) {
+    scores_.clear();
+    for (const Node& node : halves_) scores_.push_back(node.score);
+    const int32_t* kept = block_.largest(scores_, count);
+    nodes_.clear();
+    for (int64_t n = 0; n < count; ++n) nodes_.push_back(halves_[kept[n]]);
+  }
+
   const TreeSearchParams& p_;
-  const Products& products_;
-  int64_t first_ = 0, end_ = 0, keys_ = 0;
+  typename Products::Block block_;
+  int64_t keys_ = 0;
   std::vector<Node> nodes_, halves_;
   std::vector<BandEntry> entries_;
   std::vector<size_t> ends_;
-  std::vector<Score> products_of_keys_;
+  std::vector<Score> best_, scores_;
 };
 
 template <class Products>
