@@ -163,7 +163,7 @@ Experiment reversible_layers() {
 
 Experiment triples() {
   const auto run = [](const Report& report) {
-    constexpr int64_t kSteps = 3000, kBatch = 128, kSamples = 512;
+    constexpr int64_t kSteps = 1200, kBatch = 128, kSamples = 512;
     const ZeroSums task;
     struct Kind {
       const char *name, *mixer;
