@@ -7,7 +7,9 @@
 #define HEED_KERNELS_CPU_DECODE_STAGE_INL_H_
 #endif
 
+#include <bit>
 #include <cmath>
+#include <cstring>
 
 #include "kernels/cpu/convert-inl.h"
 #include "kernels/cpu/decode_call.h"
@@ -48,6 +50,27 @@ HWY_INLINE void stage_elements(const char* row, DType dtype, int64_t width, floa
 
 HWY_INLINE float float_of(const Half* half) { return hn::GetLane(load_some(half, 1)); }
 
+/// The number in every lane. What is built in memory first would be waited for.
+HWY_INLINE Vector broadcast(const Half* half) {
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2
+  int16_t bits;
+  std::memcpy(&bits, half, sizeof bits);
+#if HWY_TARGET == HWY_AVX3
+  return Vector{_mm512_cvtph_ps(_mm256_set1_epi16(bits))};
+#else
+  return Vector{_mm256_cvtph_ps(_mm_set1_epi16(bits))};
+#endif
+#else
+  return hn::Set(Lanes(), float_of(half));
+#endif
+}
+
+/// Which group of `size` an index belongs to; groups are mostly powers of two, and a division costs more than a slot.
+HWY_INLINE int64_t group_of(int64_t index, int64_t size) {
+  const auto bits = static_cast<uint64_t>(size);
+  return std::has_single_bit(bits) ? index >> std::countr_zero(bits) : index / size;
+}
+
 /// The codes of kLanes channels, whose bytes are all there.
 template <int kBits>
 HWY_INLINE Vector codes_of(const uint8_t* bytes) {
@@ -68,14 +91,13 @@ HWY_INLINE Vector codes_of(const uint8_t* bytes) {
 template <int kBits>
 HWY_INLINE void stage_codes(const uint8_t* bytes, const Half* scale, const Half* zero, int64_t group, int64_t width,
                             float* to) {
-  const Lanes d;
   int64_t c = 0;
   const bool vectors = kLanes * kBits % 8 == 0 && (group == 1 || group % kLanes == 0);
   for (; vectors && c + kLanes <= width; c += kLanes) {
     const Vector codes = codes_of<kBits>(bytes + c * kBits / 8);
-    const int64_t at = c / group;
-    const Vector s = group == 1 ? load_vector(scale + at) : hn::Set(d, float_of(scale + at));
-    const Vector z = group == 1 ? load_vector(zero + at) : hn::Set(d, float_of(zero + at));
+    const int64_t at = group_of(c, group);
+    const Vector s = group == 1 ? load_vector(scale + at) : broadcast(scale + at);
+    const Vector z = group == 1 ? load_vector(zero + at) : broadcast(zero + at);
     store_vector(hn::MulAdd(codes, s, z), to + c);
   }
   for (; c < width; ++c) {
@@ -89,17 +111,18 @@ HWY_INLINE void stage_packed(const SlotSource& source, const SlotSource::Place& 
   const PackedCodes& packed = source.cache.packed;
   const int64_t slot = at.first * source.cache.page_size + at.second;
   if (packed.exact_of != nullptr) {
-    const int32_t kept = packed.exact_of[slot / packed.exact_group];
+    const int64_t group = group_of(slot, packed.exact_group);
+    const int32_t kept = packed.exact_of[group];
     if (kept >= 0) {
-      const int64_t row = kept * packed.exact_group + slot % packed.exact_group;
+      const int64_t row = slot + (kept - group) * packed.exact_group;
       const auto bytes = static_cast<int64_t>(size_of(packed.exact.dtype));
       stage_elements(static_cast<const char*>(packed.exact.data) + row * source.width * bytes, packed.exact.dtype,
                      source.width, to);
       return;
     }
   }
-  const int64_t groups = (source.width + packed.channel_group - 1) / packed.channel_group;
-  const int64_t first = slot / packed.slot_group * groups;
+  const int64_t groups = group_of(source.width + packed.channel_group - 1, packed.channel_group);
+  const int64_t first = group_of(slot, packed.slot_group) * groups;
   const auto* bytes = reinterpret_cast<const uint8_t*>(source.row(at));
   if (packed.bits == 2) {
     stage_codes<2>(bytes, packed.scale + first, packed.zero + first, packed.channel_group, source.width, to);
