@@ -1,8 +1,10 @@
 #include "heed/ops/span_attention.h"
 
+#include <torch/library.h>
+
 #include "heed/kernels/span_attention.h"
-#include "heed/ops/flash.h"
 #include "ops/once_differentiable.h"
+#include "ops/plain_rows.h"
 
 namespace heed::ops {
 namespace {
@@ -11,22 +13,14 @@ using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-Tensor plain(const Tensor& x, torch::ScalarType type) {
-  const auto wide = x.to(type);
-  return wide.size(-1) > 1 && wide.stride(-1) != 1 ? wide.contiguous() : wide;
-}
-
-kernels::View<const int32_t> list_view(const Tensor& x) {
-  const std::array<int64_t, 4> size{x.size(0), x.size(1), x.size(2), x.size(3)};
-  return {x.data_ptr<int32_t>(), size, kernels::dense_strides(size)};
-}
+constexpr char kOp[] = "span_attention";
 
 kernels::SpanParams params_of(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& begins,
                               const Tensor& ends, const Tensor& hidden, const Tensor& out, const Tensor& lse,
                               double scale) {
   kernels::SpanParams p;
   p.q = view_of(q), p.k = view_of(k), p.v = view_of(v);
-  p.begins = list_view(begins), p.ends = list_view(ends);
+  p.begins = dense_view<const int32_t>(begins), p.ends = dense_view<const int32_t>(ends);
   p.out = view_of(out), p.lse = view_of(lse);
   p.scale = scale;
   if (hidden.defined()) p.hidden = hidden.data_ptr<uint8_t>(), p.hidden_stride = hidden.size(1);
@@ -41,7 +35,7 @@ struct SpanFunction : torch::autograd::Function<SpanFunction> {
     const int64_t runs = begins.size(3);
     const auto out = torch::empty({q.size(0), q.size(1), q.size(2), runs * v.size(3)}, q.options());
     const auto lse = torch::empty({q.size(0), q.size(1), q.size(2), runs}, q.options());
-    kernels::span_attention(params_of(q, k, v, begins, ends, hidden, out, lse, scale));
+    if (!q.is_meta()) kernels::span_attention(params_of(q, k, v, begins, ends, hidden, out, lse, scale));
     ctx->save_for_backward({q, k, v, begins, ends, out, lse, hidden});
     ctx->saved_data["scale"] = scale;
     return {out, lse};
@@ -56,25 +50,46 @@ struct SpanFunction : torch::autograd::Function<SpanFunction> {
     const auto d_out = grad(0), d_lse = grad(1);
     variable_list result;
     for (size_t i = 0; i < 3; ++i) result.push_back(torch::empty(saved[i].sizes(), saved[i].options()));
+    if (saved[0].is_meta()) return once_differentiable({result[0], result[1], result[2], {}, {}, {}, {}}, kOp);
     kernels::SpanGrads g{view_of(d_out), view_of(d_lse), view_of(result[0]), view_of(result[1]), view_of(result[2])};
     kernels::span_attention_backward(params_of(saved[0], saved[1], saved[2], saved[3], saved[4], saved[7], saved[5],
                                                saved[6], ctx->saved_data["scale"].toDouble()),
                                      g);
     result.resize(7);
-    return once_differentiable(std::move(result), "span_attention");
+    return once_differentiable(std::move(result), kOp);
   }
 };
+
+std::tuple<Tensor, Tensor> span_attention_op(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& begins,
+                                             const Tensor& ends, double scale, const c10::optional<Tensor>& hidden) {
+  const auto result = span_attention(q, k, v, begins, ends, scale, hidden.value_or(Tensor()));
+  return {result.out, result.lse};
+}
 
 }  // namespace
 
 SpanResult span_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& begins, const Tensor& ends,
                           double scale, const Tensor& hidden) {
-  const auto type = q.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
-  const auto lists = [](const Tensor& x) { return x.to(torch::kInt32).contiguous(); };
-  const auto result = SpanFunction::apply(
-      plain(q, type), plain(k, type), plain(v, type), lists(begins), lists(ends),
-      hidden.defined() ? c10::optional<Tensor>(hidden.to(torch::kUInt8).contiguous()) : c10::nullopt, scale);
+  const auto type = plain_type(q);
+  const auto rows = plain_rows(q, type, kOp, "q"), keys = plain_rows(k, type, kOp, "k"),
+             values = plain_rows(v, type, kOp, "v");
+  const auto runs = [&](const Tensor& x, const char* name) {
+    require(x.defined() && x.dim() == 4, "span_attention: {}: [batch, heads, tokens, runs] is accepted", name);
+    return x.to(torch::kInt32).contiguous();
+  };
+  const auto seen = hidden_keys(hidden, k, kOp);
+  const auto result = SpanFunction::apply(rows, keys, values, runs(begins, "begins"), runs(ends, "ends"),
+                                          seen.defined() ? c10::optional<Tensor>(seen) : c10::nullopt, scale);
   return {result[0].unflatten(3, {begins.size(3), v.size(3)}).to(q.scalar_type()), result[1]};
 }
 
 }  // namespace heed::ops
+
+TORCH_LIBRARY_FRAGMENT(heed, library) {
+  library.def(
+      "span_attention(Tensor q, Tensor k, Tensor v, Tensor begins, Tensor ends, float scale=0., Tensor? hidden=None) "
+      "-> (Tensor out, Tensor lse)");
+}
+TORCH_LIBRARY_IMPL(heed, Autograd, library) { library.impl("span_attention", &heed::ops::span_attention_op); }
+TORCH_LIBRARY_IMPL(heed, CPU, library) { library.impl("span_attention", &heed::ops::span_attention_op); }
+TORCH_LIBRARY_IMPL(heed, Meta, library) { library.impl("span_attention", &heed::ops::span_attention_op); }
