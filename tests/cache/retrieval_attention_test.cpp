@@ -57,6 +57,17 @@ TEST(RetrievalAttention, ReadsWhatIsHotAndTheBestKeysOfEveryHead) {
   }
 }
 
+TEST(RetrievalAttention, AGroupSharesWhatItRetrieves) {
+  const auto text = testing::random_text(1, 4, 2, kPrompt + kSteps, 71);
+  auto with = settings("exact");
+  with["top_k"] = 2 * kTopK;
+  with["per"] = "kv_head";
+  auto shared = make(text, with), each = make(text, settings("exact"));
+  const auto got = testing::drive(*shared, text, kPrompt, 50), want = testing::drive(*each, text, kPrompt, 50);
+  EXPECT_TRUE(torch::equal(got, want));
+  EXPECT_EQ(shared->reads().attended, each->reads().attended);
+}
+
 TEST(RetrievalAttention, AllKeysByExactSearchAreTheFullCache) {
   const auto text = testing::random_text(2, 4, 2, kPrompt + kSteps, 72);
   auto full = make_policy("full", {}, shape_of(text))({});
