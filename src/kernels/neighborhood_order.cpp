@@ -7,9 +7,12 @@ namespace {
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/// Bits [begin, end) of a word, for any begin and end.
+/// Bits [begin, end) of a word, for any begin and end; no branch in it.
 uint64_t bit_range(int64_t begin, int64_t end) {
-  const auto below = [](int64_t bit) { return bit <= 0 ? 0 : bit >= 64 ? ~uint64_t{0} : (uint64_t{1} << bit) - 1; };
+  const auto below = [](int64_t bit) {
+    const int64_t count = std::clamp<int64_t>(bit, 0, 64);
+    return (count < 64 ? uint64_t{1} << count : 0) - 1;
+  };
   return below(end) & ~below(begin);
 }
 
@@ -163,10 +166,11 @@ void NeighborhoodOrder::words(const Place& place, int64_t first, int64_t rows, i
   // A pair is visible where it is along every axis: few words an axis are and'ed.
   std::array<std::array<uint64_t, TileShape::kQueries>, 3> axis;
   const auto along = [&](int a, const auto& bits) {
-    for (int64_t t = 0; t < shape_.tile[a]; ++t) {
-      const int64_t c = place.origin[a] + t;
-      axis[a][t] = c < length(a, place.group) ? bits(window(a, place.group, c)) : 0;
-    }
+    const auto& windows = windows_[a][place.group[a]];
+    const int64_t origin = place.origin[a], tile = shape_.tile[a],
+                  there = std::min(tile, static_cast<int64_t>(windows.size()) - origin);
+    for (int64_t t = 0; t < there; ++t) axis[a][t] = bits(windows[origin + t]);
+    for (int64_t t = std::max<int64_t>(there, 0); t < tile; ++t) axis[a][t] = 0;
   };
   const auto add = [&] {
     for (int64_t r = 0; r < rows;) {
@@ -183,8 +187,9 @@ void NeighborhoodOrder::words(const Place& place, int64_t first, int64_t rows, i
     if (line.group == place.group) {
       const uint64_t repeated = ones / (strip == 64 ? ones : (uint64_t{1} << strip) - 1);
       along(0, [&](const AxisWindow& w) { return w.holds(line.plane) ? ones : 0; });
+      const uint64_t of_line = bit_range(bit, stop - j);
       along(1, [&](const AxisWindow& w) {
-        return bit_range(bit + (w.begin - row) * strip, bit + (w.end - row) * strip) & bit_range(bit, stop - j);
+        return bit_range(bit + (w.begin - row) * strip, bit + (w.end - row) * strip) & of_line;
       });
       along(2, [&](const AxisWindow& w) {
         return repeated * bit_range(std::max<int64_t>(w.begin - line.column, 0), std::min(w.end - line.column, strip));
