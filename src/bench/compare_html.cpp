@@ -139,7 +139,7 @@ std::string cell(const std::optional<double>& value, std::string (*text)(double)
   return value ? text(*value) : "&ndash;";
 }
 
-std::string table_row(const CompareRow& r) {
+std::string html_row(const CompareRow& r) {
   std::string row = fmt::format("<tr{}><td>{}</td>", r.exact ? " class=\"exact\"" : "", escape_xml(r.name));
   if (!r.skipped.empty())
     return row + fmt::format("<td class=\"word\" colspan=\"6\">skipped: {}</td></tr>\n", escape_xml(r.skipped));
@@ -157,7 +157,7 @@ std::string tables(const Comparison& c) {
     for (const auto length : c.lengths) {
       std::string rows;
       for (const auto& row : c.rows)
-        if (row.length == length && row.one_query == one_query) rows += table_row(row);
+        if (row.length == length && row.one_query == one_query) rows += html_row(row);
       if (rows.empty()) continue;
       text += fmt::format(
           "<h3>N = {}{}</h3>\n<div "

@@ -1,16 +1,12 @@
 #include "heed/cache/generate.h"
 
 #include <algorithm>
-#include <chrono>
 
+#include "cache/elapsed.h"
 #include "heed/error.h"
 
 namespace heed::cache {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 /// Holds back text that may turn out to be the beginning of a stop string.
 class StopWatch {

@@ -1,20 +1,11 @@
 #include "heed/cache/layer_cache.h"
 
-#include <chrono>
-
+#include "cache/elapsed.h"
 #include "heed/error.h"
 
 namespace heed::cache {
 
 using torch::Tensor;
-
-namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-}  // namespace
 
 Reads& Reads::operator+=(const Reads& other) {
   steps += other.steps;

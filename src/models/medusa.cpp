@@ -1,6 +1,7 @@
 #include "heed/models/medusa.h"
 
 #include "heed/error.h"
+#include "models/near_conv.h"
 
 namespace heed {
 namespace {
@@ -8,10 +9,6 @@ namespace {
 using torch::Tensor;
 
 constexpr double kOpen = 2;  // the bias from which gates start: a product of many would let nothing through
-
-torch::nn::Conv2d near_conv(int64_t in, int64_t out, int64_t stride = 1) {
-  return torch::nn::Conv2d(torch::nn::Conv2dOptions(in, out, 3).stride(stride).padding(1));
-}
 
 Tensor resize(const Tensor& image, int64_t height, int64_t width) {
   return torch::upsample_bilinear2d(image, {height, width}, false);

@@ -3,6 +3,7 @@
 #include "heed/error.h"
 #include "heed/nn/grid.h"
 #include "heed/ops/neighborhood.h"
+#include "models/near_conv.h"
 
 namespace heed {
 
@@ -11,10 +12,6 @@ using torch::Tensor;
 namespace {
 
 constexpr int64_t kStride = 4;  // pixels a side of a cell
-
-torch::nn::Conv2d near_conv(int64_t in, int64_t out, int64_t stride = 1, int64_t groups = 1) {
-  return torch::nn::Conv2d(torch::nn::Conv2dOptions(in, out, 3).stride(stride).padding(1).groups(groups));
-}
 
 ops::NeighborhoodOptions windows_of(const std::vector<int64_t>& grid, const std::vector<int64_t>& window) {
   ops::NeighborhoodOptions options;

@@ -4,16 +4,12 @@
 
 #include "heed/error.h"
 #include "ops/chunk_call.h"
+#include "ops/optional_tensor.h"
 
 namespace heed::ops {
 namespace {
 
 using torch::Tensor;
-using OptionalTensor = c10::optional<Tensor>;
-
-std::optional<Tensor> from(const OptionalTensor& tensor) {
-  return tensor && tensor->defined() ? std::optional<Tensor>(*tensor) : std::nullopt;
-}
 
 std::tuple<Tensor, Tensor> delta_chunk_op(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& beta,
                                           const OptionalTensor& log_decay, const OptionalTensor& initial_state,

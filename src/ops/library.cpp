@@ -6,16 +6,12 @@
 #include "heed/kernels/mask_text.h"
 #include "heed/names.h"
 #include "heed/ops/flash.h"
+#include "ops/optional_tensor.h"
 
 namespace heed::ops {
 namespace {
 
 using torch::Tensor;
-using OptionalTensor = c10::optional<Tensor>;
-
-std::optional<Tensor> from(const OptionalTensor& tensor) {
-  return tensor && tensor->defined() ? std::optional<Tensor>(*tensor) : std::nullopt;
-}
 
 NormalizerKind normalizer_kind(c10::string_view name) {
   const std::vector<std::string> known{"softmax", "sigmoid", "clipped_softmax"};

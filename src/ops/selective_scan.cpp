@@ -13,10 +13,10 @@ using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr char kOp[] = "selective_scan";
+constexpr char kSelectiveScan[] = "selective_scan";
 
 /// The tensors of one call in the shapes of kernels::SelectiveScanParams.
-struct ScanTensors {
+struct SelectiveTensors {
   Tensor x, delta, a, b, c;
   OptionalTensor skip, z, delta_bias, initial_state;
   Tensor cu_seqlens;
@@ -47,14 +47,15 @@ struct ScanTensors {
   }
 };
 
-struct ScanFunction : torch::autograd::Function<ScanFunction> {
+struct SelectiveFunction : torch::autograd::Function<SelectiveFunction> {
   static variable_list forward(AutogradContext* ctx, const Tensor& x, const Tensor& delta, const Tensor& a,
                                const Tensor& b, const Tensor& c, const OptionalTensor& skip, const OptionalTensor& z,
                                const OptionalTensor& delta_bias, const OptionalTensor& initial_state,
                                const OptionalTensor& cu_seqlens, bool complex, bool delta_softplus) {
     const auto [out, state] =
-        ScanTensors{x,       delta,         a, b, c, skip, z, delta_bias, initial_state, cu_seqlens.value_or(Tensor()),
-                    complex, delta_softplus}
+        SelectiveTensors{
+            x,       delta,         a, b, c, skip, z, delta_bias, initial_state, cu_seqlens.value_or(Tensor()),
+            complex, delta_softplus}
             .forward();
     ctx->save_for_backward({x, delta, a, b, c, skip.value_or(Tensor()), z.value_or(Tensor()),
                             delta_bias.value_or(Tensor()), initial_state.value_or(Tensor())});
@@ -66,18 +67,18 @@ struct ScanFunction : torch::autograd::Function<ScanFunction> {
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
-    const ScanTensors call{saved[0],
-                           saved[1],
-                           saved[2],
-                           saved[3],
-                           saved[4],
-                           OptionalTensor(saved[5]),
-                           OptionalTensor(saved[6]),
-                           OptionalTensor(saved[7]),
-                           OptionalTensor(saved[8]),
-                           saved_bounds(ctx),
-                           ctx->saved_data["complex"].toBool(),
-                           ctx->saved_data["delta_softplus"].toBool()};
+    const SelectiveTensors call{saved[0],
+                                saved[1],
+                                saved[2],
+                                saved[3],
+                                saved[4],
+                                OptionalTensor(saved[5]),
+                                OptionalTensor(saved[6]),
+                                OptionalTensor(saved[7]),
+                                OptionalTensor(saved[8]),
+                                saved_bounds(ctx),
+                                ctx->saved_data["complex"].toBool(),
+                                ctx->saved_data["delta_softplus"].toBool()};
     const auto d_out = scan_gradient(grads[0], call.x.scalar_type()),
                d_state = scan_gradient(grads[1], call.a.scalar_type());
     kernels::SelectiveScanGrads g;
@@ -92,24 +93,24 @@ struct ScanFunction : torch::autograd::Function<ScanFunction> {
     into(0, g.d_x), into(1, g.d_delta), into(2, g.d_a), into(3, g.d_b), into(4, g.d_c);
     into(5, g.d_skip), into(6, g.d_z), into(7, g.d_delta_bias), into(8, g.d_initial_state);
     if (!call.x.is_meta()) kernels::selective_scan_backward(call.params(), g);
-    return once_differentiable(std::move(result), kOp);
+    return once_differentiable(std::move(result), kSelectiveScan);
   }
 };
 
 OptionalTensor channels(const OptionalTensor& tensor, const char* name, torch::ScalarType side) {
   if (!tensor) return {};
-  return scan_input(*tensor, kOp, name, 1, "[channels]").to(side).view({1, 1, 1, tensor->size(0)});
+  return scan_input(*tensor, kSelectiveScan, name, 1, "[channels]").to(side).view({1, 1, 1, tensor->size(0)});
 }
 
 /// [B, T, D] as [B, 1, T, D].
 Tensor tokens(const Tensor& tensor, const char* name) {
-  return scan_input(tensor, kOp, name, 3, "[batch, tokens, channels]").unsqueeze(1);
+  return scan_input(tensor, kSelectiveScan, name, 3, "[batch, tokens, channels]").unsqueeze(1);
 }
 
 /// [B, T, G, N] or its complex form as [B, G, T, N].
 Tensor coefficients(const Tensor& tensor, const char* name, bool complex) {
-  const auto input = complex ? scan_input(tensor, kOp, name, 5, "[batch, tokens, groups, states, 2]")
-                             : scan_input(tensor, kOp, name, 4, "[batch, tokens, groups, states]");
+  const auto input = complex ? scan_input(tensor, kSelectiveScan, name, 5, "[batch, tokens, groups, states, 2]")
+                             : scan_input(tensor, kSelectiveScan, name, 4, "[batch, tokens, groups, states]");
   return (complex ? input.flatten(3) : input).transpose(1, 2);
 }
 
@@ -118,25 +119,26 @@ SelectiveScanOutput run(const Tensor& x, const Tensor& delta, const Tensor& A, c
                         const OptionalTensor& D, const OptionalTensor& z, const OptionalTensor& delta_bias,
                         const OptionalTensor& initial_state, bool delta_softplus, const OptionalTensor& cu_seqlens) {
   require(A.defined() && (A.dim() == 2 || A.dim() == 3),
-          "{}: A has {} dimensions; [channels, states], or [channels, states, 2] if complex, is accepted", kOp,
-          A.defined() ? A.dim() : 0);
+          "{}: A has {} dimensions; [channels, states], or [channels, states, 2] if complex, is accepted",
+          kSelectiveScan, A.defined() ? A.dim() : 0);
   const bool complex = A.dim() == 3;
-  require(!complex || A.size(2) == 2, "{}: A of three dimensions is complex and ends in {}; 2 is accepted", kOp,
-          A.size(A.dim() - 1));
-  ScanTensors call;
+  require(!complex || A.size(2) == 2, "{}: A of three dimensions is complex and ends in {}; 2 is accepted",
+          kSelectiveScan, A.size(A.dim() - 1));
+  SelectiveTensors call;
   call.x = tokens(x, "x"), call.delta = tokens(delta, "delta");
   const auto side = side_dtype(x);
-  const auto a = scan_input(A, kOp, "A", A.dim(), "").to(side);
+  const auto a = scan_input(A, kSelectiveScan, "A", A.dim(), "").to(side);
   call.a = (complex ? a.flatten(1) : a).unsqueeze(0).unsqueeze(0);
   call.b = coefficients(B, "B", complex), call.c = coefficients(C, "C", complex);
   call.skip = channels(D, "D", side), call.delta_bias = channels(delta_bias, "delta_bias", side);
   if (z) call.z = tokens(*z, "z");
   if (initial_state) {
-    const auto state = complex ? scan_input(*initial_state, kOp, "initial_state", 4, "[batch, channels, states, 2]")
-                               : scan_input(*initial_state, kOp, "initial_state", 3, "[batch, channels, states]");
+    const auto state =
+        complex ? scan_input(*initial_state, kSelectiveScan, "initial_state", 4, "[batch, channels, states, 2]")
+                : scan_input(*initial_state, kSelectiveScan, "initial_state", 3, "[batch, channels, states]");
     call.initial_state = (complex ? state.flatten(2) : state).unsqueeze(1).to(side);
   }
-  call.cu_seqlens = scan_bounds(cu_seqlens, kOp);
+  call.cu_seqlens = scan_bounds(cu_seqlens, kSelectiveScan);
   call.complex = complex, call.delta_softplus = delta_softplus;
 
   bool grad = false;
@@ -147,8 +149,8 @@ SelectiveScanOutput run(const Tensor& x, const Tensor& delta, const Tensor& A, c
   Tensor out, state;
   if (grad) {
     const auto result =
-        ScanFunction::apply(call.x, call.delta, call.a, call.b, call.c, call.skip, call.z, call.delta_bias,
-                            call.initial_state, if_defined(call.cu_seqlens), complex, delta_softplus);
+        SelectiveFunction::apply(call.x, call.delta, call.a, call.b, call.c, call.skip, call.z, call.delta_bias,
+                                 call.initial_state, if_defined(call.cu_seqlens), complex, delta_softplus);
     out = result[0], state = result[1];
   } else {
     std::tie(out, state) = call.forward();
@@ -157,10 +159,11 @@ SelectiveScanOutput run(const Tensor& x, const Tensor& delta, const Tensor& A, c
   return {out.squeeze(1), complex ? state.unflatten(2, {state.size(2) / 2, 2}) : state};
 }
 
-std::tuple<Tensor, Tensor> library_scan(const Tensor& x, const Tensor& delta, const Tensor& A, const Tensor& B,
-                                        const Tensor& C, const OptionalTensor& D, const OptionalTensor& z,
-                                        const OptionalTensor& delta_bias, const OptionalTensor& initial_state,
-                                        bool delta_softplus, const OptionalTensor& cu_seqlens) {
+std::tuple<Tensor, Tensor> library_selective_scan(const Tensor& x, const Tensor& delta, const Tensor& A,
+                                                  const Tensor& B, const Tensor& C, const OptionalTensor& D,
+                                                  const OptionalTensor& z, const OptionalTensor& delta_bias,
+                                                  const OptionalTensor& initial_state, bool delta_softplus,
+                                                  const OptionalTensor& cu_seqlens) {
   const auto result = run(x, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, cu_seqlens);
   return {result.out, result.state};
 }
@@ -183,6 +186,6 @@ TORCH_LIBRARY_FRAGMENT(heed, library) {
       "Tensor? delta_bias=None, Tensor? initial_state=None, bool delta_softplus=False, Tensor? cu_seqlens=None) -> "
       "(Tensor out, Tensor state)");
 }
-TORCH_LIBRARY_IMPL(heed, Autograd, library) { library.impl("selective_scan", &heed::ops::library_scan); }
-TORCH_LIBRARY_IMPL(heed, CPU, library) { library.impl("selective_scan", &heed::ops::library_scan); }
-TORCH_LIBRARY_IMPL(heed, Meta, library) { library.impl("selective_scan", &heed::ops::library_scan); }
+TORCH_LIBRARY_IMPL(heed, Autograd, library) { library.impl("selective_scan", &heed::ops::library_selective_scan); }
+TORCH_LIBRARY_IMPL(heed, CPU, library) { library.impl("selective_scan", &heed::ops::library_selective_scan); }
+TORCH_LIBRARY_IMPL(heed, Meta, library) { library.impl("selective_scan", &heed::ops::library_selective_scan); }

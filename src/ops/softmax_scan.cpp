@@ -13,7 +13,7 @@ using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr char kOp[] = "softmax_scan";
+constexpr char kSoftmaxScan[] = "softmax_scan";
 
 /// The tensors of one call in the shapes of kernels::SoftmaxScanParams.
 struct ScanTensors {
@@ -75,21 +75,21 @@ struct ScanFunction : torch::autograd::Function<ScanFunction> {
     };
     into(0, g.d_scores), into(1, g.d_v), into(2, g.d_initial_state);
     if (!call.v.is_meta()) kernels::softmax_scan_backward(call.params(), g);
-    return once_differentiable(std::move(result), kOp);
+    return once_differentiable(std::move(result), kSoftmaxScan);
   }
 };
 
 SoftmaxScanOutput run(const Tensor& scores, const Tensor& v, const OptionalTensor& initial_state,
                       const OptionalTensor& cu_seqlens) {
   ScanTensors call;
-  call.scores = scan_input(scores, kOp, "scores", 3, "[batch, heads, tokens]").unsqueeze(3);
-  call.v = scan_input(v, kOp, "v", 4, "[batch, heads, tokens, head size]");
+  call.scores = scan_input(scores, kSoftmaxScan, "scores", 3, "[batch, heads, tokens]").unsqueeze(3);
+  call.v = scan_input(v, kSoftmaxScan, "v", 4, "[batch, heads, tokens, head size]");
   if (initial_state) {
-    call.initial_state = scan_input(*initial_state, kOp, "initial_state", 3, "[batch, heads, head size + 2]")
+    call.initial_state = scan_input(*initial_state, kSoftmaxScan, "initial_state", 3, "[batch, heads, head size + 2]")
                              .unsqueeze(2)
                              .to(side_dtype(v));
   }
-  call.cu_seqlens = scan_bounds(cu_seqlens, kOp);
+  call.cu_seqlens = scan_bounds(cu_seqlens, kSoftmaxScan);
   const bool grad = torch::GradMode::is_enabled() && (call.scores.requires_grad() || call.v.requires_grad() ||
                                                       (call.initial_state && call.initial_state->requires_grad()));
   if (grad) {
@@ -101,8 +101,9 @@ SoftmaxScanOutput run(const Tensor& scores, const Tensor& v, const OptionalTenso
   return {call.out, call.lse.squeeze(3), call.state.squeeze(2)};
 }
 
-std::tuple<Tensor, Tensor, Tensor> library_scan(const Tensor& scores, const Tensor& v,
-                                                const OptionalTensor& initial_state, const OptionalTensor& cu_seqlens) {
+std::tuple<Tensor, Tensor, Tensor> library_softmax_scan(const Tensor& scores, const Tensor& v,
+                                                        const OptionalTensor& initial_state,
+                                                        const OptionalTensor& cu_seqlens) {
   const auto result = run(scores, v, initial_state, cu_seqlens);
   return {result.out, result.lse, result.state};
 }
@@ -121,6 +122,6 @@ TORCH_LIBRARY_FRAGMENT(heed, library) {
       "softmax_scan(Tensor scores, Tensor v, Tensor? initial_state=None, Tensor? cu_seqlens=None) -> (Tensor out, "
       "Tensor lse, Tensor state)");
 }
-TORCH_LIBRARY_IMPL(heed, Autograd, library) { library.impl("softmax_scan", &heed::ops::library_scan); }
-TORCH_LIBRARY_IMPL(heed, CPU, library) { library.impl("softmax_scan", &heed::ops::library_scan); }
-TORCH_LIBRARY_IMPL(heed, Meta, library) { library.impl("softmax_scan", &heed::ops::library_scan); }
+TORCH_LIBRARY_IMPL(heed, Autograd, library) { library.impl("softmax_scan", &heed::ops::library_softmax_scan); }
+TORCH_LIBRARY_IMPL(heed, CPU, library) { library.impl("softmax_scan", &heed::ops::library_softmax_scan); }
+TORCH_LIBRARY_IMPL(heed, Meta, library) { library.impl("softmax_scan", &heed::ops::library_softmax_scan); }

@@ -12,7 +12,7 @@ using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr char kOp[] = "toeplitz_fft";
+constexpr char kToeplitz[] = "toeplitz_fft";
 
 /// The smallest length of at least `length` whose only prime factors are 2, 3 and 5.
 int64_t fast_length(int64_t length) {
@@ -87,16 +87,16 @@ struct ToeplitzFunction : torch::autograd::Function<ToeplitzFunction> {
 };
 
 void check(const Tensor& c, const Tensor& x, bool causal) {
-  require(x.dim() >= 2, "{}: x has {} dimensions; [..., tokens, columns] is accepted", kOp, x.dim());
-  scan_input(x, kOp, "x", x.dim(), "");
-  scan_input(c, kOp, "c", x.dim(), "as many as x has");
+  require(x.dim() >= 2, "{}: x has {} dimensions; [..., tokens, columns] is accepted", kToeplitz, x.dim());
+  scan_input(x, kToeplitz, "x", x.dim(), "");
+  scan_input(c, kToeplitz, "c", x.dim(), "as many as x has");
   require((x.scalar_type() == torch::kFloat64) == (c.scalar_type() == torch::kFloat64),
-          "{}: c is {} and x is {}; float64 beside float64 is accepted", kOp, toString(c.scalar_type()),
+          "{}: c is {} and x is {}; float64 beside float64 is accepted", kToeplitz, toString(c.scalar_type()),
           toString(x.scalar_type()));
   const int64_t tokens = x.size(-2), lags = causal ? tokens : std::max<int64_t>(2 * tokens - 1, 0);
   bool fits = c.size(-2) == lags;
   for (int64_t d = 0; d < x.dim(); ++d) fits &= d == x.dim() - 2 || c.size(d) == x.size(d) || c.size(d) == 1;
-  require(fits, "{}: c is [{}] beside x [{}]; {} lags, and 1 or the size of x elsewhere, are accepted", kOp,
+  require(fits, "{}: c is [{}] beside x [{}]; {} lags, and 1 or the size of x elsewhere, are accepted", kToeplitz,
           fmt::join(c.sizes(), ", "), fmt::join(x.sizes(), ", "), lags);
 }
 

@@ -59,7 +59,7 @@ class ActCalibration : public AlteredAttention {
   Tensor sinks_;  // bool [B, H, M]
 };
 
-cache::Policy make(ConfigReader& reader, const cache::ModelShape& shape) {
+cache::Policy make_calibrated(ConfigReader& reader, const cache::ModelShape& shape) {
   const auto heads = chosen_heads(reader, shape, 2, 1);
   ActCalibration::Settings settings;
   settings.threshold = reader.get("threshold", settings.threshold);
@@ -85,7 +85,7 @@ InterventionRow rows::act_calibration() {
        {"least_queries", 8, "tokens that fewer queries see are no sinks"},
        {"update", "prompt", "prompt: sinks are those of the prompt; step: they are looked for at every step"}});
   auto row = intervention_row("act_calibration", "Unveiling and Harnessing Hidden Attention Sinks (ICML 2024)", 2024,
-                              "two passes more over N keys in chosen heads", std::move(parameters), make);
+                              "two passes more over N keys in chosen heads", std::move(parameters), make_calibrated);
   row.neutral = {{"beta", 1}, {"first_layer", 0}, {"last_layers", 0}, {"threshold", 0.01}};
   row.strong = {{"first_layer", 0}, {"last_layers", 0}, {"threshold", 0.03}};
   return row;

@@ -29,7 +29,7 @@ class HeadTemperature : public AlteredAttention {
   Tensor temperature_;
 };
 
-cache::Policy make(ConfigReader& reader, const cache::ModelShape& shape) {
+cache::Policy make_tempered(ConfigReader& reader, const cache::ModelShape& shape) {
   auto heads = chosen_heads(reader, shape, 0, 0);
   const auto one = reader.get("temperature", 1.0);
   const auto file = reader.get<std::string>("temperatures", "");
@@ -64,7 +64,7 @@ InterventionRow rows::head_temperature() {
   parameters.insert(parameters.end(), {{"temperature", 1, "logits are divided by it"},
                                        {"temperatures", "", "a head table of one temperature for each head, instead"}});
   auto row = intervention_row("head_temperature", "", 0, "one pass more over N keys in chosen heads",
-                              std::move(parameters), make);
+                              std::move(parameters), make_tempered);
   row.neutral = {{"temperature", 1}};
   row.strong = {{"temperature", 3}};
   return row;

@@ -70,7 +70,7 @@ class VarRedistribution : public AlteredAttention {
   Tensor sinks_;  // bool [B, M]
 };
 
-cache::Policy make(ConfigReader& reader, const cache::ModelShape& shape) {
+cache::Policy make_redistributed(ConfigReader& reader, const cache::ModelShape& shape) {
   const auto heads = chosen_heads(reader, shape, 2, 1);
   Settings s;
   const auto spans = reader.get<nlohmann::json>("spans", nlohmann::json::array());
@@ -115,8 +115,9 @@ InterventionRow rows::var_redistribution() {
        {"least_mass", 0.2, "weight that a query gives to the image at least, for a head that looks at it"},
        {"most_sinks", 0.5, "share of that weight that may lie on sinks"},
        {"kept", 0.6, "share of its weight that a sink keeps"}});
-  auto row = intervention_row("var_redistribution", "arXiv 2503.03321", 2025,
-                              "four passes more over N keys in chosen heads", std::move(parameters), make);
+  auto row =
+      intervention_row("var_redistribution", "arXiv 2503.03321", 2025, "four passes more over N keys in chosen heads",
+                       std::move(parameters), make_redistributed);
   const nlohmann::json base{{"first_layer", 0},      {"last_layers", 0},  {"spans", {{1, 40}}},
                             {"channels", {0, 1, 2}}, {"least_mass", 0.1}, {"tau", 1.5}};
   row.neutral = row.strong = base;

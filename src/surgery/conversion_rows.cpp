@@ -11,7 +11,7 @@ RegistryRow echo_att() {
   const BlockChoice defaults;
   RegistryRow row;
   row.name = "echo_att";
-  row.kind = Kind::conversion;
+  row.kind = heed::Kind::conversion;
   row.family = "kv_cache_and_long_context";
   row.paper = "EchoAtt: Attend, Copy, then Adjust for More Efficient Large Language Models (arXiv 2409.14595)";
   row.year = 2024;
@@ -29,7 +29,7 @@ RegistryRow axformer_pruning() {
   const AxOptions defaults;
   RegistryRow row;
   row.name = "axformer_pruning";
-  row.kind = Kind::conversion;
+  row.kind = heed::Kind::conversion;
   row.family = "sparse_and_vision";
   row.paper =
       "AxFormer: Accuracy-driven Approximation of Transformers for Faster, Smaller and more Accurate NLP Models (arXiv "

@@ -9,7 +9,7 @@
 namespace heed {
 namespace {
 
-struct Case {
+struct ReportCase {
   std::string mixer;
   nlohmann::json config;
 };
@@ -39,7 +39,7 @@ torch::Tensor visible(TokenMixer& mixer, CoreInput in) {
   return mixer.mix(in) > 0;
 }
 
-class CoreReport : public ::testing::TestWithParam<Case> {};
+class CoreReport : public ::testing::TestWithParam<ReportCase> {};
 
 TEST_P(CoreReport, KeptMassAndPairsAreThoseOfTheVisibleKeys) {
   torch::NoGradGuard no_grad;
@@ -65,17 +65,17 @@ TEST_P(CoreReport, KeptMassAndPairsAreThoseOfTheVisibleKeys) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Mixers, CoreReport,
-                         ::testing::Values(Case{"dense", {}}, Case{"sliding_window", {{"window", 20}, {"sinks", 3}}},
-                                           Case{"longformer", {{"window", 17}, {"global_tokens", 5}}},
-                                           Case{"bigbird", {{"block", 16}, {"random_blocks", 1}}},
-                                           Case{"flash_attention", {{"block", 32}}},
-                                           Case{"s2_attention", {{"block", 16}, {"local_blocks", 1}}}),
+                         ::testing::Values(ReportCase{"dense", {}}, ReportCase{"sliding_window", {{"window", 20}, {"sinks", 3}}},
+                                           ReportCase{"longformer", {{"window", 17}, {"global_tokens", 5}}},
+                                           ReportCase{"bigbird", {{"block", 16}, {"random_blocks", 1}}},
+                                           ReportCase{"flash_attention", {{"block", 32}}},
+                                           ReportCase{"s2_attention", {{"block", 16}, {"local_blocks", 1}}}),
                          [](const auto& info) { return info.param.mixer; });
 
 TEST(CoreReportOfOthers, WithoutAMeaningTheLseStaysUndefined) {
   for (const auto& [name, config] :
-       {Case{"sigmoid_attention", nlohmann::json::object()}, Case{"quantizable_attention", nlohmann::json::object()},
-        Case{"sliding_window", {{"sink_logit", "zero"}}}, Case{"dense", {{"positions", {{"kind", "alibi"}}}}}}) {
+       {ReportCase{"sigmoid_attention", nlohmann::json::object()}, ReportCase{"quantizable_attention", nlohmann::json::object()},
+        ReportCase{"sliding_window", {{"sink_logit", "zero"}}}, ReportCase{"dense", {{"positions", {{"kind", "alibi"}}}}}}) {
     auto full = config;
     full.update({{"dim", 64}, {"heads", 4}, {"kv_heads", 2}});
     const auto mixer = make_mixer(name, full);

@@ -12,7 +12,7 @@ namespace {
 using test::relative_error;
 using torch::Tensor;
 
-constexpr double kDouble = 1e-11;
+constexpr double kRounding = 1e-11;
 
 SambaAsrConfig small(const std::string& connection = "state", const std::string& mixer = "mamba") {
   SambaAsrConfig config;
@@ -55,7 +55,7 @@ TEST(SambaAsr, HandingAStateOverIsScanningOneSequence) {
     const auto text = random_text(2, 5);
     const auto a = by_state->forward(by_state->encode(frames, lengths), text);
     const auto b = as_one->forward(as_one->encode(frames, lengths), text);
-    EXPECT_LT(relative_error(a, b), kDouble) << mixer;
+    EXPECT_LT(relative_error(a, b), kRounding) << mixer;
   }
 }
 
@@ -73,7 +73,7 @@ TEST(SambaAsr, StepsEqualWholeTexts) {
       std::vector<Tensor> parts{first.unsqueeze(1)};
       for (const auto& [from, to] : {std::pair<int64_t, int64_t>{0, 1}, {1, 2}, {2, 6}})
         parts.push_back(model->advance(state, text.slice(1, from, to)));
-      EXPECT_LT(relative_error(torch::cat(parts, 1), whole), kDouble) << connection << " " << mixer;
+      EXPECT_LT(relative_error(torch::cat(parts, 1), whole), kRounding) << connection << " " << mixer;
     }
 }
 
@@ -108,9 +108,9 @@ TEST(SambaAsr, PaddedFramesLeaveNoTrace) {
           const auto alone = model->encode(frames.narrow(0, 0, 1).narrow(1, 0, real));
           ASSERT_EQ(speech.lengths[0].item<int64_t>(), (real + stride - 1) / stride);
           ASSERT_EQ(alone.x.size(1), speech.lengths[0].item<int64_t>());
-          EXPECT_LT(relative_error(speech.x[0].narrow(0, 0, alone.x.size(1)), alone.x[0]), kDouble);
+          EXPECT_LT(relative_error(speech.x[0].narrow(0, 0, alone.x.size(1)), alone.x[0]), kRounding);
           EXPECT_LT(relative_error(model->forward(speech, text)[0], model->forward(alone, text.narrow(0, 0, 1))[0]),
-                    kDouble)
+                    kRounding)
               << connection << " " << real << " frames, stride " << stride << ", bidirectional " << bidirectional;
         }
       }

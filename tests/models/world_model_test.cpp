@@ -12,7 +12,7 @@ namespace {
 using test::relative_error;
 using torch::Tensor;
 
-constexpr double kDouble = 1e-11;
+constexpr double kRounding = 1e-11;
 
 WorldModelConfig small(const std::string& mixer = "mamba2") {
   WorldModelConfig config;
@@ -58,7 +58,7 @@ TEST(WorldModel, PrefillAndStepsEqualTheWholeSequence) {
     std::vector<Tensor> parts{model->sequence(piece(in.codes, 0, 8), piece(in.actions, 0, 8), {}, &states)};
     for (int64_t t = 8; t < 24; ++t)
       parts.push_back(model->sequence(piece(in.codes, t, t + 1), piece(in.actions, t, t + 1), {}, &states));
-    EXPECT_LT(relative_error(torch::cat(parts, 1), whole), kDouble) << mixer;
+    EXPECT_LT(relative_error(torch::cat(parts, 1), whole), kRounding) << mixer;
   }
 }
 
@@ -78,7 +78,7 @@ TEST(WorldModel, ABatchOfAThousandEqualsAThousandRuns) {
   const auto together = run(0, kBatch);
   std::vector<Tensor> alone;
   for (int64_t b = 0; b < kBatch; ++b) alone.push_back(run(b, 1));
-  EXPECT_LT(relative_error(torch::cat(alone), together), kDouble);
+  EXPECT_LT(relative_error(torch::cat(alone), together), kRounding);
 }
 
 TEST(WorldModel, EpisodesRememberNothingOfThoseBefore) {
@@ -98,7 +98,7 @@ TEST(WorldModel, EpisodesRememberNothingOfThoseBefore) {
     };
     for (const auto& [row, begin, end] :
          {std::tuple<int64_t, int64_t, int64_t>{0, 0, 6}, {0, 6, 15}, {1, 0, 1}, {1, 1, 13}, {1, 13, 15}})
-      EXPECT_LT(relative_error(piece(all.narrow(0, row, 1), begin, end), alone(row, begin, end)), kDouble)
+      EXPECT_LT(relative_error(piece(all.narrow(0, row, 1), begin, end), alone(row, begin, end)), kRounding)
           << mixer << " " << row << " " << begin;
   }
 }
@@ -112,7 +112,7 @@ TEST(WorldModel, PaddingBeforeASequenceIsNotThere) {
   padding[0].slice(0, 0, 5).fill_(true);
   const auto all = model->sequence(in.codes, in.actions, {}, nullptr, padding);
   const auto alone = model->sequence(piece(in.codes, 5, 9).narrow(0, 0, 1), piece(in.actions, 5, 9).narrow(0, 0, 1));
-  EXPECT_LT(relative_error(piece(all, 5, 9).narrow(0, 0, 1), alone), kDouble);
+  EXPECT_LT(relative_error(piece(all, 5, 9).narrow(0, 0, 1), alone), kRounding);
 }
 
 WorldBatch random_batch(const WorldModelConfig& c, int64_t batch, int64_t steps) {

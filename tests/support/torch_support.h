@@ -17,5 +17,7 @@ inline bool all_finite(const torch::Tensor& x) { return torch::isfinite(x).all()
 
 /// Forward of float32 against double for logits of ordinary size, and its gradients.
 inline constexpr double kForwardTolerance = 2e-5, kGradientTolerance = 1e-4, kDifferenceTolerance = 1e-6;
+/// Two formulas of the same layer in double.
+inline constexpr double kDouble = 1e-10;
 
 }  // namespace heed::test

@@ -1,6 +1,6 @@
 // Attention among tokens whose shared queries and keys hash alike (Reformer, arXiv 2001.04451).
 //
-// Chunks are counted from the first token of each bucket, so that no later token moves a border: causal attention is
+// SortedChunks are counted from the first token of each bucket, so that no later token moves a border: causal attention is
 // causal to the last bit, and steps give what the whole sequence gives.
 #include <cmath>
 
@@ -25,9 +25,9 @@ struct ReformerConfig {
 constexpr double kLastResort = -1e5;
 
 /// Tokens in chunks of one bucket each, every round by itself. Slots of a chunk that have no token are empty.
-struct Chunks {
+struct SortedChunks {
   /// buckets int64 [B, H, R, N] in [0, count).
-  Chunks(const Tensor& buckets, int64_t count, int64_t size) : size(size) {
+  SortedChunks(const Tensor& buckets, int64_t count, int64_t size) : size(size) {
     const auto rank = nn::ranks_in_buckets(buckets);
     auto shape = buckets.sizes().vec();
     shape[3] = count;
@@ -89,11 +89,11 @@ class Reformer final : public sparse::BucketMixer {
     if (n < m) return attend_newest(in, buckets);
     // Padding has a bucket of its own.
     const auto real = in.key_padding ? buckets.masked_fill(in.key_padding->view({-1, 1, 1, n}), own_.buckets) : buckets;
-    return attend_chunks(in, real, Chunks(real, own_.buckets + 1, own_.chunk));
+    return attend_chunks(in, real, SortedChunks(real, own_.buckets + 1, own_.chunk));
   }
 
  private:
-  Tensor attend_chunks(const CoreInput& in, const Tensor& buckets, const Chunks& chunks) const {
+  Tensor attend_chunks(const CoreInput& in, const Tensor& buckets, const SortedChunks& chunks) const {
     const auto group = [&](const Tensor& x) { return chunks.own(chunks.spread(x)).unsqueeze(1); };
     const auto group_keys = [&](const Tensor& x) { return chunks.with_previous(chunks.spread(x), 0).unsqueeze(1); };
     auto options = plain_options(in);
@@ -112,7 +112,7 @@ class Reformer final : public sparse::BucketMixer {
   }
 
   /// -log of the number of rounds in which a pair meets: [G, chunk, 2 chunk].
-  Tensor shares(const Chunks& chunks) const {
+  Tensor shares(const SortedChunks& chunks) const {
     Tensor meetings;
     for (int64_t round = 0; round < own_.rounds; ++round) {
       const auto of_round = [&](const Tensor& x) {

@@ -10,10 +10,9 @@ namespace heed {
 namespace {
 
 using nlohmann::json;
+using test::kDouble;
 using test::relative_error;
 using torch::Tensor;
-
-constexpr double kDouble = 1e-10;
 
 std::shared_ptr<TokenMixer> image_mixer(const char* name, json config) {
   config.update({{"dim", 24}, {"heads", 3}, {"causal", false}});

@@ -12,7 +12,7 @@ using test::relative_error;
 using torch::Tensor;
 
 constexpr int64_t kDim = 12, kHeads = 3;
-constexpr double kDouble = 1e-11;
+constexpr double kRounding = 1e-11;
 
 std::shared_ptr<TokenMixer> in_double(const nlohmann::json& own = nlohmann::json::object()) {
   nlohmann::json config{{"dim", kDim}, {"heads", kHeads}, {"window", 4}, {"shift", "never"}};
@@ -72,7 +72,7 @@ TEST(LaMamba, AWindowThatHoldsTheGridIsDenseAttention) {
     auto mixer = in_double({{"window", 6}, {"shift", shift}});
     open(*mixer, 1);
     const auto in = image(5, 6);
-    EXPECT_LT(relative_error(mixer->forward(in), dense(*mixer, in, 6, [](auto...) { return true; })), kDouble) << shift;
+    EXPECT_LT(relative_error(mixer->forward(in), dense(*mixer, in, 6, [](auto...) { return true; })), kRounding) << shift;
   }
 }
 
@@ -92,7 +92,7 @@ TEST(LaMamba, ShiftedWindowsAreThoseOfARolledGrid) {
       return region(r, height, shifted) == region(r2, height, shifted) &&
              region(c, width, shifted) == region(c2, width, shifted);
     };
-    EXPECT_LT(relative_error(mixer->forward(in), dense(*mixer, in, window, together)), kDouble) << shifted;
+    EXPECT_LT(relative_error(mixer->forward(in), dense(*mixer, in, window, together)), kRounding) << shifted;
   }
 }
 
@@ -119,7 +119,7 @@ TEST(LaMamba, WithoutAttentionItIsABlockOfScans) {
   const auto in = image(5, 7);
   auto inner = in;
   inner.x = normed(in.x);
-  EXPECT_LT(relative_error(mixer->forward(in), in.x + scan->forward(inner)), kDouble);
+  EXPECT_LT(relative_error(mixer->forward(in), in.x + scan->forward(inner)), kRounding);
   EXPECT_EQ(own.find("qkv_proj.weight"), nullptr);
 }
 
@@ -137,7 +137,7 @@ TEST(LaMamba, ConditionsTellAfterOneStep) {
   EXPECT_GT(relative_error(mixer->forward(other), mixer->forward(in)), 1e-10);
   // The order of the embeddings says nothing: they are summed.
   other.memory = in.memory->flip(1);
-  EXPECT_LT(relative_error(mixer->forward(other), mixer->forward(in)), kDouble);
+  EXPECT_LT(relative_error(mixer->forward(other), mixer->forward(in)), kRounding);
 }
 
 // Two layers of windows, the second one shifted, reach a few cells; scans reach all.

@@ -10,10 +10,9 @@ namespace heed {
 namespace {
 
 using nlohmann::json;
+using test::kDouble;
 using test::relative_error;
 using torch::Tensor;
-
-constexpr double kDouble = 1e-10;
 
 std::shared_ptr<TokenMixer> wide_mixer(const char* name, const json& config) {
   auto mixer = make_mixer(name, config);

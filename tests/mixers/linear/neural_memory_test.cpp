@@ -8,10 +8,10 @@
 namespace heed::linear {
 namespace {
 
+using test::kDouble;
 using test::relative_error;
 using torch::Tensor;
 
-constexpr double kDouble = 1e-10;
 const auto kWide = torch::TensorOptions(torch::kFloat64);
 
 MemoryWeights random_memory(const std::vector<int64_t>& widths) {

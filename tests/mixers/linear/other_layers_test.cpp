@@ -10,10 +10,10 @@ namespace heed {
 namespace {
 
 using nlohmann::json;
+using test::kDouble;
 using test::relative_error;
 using torch::Tensor;
 
-constexpr double kDouble = 1e-10;
 const auto kWide = torch::TensorOptions(torch::kFloat64);
 
 std::shared_ptr<TokenMixer> wide(const char* name, const json& config) {

@@ -13,10 +13,9 @@ using test::image_input;
 using test::image_mixer;
 using test::parameter;
 using test::reached;
+using test::kDouble;
 using test::relative_error;
 using torch::Tensor;
-
-constexpr double kDouble = 1e-10;
 
 std::shared_ptr<TokenMixer> mixer_of(int64_t regions, int64_t top, bool local = false) {
   auto mixer = image_mixer("bilevel_routing_attention", {{"dim", 8}, {"heads", 2}, {"regions", regions}, {"top", top}});

@@ -13,10 +13,9 @@ using nlohmann::json;
 using test::image_input;
 using test::image_mixer;
 using test::parameter;
+using test::kDouble;
 using test::relative_error;
 using torch::Tensor;
-
-constexpr double kDouble = 1e-10;
 
 TEST(ConvShareAttention, KernelsOfAWholeMapAreLinear) {
   torch::manual_seed(1);

@@ -12,10 +12,9 @@ using test::image_input;
 using test::image_mixer;
 using test::parameter;
 using test::reached;
+using test::kDouble;
 using test::relative_error;
 using torch::Tensor;
-
-constexpr double kDouble = 1e-10;
 
 void zero(torch::nn::Module& mixer, std::initializer_list<const char*> names) {
   for (const auto* name : names) parameter(mixer, name).data().zero_();

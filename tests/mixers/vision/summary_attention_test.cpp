@@ -14,10 +14,9 @@ using test::image_input;
 using test::image_mixer;
 using test::parameter;
 using test::reached;
+using test::kDouble;
 using test::relative_error;
 using torch::Tensor;
-
-constexpr double kDouble = 1e-10;
 
 Tensor linear(torch::nn::Module& mixer, const std::string& name, const Tensor& x) {
   return torch::linear(x, parameter(mixer, name + ".weight"), parameter(mixer, name + ".bias"));

@@ -14,10 +14,9 @@ using test::image_input;
 using test::image_mixer;
 using test::parameter;
 using test::reached;
+using test::kDouble;
 using test::relative_error;
 using torch::Tensor;
-
-constexpr double kDouble = 1e-10;
 
 /// Attention of all cells with the weights of a mixer's one window, bias included.
 Tensor dense(torch::nn::Module& mixer, const std::string& prefix, const Tensor& x, int64_t heads) {
