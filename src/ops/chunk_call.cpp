@@ -5,6 +5,7 @@
 #include "heed/error.h"
 #include "heed/ops/flash.h"
 #include "ops/once_differentiable.h"
+#include "ops/optional_tensor.h"
 
 namespace heed::ops {
 namespace {
@@ -12,9 +13,6 @@ namespace {
 using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-using OptionalTensor = c10::optional<Tensor>;
-
-OptionalTensor present(const Tensor& tensor) { return tensor.defined() ? OptionalTensor(tensor) : OptionalTensor(); }
 
 template <class Shaped>
 std::string shape_of(const Shaped& tensor) {
@@ -214,8 +212,8 @@ void run(ChunkCall& call) {
     forward(call, RunForward());
     return;
   }
-  const auto results = ChunkFunction::apply(call.q, call.k, call.v, present(call.beta), present(call.log_decay),
-                                            present(call.initial_state), std::make_shared<ChunkCall>(call));
+  const auto results = ChunkFunction::apply(call.q, call.k, call.v, if_defined(call.beta), if_defined(call.log_decay),
+                                            if_defined(call.initial_state), std::make_shared<ChunkCall>(call));
   call.out = results[0];
   call.state = results[1];
 }

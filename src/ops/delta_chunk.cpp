@@ -15,7 +15,7 @@ std::tuple<Tensor, Tensor> delta_chunk_op(const Tensor& q, const Tensor& k, cons
                                           const OptionalTensor& log_decay, const OptionalTensor& initial_state,
                                           const OptionalTensor& cu_seqlens, double scale, int64_t chunk) {
   const auto result =
-      delta_chunk(q, k, v, beta, from(log_decay), from(initial_state), {scale, chunk, from(cu_seqlens)});
+      delta_chunk(q, k, v, beta, present(log_decay), present(initial_state), {scale, chunk, present(cu_seqlens)});
   return {result.out, result.state};
 }
 

@@ -5,20 +5,17 @@
 
 #include "heed/error.h"
 #include "ops/once_differentiable.h"
+#include "ops/optional_tensor.h"
 
 namespace heed {
 namespace {
 
+using ops::OptionalTensor;
+using ops::present;
 using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::Variable;
 using torch::autograd::variable_list;
-
-using OptionalTensor = c10::optional<Tensor>;
-
-OptionalTensor present(const std::optional<Tensor>& tensor) {
-  return tensor && tensor->defined() ? OptionalTensor(*tensor) : OptionalTensor();
-}
 
 bool wants_grad(const OptionalTensor& tensor) { return tensor && tensor->requires_grad(); }
 

@@ -27,8 +27,8 @@ std::tuple<Tensor, Tensor> linear_chunk_op(const Tensor& q, const Tensor& k, con
                                            const OptionalTensor& log_decay, const OptionalTensor& initial_state,
                                            const OptionalTensor& cu_seqlens, double scale, bool normalize, double eps,
                                            int64_t chunk) {
-  const auto result =
-      linear_chunk(q, k, v, from(log_decay), from(initial_state), {scale, normalize, eps, chunk, from(cu_seqlens)});
+  const auto result = linear_chunk(q, k, v, present(log_decay), present(initial_state),
+                                   {scale, normalize, eps, chunk, present(cu_seqlens)});
   return {result.out, result.state};
 }
 

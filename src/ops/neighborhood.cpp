@@ -5,6 +5,7 @@
 
 #include "ops/neighborhood_call.h"
 #include "ops/once_differentiable.h"
+#include "ops/optional_tensor.h"
 
 namespace heed::ops {
 namespace {
@@ -12,7 +13,6 @@ namespace {
 using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-using OptionalTensor = c10::optional<Tensor>;
 
 struct NeighborhoodFunction : torch::autograd::Function<NeighborhoodFunction> {
   static variable_list forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v,
@@ -79,8 +79,7 @@ std::tuple<Tensor, Tensor> neighborhood_op(const Tensor& q, const Tensor& k, con
 }  // namespace
 
 NeighborhoodOutput neighborhood(const Tensor& q, const Tensor& k, const Tensor& v, const NeighborhoodOptions& options) {
-  OptionalTensor sink;
-  if (options.sink_logit && options.sink_logit->defined()) sink = *options.sink_logit;
+  const OptionalTensor sink = present(options.sink_logit);
   const bool wanted = q.requires_grad() || k.requires_grad() || v.requires_grad() || (sink && sink->requires_grad());
   if (torch::GradMode::is_enabled() && wanted) {
     const auto result = NeighborhoodFunction::apply(q, k, v, sink, std::make_shared<NeighborhoodOptions>(options));

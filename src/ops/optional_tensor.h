@@ -1,4 +1,4 @@
-// Tensors that an operator's caller may leave out.
+// Tensors that an operator's caller may leave out; an undefined one counts as left out.
 #pragma once
 
 #include <torch/torch.h>
@@ -7,11 +7,19 @@
 
 namespace heed::ops {
 
+/// As the dispatcher and autograd's functions take them.
 using OptionalTensor = c10::optional<torch::Tensor>;
 
-/// Undefined tensors count as left out.
-inline std::optional<torch::Tensor> from(const OptionalTensor& tensor) {
+inline OptionalTensor present(const std::optional<torch::Tensor>& tensor) {
+  return tensor && tensor->defined() ? OptionalTensor(*tensor) : OptionalTensor();
+}
+inline std::optional<torch::Tensor> present(const OptionalTensor& tensor) {
   return tensor && tensor->defined() ? std::optional<torch::Tensor>(*tensor) : std::nullopt;
+}
+
+/// Absent for an undefined tensor, which autograd's functions do not take.
+inline OptionalTensor if_defined(const torch::Tensor& tensor) {
+  return tensor.defined() ? OptionalTensor(tensor) : OptionalTensor();
 }
 
 }  // namespace heed::ops

@@ -3,26 +3,11 @@
 
 #include <torch/torch.h>
 
-#include <optional>
-
 #include "heed/error.h"
 #include "heed/ops/flash.h"
+#include "ops/optional_tensor.h"
 
 namespace heed::ops {
-
-using OptionalTensor = c10::optional<torch::Tensor>;
-
-inline OptionalTensor present(const std::optional<torch::Tensor>& tensor) {
-  return tensor && tensor->defined() ? OptionalTensor(*tensor) : OptionalTensor();
-}
-inline std::optional<torch::Tensor> present(const OptionalTensor& tensor) {
-  return tensor && tensor->defined() ? std::optional<torch::Tensor>(*tensor) : std::nullopt;
-}
-
-/// Absent for an undefined tensor, which autograd's functions do not take.
-inline OptionalTensor if_defined(const torch::Tensor& tensor) {
-  return tensor.defined() ? OptionalTensor(tensor) : OptionalTensor();
-}
 
 /// The "cu_seqlens" that a forward saved, undefined where it saved none.
 inline torch::Tensor saved_bounds(torch::autograd::AutogradContext* ctx) {
