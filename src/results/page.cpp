@@ -19,7 +19,7 @@ namespace {
 using nlohmann::json;
 using nlohmann::ordered_json;
 
-Outcome outcome_of(const std::string& text) {
+Outcome outcome_named(const std::string& text) {
   for (const auto outcome : {Outcome::came_out, Outcome::on_the_mean, Outcome::undecided, Outcome::did_not})
     if (text == to_string(outcome)) return outcome;
   fail("outcome {} is unknown", text);
@@ -40,7 +40,7 @@ Entry entry_of(const json& j) {
   entry.finding.setup = j.at("setup");
   for (const auto& t : j.at("tables")) entry.finding.tables.push_back({t.at("title"), t.at("columns"), t.at("rows")});
   for (const auto& c : j.at("claims"))
-    entry.finding.claims.push_back({c.at("claim"), outcome_of(c.at("outcome")), c.at("figures")});
+    entry.finding.claims.push_back({c.at("claim"), outcome_named(c.at("outcome")), c.at("figures")});
   entry.commit = j.at("commit");
   entry.threads = j.at("threads");
   entry.seconds = j.at("seconds");

@@ -10,7 +10,7 @@ namespace heed::tasks {
 namespace {
 
 constexpr int64_t kSide = 8, kPixels = kSide * kSide;
-constexpr float kBrightest = 16;
+constexpr float kWhite = 16;
 constexpr std::array<int64_t, 4> kBorders = {0, 1293, 1437, 1797};  // of train, valid and test
 
 }  // namespace
@@ -57,7 +57,7 @@ Example DigitsTask::example(Split split, uint64_t index) const {
   const size_t image = static_cast<size_t>(kBorders[static_cast<size_t>(split)]) + drawn;
   Example example;
   for (const auto pixel : images_.subspan(image * kPixels, kPixels))
-    example.values.push_back(static_cast<float>(std::to_integer<int>(pixel)) / kBrightest);
+    example.values.push_back(static_cast<float>(std::to_integer<int>(pixel)) / kWhite);
   example.labels = {std::to_integer<int64_t>(labels_[image])};
   return example;
 }

@@ -11,7 +11,7 @@
 namespace heed::tasks {
 namespace {
 
-constexpr std::array<const char*, 4> kNames = {"copy", "selective_copy", "induction", "repeat"};
+constexpr std::array<const char*, 4> kSequenceNames = {"copy", "selective_copy", "induction", "repeat"};
 constexpr char kSeparator = '|', kNoise = '.', kSpecial = '*';
 
 TextSpan span_behind(const std::string& prompt, const std::string& continuation) {
@@ -46,7 +46,7 @@ std::vector<Parameter> SequenceTask::parameters(Kind kind) {
 }
 
 SequenceTask::SequenceTask(Kind kind, const nlohmann::json& parameters)
-    : kind_(kind), name_(kNames[static_cast<size_t>(kind)]) {
+    : kind_(kind), name_(kSequenceNames[static_cast<size_t>(kind)]) {
   constexpr int64_t kMost = int64_t{1} << 24;
   ConfigReader reader(name_, parameters);
   int64_t symbols = 0;

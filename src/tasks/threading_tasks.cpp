@@ -11,8 +11,9 @@ namespace {
 
 using Form = ThreadingForm;
 
-constexpr std::array<const char*, 6> kNames = {"threading_single", "threading_multi",        "threading_conditional",
-                                               "threading_thread", "threading_multi_thread", "threading_branched"};
+constexpr std::array<const char*, 6> kThreadingNames = {"threading_single",       "threading_multi",
+                                                        "threading_conditional",  "threading_thread",
+                                                        "threading_multi_thread", "threading_branched"};
 constexpr std::string_view kTinyAlphabet = "abcdefghijklmnopqrstuvwxyz234567";
 constexpr char kMark = '*';
 
@@ -43,7 +44,7 @@ std::vector<Parameter> ThreadingTask::parameters(Form form) {
 }
 
 ThreadingTask::ThreadingTask(Form form, const nlohmann::json& parameters, TokenCount tokens)
-    : form_(form), name_(kNames[static_cast<size_t>(form)]), tokens_(std::move(tokens)) {
+    : form_(form), name_(kThreadingNames[static_cast<size_t>(form)]), tokens_(std::move(tokens)) {
   ConfigReader reader(name_, parameters);
   max_tokens_ = reader.integer("max_tokens", 1024, 64, int64_t{1} << 22);
   max_characters_ = reader.integer("max_characters", 0, 0, int64_t{1} << 24);

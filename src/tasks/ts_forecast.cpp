@@ -11,7 +11,7 @@
 namespace heed::tasks {
 namespace {
 
-constexpr double kMemory = 0.7, kFollows = 0.8, kNoise = 0.3;
+constexpr double kMemory = 0.7, kFollows = 0.8, kDeviation = 0.3;
 constexpr int64_t kLongestLag = 24, kSines = 3;
 constexpr double kShortestPeriod = 6, kLongestPeriod = 96;
 constexpr std::array<int64_t, 4> kBorders = {0, 70, 80, 100};  // percent, of train, valid and test
@@ -56,7 +56,7 @@ void TsForecastTask::generate() {
     }
     double noise = 0, sum = 0, squares = 0;
     for (int64_t t = 0; t < length_; ++t) {
-      noise = kMemory * noise + kNoise * random.normal();
+      noise = kMemory * noise + kDeviation * random.normal();
       double x = trend * static_cast<double>(t) + noise;
       for (const auto& sine : sines) x += sine.size * std::sin(sine.frequency * static_cast<double>(t) + sine.phase);
       if (c > 0 && t >= lag) x += kFollows * at(t - lag, c - 1);

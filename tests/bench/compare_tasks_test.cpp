@@ -7,7 +7,7 @@
 #include "heed/error.h"
 #include "support/xml_check.h"
 
-namespace heed::bench {
+namespace heed::bench::compare_tasks_test {
 namespace {
 
 TaskCompareOptions small_options(std::vector<std::string> mixers) {
@@ -113,4 +113,4 @@ TEST(CompareTasks, ABudgetDecidesTheSteps) {
 }
 
 }  // namespace
-}  // namespace heed::bench
+}  // namespace heed::bench::compare_tasks_test

@@ -15,7 +15,7 @@
 #include "heed/registry.h"
 #include "support/xml_check.h"
 
-namespace heed::bench {
+namespace heed::bench::compare_test {
 namespace {
 
 using torch::Tensor;
@@ -263,4 +263,4 @@ TEST(MemoryMeter, SeesTheScratchOfKernels) {
 }
 
 }  // namespace
-}  // namespace heed::bench
+}  // namespace heed::bench::compare_test

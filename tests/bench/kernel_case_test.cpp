@@ -10,7 +10,7 @@
 #include "heed/bench/measure.h"
 #include "heed/kernels/mask_text.h"
 
-namespace heed::bench {
+namespace heed::bench::kernel_case_test {
 namespace {
 
 using kernels::DType;
@@ -351,4 +351,4 @@ TEST(KernelBench, PeersRunOrSayWhyNot) {
 }
 
 }  // namespace
-}  // namespace heed::bench
+}  // namespace heed::bench::kernel_case_test

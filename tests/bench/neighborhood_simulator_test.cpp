@@ -10,7 +10,7 @@
 #include "heed/error.h"
 #include "support/grid_draw.h"
 
-namespace heed::bench {
+namespace heed::bench::neighborhood_simulator_test {
 namespace {
 
 using kernels::Neighborhood;
@@ -99,4 +99,4 @@ TEST(NeighborhoodSimulator, WholeModels) {
 }
 
 }  // namespace
-}  // namespace heed::bench
+}  // namespace heed::bench::neighborhood_simulator_test

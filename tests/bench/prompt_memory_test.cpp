@@ -6,7 +6,7 @@
 #include "heed/cache/session.h"
 #include "heed/checkpoint/language_model.h"
 
-namespace heed::bench {
+namespace heed::bench::prompt_memory_test {
 namespace {
 
 TEST(PromptMemory, StaysNearWeightsCacheAndOneChunk) {
@@ -42,4 +42,4 @@ TEST(PromptMemory, StaysNearWeightsCacheAndOneChunk) {
 }
 
 }  // namespace
-}  // namespace heed::bench
+}  // namespace heed::bench::prompt_memory_test

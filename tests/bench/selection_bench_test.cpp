@@ -7,7 +7,7 @@
 #include "heed/bench/kernel_case.h"
 #include "heed/error.h"
 
-namespace heed::bench {
+namespace heed::bench::selection_bench_test {
 namespace {
 
 TEST(SelectionBench, TheExponentIsThatOfAPowerLaw) {
@@ -45,4 +45,4 @@ TEST(KernelCase, ADensityIsAShareOfTheBlocksWithTheOwnOne) {
 }
 
 }  // namespace
-}  // namespace heed::bench
+}  // namespace heed::bench::selection_bench_test

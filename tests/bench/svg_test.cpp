@@ -10,7 +10,7 @@
 #include "bench/units.h"
 #include "support/xml_check.h"
 
-namespace heed::bench {
+namespace heed::bench::svg_test {
 namespace {
 
 using testing::xml_complaint;
@@ -129,4 +129,4 @@ TEST(Units, ReadLikeFigures) {
 }
 
 }  // namespace
-}  // namespace heed::bench
+}  // namespace heed::bench::svg_test

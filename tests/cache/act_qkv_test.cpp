@@ -6,7 +6,7 @@
 #include "cache/layer_driver.h"
 #include "cache/small_model.h"
 
-namespace heed::cache {
+namespace heed::cache::act_qkv_test {
 namespace {
 
 using testing::LayerText;
@@ -205,4 +205,4 @@ TEST(ActQkv, AQuestionAmidFillerIsRecalledByItsUnusualQuery) {
 }
 
 }  // namespace
-}  // namespace heed::cache
+}  // namespace heed::cache::act_qkv_test

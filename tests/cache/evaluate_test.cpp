@@ -10,7 +10,7 @@
 #include "support/temporary_directory.h"
 #include "support/xml_check.h"
 
-namespace heed::cache {
+namespace heed::cache::evaluate_test {
 namespace {
 
 TEST(Fidelity, OfEqualsIsNothing) {
@@ -169,4 +169,4 @@ TEST(PolicyChoice, IsWrittenAndReadBack) {
 }
 
 }  // namespace
-}  // namespace heed::cache
+}  // namespace heed::cache::evaluate_test

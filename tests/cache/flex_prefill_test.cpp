@@ -2,7 +2,7 @@
 
 #include "cache/prompt_attention.h"
 
-namespace heed::cache {
+namespace heed::cache::flex_prefill_test {
 namespace {
 
 using testing::expect_same;
@@ -132,4 +132,4 @@ TEST(JensenShannonDistance, IsSymmetricAndBounded) {
 }
 
 }  // namespace
-}  // namespace heed::cache
+}  // namespace heed::cache::flex_prefill_test

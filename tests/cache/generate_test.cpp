@@ -5,7 +5,7 @@
 #include "cache/small_model.h"
 #include "heed/error.h"
 
-namespace heed::cache {
+namespace heed::cache::generate_test {
 namespace {
 
 using torch::Tensor;
@@ -109,4 +109,4 @@ TEST_F(Generate, RefusesAnEmptyPrompt) {
 }
 
 }  // namespace
-}  // namespace heed::cache
+}  // namespace heed::cache::generate_test

@@ -8,7 +8,7 @@
 #include "heed/error.h"
 #include "support/temporary_directory.h"
 
-namespace heed::cache {
+namespace heed::cache::head_policies_test {
 namespace {
 
 using checkpoint::HeadTable;
@@ -301,4 +301,4 @@ TEST(RazorAttention, ReadsItsHeadsFromFiles) {
 }
 
 }  // namespace
-}  // namespace heed::cache
+}  // namespace heed::cache::head_policies_test

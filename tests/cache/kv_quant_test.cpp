@@ -6,7 +6,7 @@
 #include "heed/error.h"
 #include "support/naive_kv.h"
 
-namespace heed::cache {
+namespace heed::cache::kv_quant_test {
 namespace {
 
 using testing::LayerText;
@@ -129,4 +129,4 @@ TEST(KvQuant, OtherStorageIsRefused) {
 }
 
 }  // namespace
-}  // namespace heed::cache
+}  // namespace heed::cache::kv_quant_test

@@ -8,7 +8,7 @@
 #include "heed/error.h"
 #include "probe/observed_layer.h"
 
-namespace heed::cache {
+namespace heed::cache::layer_fidelity_test {
 namespace {
 
 using torch::Tensor;
@@ -107,4 +107,4 @@ TEST_F(LayerFidelity, RefusesTextsWithoutSteps) {
 }
 
 }  // namespace
-}  // namespace heed::cache
+}  // namespace heed::cache::layer_fidelity_test

@@ -4,7 +4,7 @@
 #include "cache/layer_driver.h"
 #include "cache/oracle_induction.h"
 
-namespace heed::cache {
+namespace heed::cache::long_heads_test {
 namespace {
 
 using testing::LayerText;
@@ -114,4 +114,4 @@ TEST(LongHeads, FindsTheRunAtAnyDepth) {
 }
 
 }  // namespace
-}  // namespace heed::cache
+}  // namespace heed::cache::long_heads_test

@@ -1,6 +1,6 @@
 #include "cache/prompt_attention.h"
 
-namespace heed::cache {
+namespace heed::cache::minference_test {
 namespace {
 
 using testing::expect_same;
@@ -117,4 +117,4 @@ TEST(MInference, TablesThatDoNotFitAreRefused) {
 }
 
 }  // namespace
-}  // namespace heed::cache
+}  // namespace heed::cache::minference_test

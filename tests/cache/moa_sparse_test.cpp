@@ -7,7 +7,7 @@
 #include "heed/error.h"
 #include "support/temporary_directory.h"
 
-namespace heed::cache {
+namespace heed::cache::moa_sparse_test {
 namespace {
 
 using nlohmann::json;
@@ -111,4 +111,4 @@ TEST(MoaSparse, OtherRulesAreRefused) {
 }
 
 }  // namespace
-}  // namespace heed::cache
+}  // namespace heed::cache::moa_sparse_test

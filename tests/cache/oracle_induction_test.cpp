@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-namespace heed::cache {
+namespace heed::cache::oracle_induction_test {
 namespace {
 
 using testing::OracleInduction;
@@ -74,4 +74,4 @@ TEST(OracleInduction, TokenSelectFindsTheRunWithFourTokens) {
 }
 
 }  // namespace
-}  // namespace heed::cache
+}  // namespace heed::cache::oracle_induction_test

@@ -4,7 +4,7 @@
 #include "cache/layer_driver.h"
 #include "cache/oracle_induction.h"
 
-namespace heed::cache {
+namespace heed::cache::recycled_attention_test {
 namespace {
 
 using testing::LayerText;
@@ -128,4 +128,4 @@ TEST(RecycledAttention, TheRunMovesOutOfWhatIsRecycled) {
 }
 
 }  // namespace
-}  // namespace heed::cache
+}  // namespace heed::cache::recycled_attention_test

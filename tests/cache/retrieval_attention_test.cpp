@@ -5,7 +5,7 @@
 #include "cache/layer_driver.h"
 #include "cache/oracle_induction.h"
 
-namespace heed::cache {
+namespace heed::cache::retrieval_attention_test {
 namespace {
 
 using testing::LayerText;
@@ -206,4 +206,4 @@ TEST(KeyGraph, QueriesBuildABetterGraphThanKeys) {
 }
 
 }  // namespace
-}  // namespace heed::cache
+}  // namespace heed::cache::retrieval_attention_test

@@ -7,7 +7,7 @@
 
 #include "cache/layer_driver.h"
 
-namespace heed::cache {
+namespace heed::cache::token_select_test {
 namespace {
 
 using testing::LayerText;
@@ -146,4 +146,4 @@ TEST(TokenSelect, RetainedMassBoundsTheError) {
 }
 
 }  // namespace
-}  // namespace heed::cache
+}  // namespace heed::cache::token_select_test

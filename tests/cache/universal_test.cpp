@@ -4,7 +4,7 @@
 #include "cache/small_model.h"
 #include "heed/error.h"
 
-namespace heed::cache {
+namespace heed::cache::universal_test {
 namespace {
 
 using testing::largest_difference;
@@ -178,4 +178,4 @@ TEST(UnknownPolicy, NamesTheNearest) {
 }
 
 }  // namespace
-}  // namespace heed::cache
+}  // namespace heed::cache::universal_test

@@ -12,7 +12,7 @@
 #include "support/test_files.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::architectures_test {
 namespace {
 
 using test::relative_error;
@@ -149,4 +149,4 @@ INSTANTIATE_TEST_SUITE_P(Architectures, Decoders, testing::ValuesIn(fixtures()),
                          [](const auto& info) { return info.param; });
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::architectures_test

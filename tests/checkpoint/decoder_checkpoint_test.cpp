@@ -11,7 +11,7 @@
 #include "support/temporary_directory.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::decoder_checkpoint_test {
 namespace {
 
 using test::relative_error;
@@ -174,4 +174,4 @@ TEST_F(DecoderCheckpoint, DamageIsNamed) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::decoder_checkpoint_test

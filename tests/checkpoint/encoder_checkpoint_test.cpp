@@ -14,7 +14,7 @@
 #include "support/test_files.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::encoder_checkpoint_test {
 namespace {
 
 using test::relative_error;
@@ -200,4 +200,4 @@ TEST(EncoderKinds, AnotherKindOfModelIsNamed) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::encoder_checkpoint_test

@@ -11,7 +11,7 @@
 #include "support/test_files.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::gguf_checkpoint_test {
 namespace {
 
 using test::relative_error;
@@ -105,4 +105,4 @@ TEST_F(PatchedGguf, TruncationIsNamedEverywhere) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::gguf_checkpoint_test

@@ -7,7 +7,7 @@
 #include "heed/formats/atomic_file.h"
 #include "support/temporary_directory.h"
 
-namespace heed::checkpoint {
+namespace heed::checkpoint::head_table_test {
 namespace {
 
 using nlohmann::json;
@@ -93,4 +93,4 @@ TEST(HeadTable, FilesThatAreNoTableAreRefused) {
 }
 
 }  // namespace
-}  // namespace heed::checkpoint
+}  // namespace heed::checkpoint::head_table_test

@@ -7,7 +7,7 @@
 
 #include "cli/heed_command.h"
 
-namespace heed {
+namespace heed::commands_test {
 namespace {
 
 using nlohmann::json;
@@ -105,4 +105,4 @@ TEST(Commands, DoctorSaysWhatABugReportNeeds) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::commands_test

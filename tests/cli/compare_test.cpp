@@ -5,7 +5,7 @@
 
 #include "cli/heed_command.h"
 
-namespace heed {
+namespace heed::compare_test {
 namespace {
 
 using nlohmann::json;
@@ -111,4 +111,4 @@ TEST(BenchCommand, RunsPeersAndRefusesAnEmptyFilter) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::compare_test

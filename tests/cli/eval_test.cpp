@@ -5,7 +5,7 @@
 
 #include "cli/heed_command.h"
 
-namespace heed {
+namespace heed::eval_test {
 namespace {
 
 using nlohmann::json;
@@ -63,4 +63,4 @@ TEST(EvalCommand, BadInputIsOneLineAndStatus2) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::eval_test

@@ -6,7 +6,7 @@
 #include "cli/heed_command.h"
 #include "heed/assets.h"
 
-namespace heed {
+namespace heed::generate_test {
 namespace {
 
 TEST(GenerateCommand, StreamsTextAndReportsWhatItCost) {
@@ -117,4 +117,4 @@ TEST(GenerateCommand, BadInputIsOneLineAndStatus2) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::generate_test

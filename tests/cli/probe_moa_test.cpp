@@ -5,7 +5,7 @@
 
 #include "cli/heed_command.h"
 
-namespace heed {
+namespace heed::probe_moa_test {
 namespace {
 
 void expect_policy(const std::filesystem::path& file, const std::string& name) {
@@ -67,4 +67,4 @@ TEST(ProbeMoaCommand, BadInputIsOneLineAndStatus2) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::probe_moa_test

@@ -6,7 +6,7 @@
 #include "cli/heed_command.h"
 #include "heed/formats/picture.h"
 
-namespace heed {
+namespace heed::probe_picture_test {
 namespace {
 
 using nlohmann::json;
@@ -69,4 +69,4 @@ TEST(ProbeFeatures, ReadsClassesFromFrozenTokens) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::probe_picture_test

@@ -5,7 +5,7 @@
 
 #include "cli/heed_command.h"
 
-namespace heed {
+namespace heed::probe_test {
 namespace {
 
 using nlohmann::json;
@@ -72,4 +72,4 @@ TEST(Probe, BadInputIsOneLineAndStatusTwo) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::probe_test

@@ -6,7 +6,7 @@
 
 #include "cli/heed_command.h"
 
-namespace heed {
+namespace heed::results_test {
 namespace {
 
 using nlohmann::json;
@@ -55,4 +55,4 @@ TEST(Results, BadInputIsOneLine) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::results_test

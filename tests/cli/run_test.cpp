@@ -10,7 +10,7 @@
 #include "cli/heed_command.h"
 #include "heed/formats/safetensors.h"
 
-namespace heed {
+namespace heed::run_test {
 namespace {
 
 struct Array {
@@ -359,4 +359,4 @@ TEST(Run, BrokenFilesAreRefused) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::run_test

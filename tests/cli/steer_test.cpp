@@ -7,7 +7,7 @@
 
 #include "cli/heed_command.h"
 
-namespace heed {
+namespace heed::steer_test {
 namespace {
 
 using nlohmann::json;
@@ -75,4 +75,4 @@ TEST(Steer, BadInputIsOneLineAndStatusTwo) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::steer_test

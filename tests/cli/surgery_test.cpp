@@ -5,7 +5,7 @@
 
 #include "cli/heed_command.h"
 
-namespace heed {
+namespace heed::surgery_test {
 namespace {
 
 using nlohmann::json;
@@ -47,4 +47,4 @@ TEST(Surgery, BadInputIsOneLine) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::surgery_test

@@ -5,7 +5,7 @@
 
 #include "cli/heed_command.h"
 
-namespace heed {
+namespace heed::train_small_test {
 namespace {
 
 using nlohmann::json;
@@ -51,4 +51,4 @@ TEST(TrainSmall, BadInputIsOneLineAndStatusTwo) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::train_small_test

@@ -5,7 +5,7 @@
 
 #include "cli/heed_command.h"
 
-namespace heed {
+namespace heed::train_task_test {
 namespace {
 
 using nlohmann::json;
@@ -85,4 +85,4 @@ TEST(CompareMixers, GivesTableAndJson) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::train_task_test

@@ -9,7 +9,7 @@
 #include "cli/heed_command.h"
 #include "heed/formats/safetensors.h"
 
-namespace heed {
+namespace heed::train_test {
 namespace {
 
 const char* kSmall =
@@ -117,4 +117,4 @@ TEST(Train, BadInputIsOneClearLine) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::train_test

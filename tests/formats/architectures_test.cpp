@@ -3,7 +3,7 @@
 #include "heed/formats/model_config.h"
 #include "support/test_files.h"
 
-namespace heed::formats {
+namespace heed::formats::architectures_test {
 namespace {
 
 using Json = nlohmann::json;
@@ -211,4 +211,4 @@ TEST(Architectures, EncodersRefuseWhatTheyDoNotFollow) {
 }
 
 }  // namespace
-}  // namespace heed::formats
+}  // namespace heed::formats::architectures_test

@@ -7,7 +7,7 @@
 
 #include "heed/error.h"
 
-namespace heed {
+namespace heed::assets_test {
 namespace {
 
 TEST(Assets, AreFoundWhereTheEnvironmentSays) {
@@ -37,4 +37,4 @@ TEST(Assets, AMissingOneNamesThePlacesAndTheVariable) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::assets_test

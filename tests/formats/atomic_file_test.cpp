@@ -4,7 +4,7 @@
 
 #include "support/test_files.h"
 
-namespace heed::formats {
+namespace heed::formats::atomic_file_test {
 namespace {
 namespace fs = std::filesystem;
 
@@ -85,4 +85,4 @@ TEST(AtomicDirectory, LosesNobodysFiles) {
 }
 
 }  // namespace
-}  // namespace heed::formats
+}  // namespace heed::formats::atomic_file_test

@@ -9,7 +9,7 @@
 #include "heed/formats/tokenizer.h"
 #include "support/test_files.h"
 
-namespace heed::formats {
+namespace heed::formats::chat_template_test {
 namespace {
 
 using Json = nlohmann::ordered_json;
@@ -233,4 +233,4 @@ TEST(ChatTemplateHostile, RandomDamage) {
 }
 
 }  // namespace
-}  // namespace heed::formats
+}  // namespace heed::formats::chat_template_test

@@ -10,7 +10,7 @@
 #include "support/test_files.h"
 #include "support/tokenizer_fixtures.h"
 
-namespace heed::formats {
+namespace heed::formats::gguf_test {
 namespace {
 
 std::filesystem::path fixture(const std::string& name) {
@@ -259,4 +259,4 @@ TEST(GgufHostile, OnePartOfSeveral) {
 }
 
 }  // namespace
-}  // namespace heed::formats
+}  // namespace heed::formats::gguf_test

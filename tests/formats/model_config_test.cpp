@@ -4,7 +4,7 @@
 #include "heed/formats/json_file.h"
 #include "support/test_files.h"
 
-namespace heed::formats {
+namespace heed::formats::model_config_test {
 namespace {
 
 using Json = nlohmann::json;
@@ -182,4 +182,4 @@ TEST(ByteTokenizer, EveryByteIsItself) {
 }
 
 }  // namespace
-}  // namespace heed::formats
+}  // namespace heed::formats::model_config_test

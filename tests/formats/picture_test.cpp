@@ -9,7 +9,7 @@
 
 #include "heed/error.h"
 
-namespace heed::formats {
+namespace heed::formats::picture_test {
 namespace {
 
 std::filesystem::path fixture(const char* name) {
@@ -81,4 +81,4 @@ TEST(Picture, BrokenFilesAreNamed) {
 }
 
 }  // namespace
-}  // namespace heed::formats
+}  // namespace heed::formats::picture_test

@@ -5,7 +5,7 @@
 #include "heed/formats/safetensors.h"
 #include "support/test_files.h"
 
-namespace heed::formats {
+namespace heed::formats::safetensors_hostile_test {
 namespace {
 
 SafetensorsHeader parse(std::string_view text) {
@@ -189,4 +189,4 @@ TEST(JsonText, QuoteCutsBetweenCharacters) {
 }
 
 }  // namespace
-}  // namespace heed::formats
+}  // namespace heed::formats::safetensors_hostile_test

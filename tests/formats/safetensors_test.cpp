@@ -7,7 +7,7 @@
 
 #include "support/test_files.h"
 
-namespace heed::formats {
+namespace heed::formats::safetensors_test {
 namespace {
 
 const std::filesystem::path kFixture =
@@ -174,4 +174,4 @@ TEST(Safetensors, RefusesBadIndexes) {
 }
 
 }  // namespace
-}  // namespace heed::formats
+}  // namespace heed::formats::safetensors_test

@@ -6,7 +6,7 @@
 #include "support/decode_case.h"
 #include "support/flash_case.h"
 
-namespace heed::testing {
+namespace heed::testing::attention_weights_test {
 namespace {
 
 using namespace kernels;
@@ -171,4 +171,4 @@ TEST(AttentionWeights, BadRowsAreRefused) {
 }
 
 }  // namespace
-}  // namespace heed::testing
+}  // namespace heed::testing::attention_weights_test

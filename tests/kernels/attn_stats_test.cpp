@@ -8,7 +8,7 @@
 #include "heed/kernels/runtime.h"
 #include "support/flash_case.h"
 
-namespace heed::testing {
+namespace heed::testing::attn_stats_test {
 namespace {
 
 using namespace kernels;
@@ -339,4 +339,4 @@ TEST(AttnStats, BadInputNamesTheValue) {
 }
 
 }  // namespace
-}  // namespace heed::testing
+}  // namespace heed::testing::attn_stats_test

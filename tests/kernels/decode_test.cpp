@@ -9,7 +9,7 @@
 #include "heed/kernels/runtime.h"
 #include "support/decode_case.h"
 
-namespace heed::testing {
+namespace heed::testing::decode_test {
 namespace {
 
 using namespace kernels;
@@ -387,4 +387,4 @@ TEST(Decode, DoubleGoesToTheReference) {
 }
 
 }  // namespace
-}  // namespace heed::testing
+}  // namespace heed::testing::decode_test

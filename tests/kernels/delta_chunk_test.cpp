@@ -8,7 +8,7 @@
 #include "heed/kernels/runtime.h"
 #include "support/recurrence_case.h"
 
-namespace heed::testing {
+namespace heed::testing::delta_chunk_test {
 namespace {
 
 using namespace kernels;
@@ -141,4 +141,4 @@ TEST(DeltaChunk, BadProblemsAreNamed) {
 }
 
 }  // namespace
-}  // namespace heed::testing
+}  // namespace heed::testing::delta_chunk_test

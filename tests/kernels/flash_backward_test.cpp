@@ -7,7 +7,7 @@
 #include "support/flash_case.h"
 #include "support/flash_features.h"
 
-namespace heed::testing {
+namespace heed::testing::flash_backward_test {
 namespace {
 
 using namespace kernels;
@@ -139,4 +139,4 @@ TEST(FlashReference, GradientsAreThoseOfTheForward) {
 }
 
 }  // namespace
-}  // namespace heed::testing
+}  // namespace heed::testing::flash_backward_test

@@ -8,7 +8,7 @@
 #include "support/flash_case.h"
 #include "support/flash_features.h"
 
-namespace heed::testing {
+namespace heed::testing::flash_engine_test {
 namespace {
 
 using namespace kernels;
@@ -341,4 +341,4 @@ TEST(Flash, TakesEmptyTensors) {
 }
 
 }  // namespace
-}  // namespace heed::testing
+}  // namespace heed::testing::flash_engine_test

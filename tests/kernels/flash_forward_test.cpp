@@ -7,7 +7,7 @@
 #include "support/flash_case.h"
 #include "support/flash_features.h"
 
-namespace heed::testing {
+namespace heed::testing::flash_forward_test {
 namespace {
 
 using namespace kernels;
@@ -86,4 +86,4 @@ TEST_P(ForwardOnIsa, MatchesReferenceOnPackedSequences) {
 }
 
 }  // namespace
-}  // namespace heed::testing
+}  // namespace heed::testing::flash_forward_test

@@ -10,7 +10,7 @@
 #include "heed/kernels/runtime.h"
 #include "support/tensor.h"
 
-namespace heed::testing {
+namespace heed::testing::key_search_test {
 namespace {
 
 using namespace kernels;
@@ -254,4 +254,4 @@ TEST(KeySearch, BadCallsAreNamed) {
 }
 
 }  // namespace
-}  // namespace heed::testing
+}  // namespace heed::testing::key_search_test

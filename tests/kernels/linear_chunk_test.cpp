@@ -8,7 +8,7 @@
 #include "heed/kernels/runtime.h"
 #include "support/recurrence_case.h"
 
-namespace heed::testing {
+namespace heed::testing::linear_chunk_test {
 namespace {
 
 using namespace kernels;
@@ -105,4 +105,4 @@ TEST(LinearChunk, BadProblemsAreNamed) {
 }
 
 }  // namespace
-}  // namespace heed::testing
+}  // namespace heed::testing::linear_chunk_test

@@ -13,7 +13,7 @@
 #include "heed/error.h"
 #include "support/tensor.h"
 
-namespace heed::testing {
+namespace heed::testing::mask_test {
 namespace {
 
 using namespace kernels;
@@ -216,4 +216,4 @@ TEST(Mask, RefusesWhatHoldsNoKey) {
 }
 
 }  // namespace
-}  // namespace heed::testing
+}  // namespace heed::testing::mask_test

@@ -8,7 +8,7 @@
 #include "support/grid_draw.h"
 #include "support/tensor.h"
 
-namespace heed::testing {
+namespace heed::testing::neighborhood_band_test {
 namespace {
 
 using namespace kernels;
@@ -130,4 +130,4 @@ TEST(NeighborhoodBand, SaysWhatDoesNotFit) {
 }
 
 }  // namespace
-}  // namespace heed::testing
+}  // namespace heed::testing::neighborhood_band_test

@@ -10,7 +10,7 @@
 #include "support/flash_case.h"
 #include "support/grid_draw.h"
 
-namespace heed::testing {
+namespace heed::testing::neighborhood_test {
 namespace {
 
 using namespace kernels;
@@ -334,4 +334,4 @@ TEST(Neighborhood, SaysWhatDoesNotFit) {
 }
 
 }  // namespace
-}  // namespace heed::testing
+}  // namespace heed::testing::neighborhood_test

@@ -9,7 +9,7 @@
 #include "heed/kernels/select.h"
 #include "support/decode_case.h"
 
-namespace heed::testing {
+namespace heed::testing::page_scores_test {
 namespace {
 
 using namespace kernels;
@@ -274,4 +274,4 @@ TEST(PageScores, BadInputIsNamed) {
 }
 
 }  // namespace
-}  // namespace heed::testing
+}  // namespace heed::testing::page_scores_test

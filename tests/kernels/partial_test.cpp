@@ -9,7 +9,7 @@
 
 #include "support/tensor.h"
 
-namespace heed::testing {
+namespace heed::testing::partial_test {
 namespace {
 
 using kernels::join_sink;
@@ -125,4 +125,4 @@ TEST(Partial, NaNStays) {
 }
 
 }  // namespace
-}  // namespace heed::testing
+}  // namespace heed::testing::partial_test

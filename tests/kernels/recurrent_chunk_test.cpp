@@ -6,7 +6,7 @@
 #include "heed/kernels/runtime.h"
 #include "support/recurrence_case.h"
 
-namespace heed::testing {
+namespace heed::testing::recurrent_chunk_test {
 namespace {
 
 using namespace kernels;
@@ -288,4 +288,4 @@ TYPED_TEST(RecurrentChunk, TheStateMayBeUpdatedInPlace) {
 }
 
 }  // namespace
-}  // namespace heed::testing
+}  // namespace heed::testing::recurrent_chunk_test

@@ -7,7 +7,7 @@
 #include "heed/error.h"
 #include "heed/kernels/limits.h"
 
-namespace heed::testing {
+namespace heed::testing::runtime_test {
 namespace {
 
 using namespace kernels;
@@ -59,4 +59,4 @@ TEST(Limits, AreMeasuredOnEveryInstructionSet) {
 }
 
 }  // namespace
-}  // namespace heed::testing
+}  // namespace heed::testing::runtime_test

@@ -9,7 +9,7 @@
 #include "heed/kernels/flash.h"
 #include "support/tensor.h"
 
-namespace heed::testing {
+namespace heed::testing::select_blocks_test {
 namespace {
 
 using namespace kernels;
@@ -159,4 +159,4 @@ TEST(SelectBlocks, BadInputIsNamed) {
 }
 
 }  // namespace
-}  // namespace heed::testing
+}  // namespace heed::testing::select_blocks_test

@@ -9,7 +9,7 @@
 #include "heed/kernels/runtime.h"
 #include "support/tensor.h"
 
-namespace heed::testing {
+namespace heed::testing::select_test {
 namespace {
 
 using namespace kernels;
@@ -345,4 +345,4 @@ TEST(Select, BadInputIsNamed) {
 }
 
 }  // namespace
-}  // namespace heed::testing
+}  // namespace heed::testing::select_test

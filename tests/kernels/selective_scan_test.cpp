@@ -11,7 +11,7 @@
 #include "heed/kernels/runtime.h"
 #include "support/scan_case.h"
 
-namespace heed::testing {
+namespace heed::testing::selective_scan_test {
 namespace {
 
 using namespace kernels;
@@ -357,4 +357,4 @@ TEST(SelectiveScan, BadInputIsNamed) {
 }
 
 }  // namespace
-}  // namespace heed::testing
+}  // namespace heed::testing::selective_scan_test

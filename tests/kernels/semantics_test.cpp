@@ -12,7 +12,7 @@
 #include "kernels/philox.h"
 #include "support/tensor.h"
 
-namespace heed::testing {
+namespace heed::testing::semantics_test {
 namespace {
 
 using namespace kernels;
@@ -407,4 +407,4 @@ TEST(Philox, GivesThePublishedWords) {
 }
 
 }  // namespace
-}  // namespace heed::testing
+}  // namespace heed::testing::semantics_test

@@ -8,7 +8,7 @@
 #include "heed/kernels/runtime.h"
 #include "support/decode_case.h"
 
-namespace heed::testing {
+namespace heed::testing::slot_scores_test {
 namespace {
 
 using namespace kernels;
@@ -265,4 +265,4 @@ TEST(SlotScores, BadInputIsNamed) {
 }
 
 }  // namespace
-}  // namespace heed::testing
+}  // namespace heed::testing::slot_scores_test

@@ -10,7 +10,7 @@
 #include "heed/kernels/runtime.h"
 #include "support/scan_case.h"
 
-namespace heed::testing {
+namespace heed::testing::softmax_scan_test {
 namespace {
 
 using namespace kernels;
@@ -310,4 +310,4 @@ TEST(SoftmaxScan, BadInputIsNamed) {
 }
 
 }  // namespace
-}  // namespace heed::testing
+}  // namespace heed::testing::softmax_scan_test

@@ -7,7 +7,7 @@
 #include "heed/kernels/runtime.h"
 #include "support/tensor.h"
 
-namespace heed::testing {
+namespace heed::testing::span_attention_test {
 namespace {
 
 using namespace kernels;
@@ -139,4 +139,4 @@ TEST(SpanAttention, EmptyRunsAreNothingAndBadOnesAreNamed) {
 }
 
 }  // namespace
-}  // namespace heed::testing
+}  // namespace heed::testing::span_attention_test

@@ -5,7 +5,7 @@
 #include "heed/kernels/runtime.h"
 #include "support/tensor.h"
 
-namespace heed::testing {
+namespace heed::testing::visible_pairs_test {
 namespace {
 
 using namespace kernels;
@@ -90,4 +90,4 @@ TEST(ScratchObserver, HearsOfAllThatIsTakenAndGivenBack) {
 }
 
 }  // namespace
-}  // namespace heed::testing
+}  // namespace heed::testing::visible_pairs_test

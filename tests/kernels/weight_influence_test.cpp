@@ -7,7 +7,7 @@
 #include "heed/kernels/runtime.h"
 #include "support/flash_case.h"
 
-namespace heed::testing {
+namespace heed::testing::weight_influence_test {
 namespace {
 
 using namespace kernels;
@@ -232,4 +232,4 @@ TEST(WeightInfluence, BadInputIsNamed) {
 }
 
 }  // namespace
-}  // namespace heed::testing
+}  // namespace heed::testing::weight_influence_test

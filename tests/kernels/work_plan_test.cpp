@@ -9,7 +9,7 @@
 #include "heed/kernels/runtime.h"
 #include "support/decode_case.h"
 
-namespace heed::testing {
+namespace heed::testing::work_plan_test {
 namespace {
 
 using namespace kernels;
@@ -137,4 +137,4 @@ TEST(WorkPlan, AForeignPlanIsRefused) {
 }
 
 }  // namespace
-}  // namespace heed::testing
+}  // namespace heed::testing::work_plan_test

@@ -6,7 +6,7 @@
 #include "heed/nn/positions.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::attention_traits_test {
 namespace {
 
 using test::relative_error;
@@ -84,4 +84,4 @@ TEST(AttentionTraits, ImpossibleValuesAreRefused) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::attention_traits_test

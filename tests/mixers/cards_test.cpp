@@ -10,7 +10,7 @@
 #include "heed/nn/block_pattern.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::cards_test {
 namespace {
 
 using nlohmann::json;
@@ -372,4 +372,4 @@ TEST(BlockPattern, ChunksStartAnywhere) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::cards_test

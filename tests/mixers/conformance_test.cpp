@@ -7,7 +7,7 @@
 #include "heed/threads.h"
 #include "support/gradient_check.h"
 
-namespace heed {
+namespace heed::conformance_test {
 namespace {
 
 using test::expect_gradient;
@@ -368,4 +368,4 @@ TEST(Registry, CoresExistWhereClaimed) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::conformance_test

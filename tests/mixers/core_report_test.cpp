@@ -6,7 +6,7 @@
 #include "heed/mixers/token_mixer.h"
 #include "heed/registry.h"
 
-namespace heed {
+namespace heed::core_report_test {
 namespace {
 
 struct ReportCase {
@@ -65,7 +65,8 @@ TEST_P(CoreReport, KeptMassAndPairsAreThoseOfTheVisibleKeys) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Mixers, CoreReport,
-                         ::testing::Values(ReportCase{"dense", {}}, ReportCase{"sliding_window", {{"window", 20}, {"sinks", 3}}},
+                         ::testing::Values(ReportCase{"dense", {}},
+                                           ReportCase{"sliding_window", {{"window", 20}, {"sinks", 3}}},
                                            ReportCase{"longformer", {{"window", 17}, {"global_tokens", 5}}},
                                            ReportCase{"bigbird", {{"block", 16}, {"random_blocks", 1}}},
                                            ReportCase{"flash_attention", {{"block", 32}}},
@@ -73,9 +74,10 @@ INSTANTIATE_TEST_SUITE_P(Mixers, CoreReport,
                          [](const auto& info) { return info.param.mixer; });
 
 TEST(CoreReportOfOthers, WithoutAMeaningTheLseStaysUndefined) {
-  for (const auto& [name, config] :
-       {ReportCase{"sigmoid_attention", nlohmann::json::object()}, ReportCase{"quantizable_attention", nlohmann::json::object()},
-        ReportCase{"sliding_window", {{"sink_logit", "zero"}}}, ReportCase{"dense", {{"positions", {{"kind", "alibi"}}}}}}) {
+  for (const auto& [name, config] : {ReportCase{"sigmoid_attention", nlohmann::json::object()},
+                                     ReportCase{"quantizable_attention", nlohmann::json::object()},
+                                     ReportCase{"sliding_window", {{"sink_logit", "zero"}}},
+                                     ReportCase{"dense", {{"positions", {{"kind", "alibi"}}}}}}) {
     auto full = config;
     full.update({{"dim", 64}, {"heads", 4}, {"kv_heads", 2}});
     const auto mixer = make_mixer(name, full);
@@ -90,4 +92,4 @@ TEST(CoreReportOfOthers, WithoutAMeaningTheLseStaysUndefined) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::core_report_test

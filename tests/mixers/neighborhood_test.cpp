@@ -5,7 +5,7 @@
 #include "heed/mixers/token_mixer.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::neighborhood_test {
 namespace {
 
 using nlohmann::json;
@@ -107,4 +107,4 @@ TEST(NeighborhoodMixers, SayWhatDoesNotFit) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::neighborhood_test

@@ -5,7 +5,7 @@
 
 #include "heed/models/decoder_lm.h"
 
-namespace heed {
+namespace heed::taps_test {
 namespace {
 
 DecoderConfig small_model() {
@@ -155,4 +155,4 @@ TEST_F(TapsTest, GradientsReachAReplacedTensor) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::taps_test

@@ -6,7 +6,7 @@
 #include "heed/error.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::attention_swin_unet_test {
 namespace {
 
 using test::relative_error;
@@ -110,4 +110,4 @@ TEST(CrossSkip, TheSidesAreAlike) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::attention_swin_unet_test

@@ -7,7 +7,7 @@
 #include "support/torch_support.h"
 #include "support/vision_support.h"
 
-namespace heed {
+namespace heed::dual_cross_test {
 namespace {
 
 using test::relative_error;
@@ -87,4 +87,4 @@ TEST(DualCross, WrongPartsAreNamed) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::dual_cross_test

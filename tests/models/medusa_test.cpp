@@ -7,7 +7,7 @@
 #include "support/torch_support.h"
 #include "support/vision_support.h"
 
-namespace heed {
+namespace heed::medusa_test {
 namespace {
 
 using test::relative_error;
@@ -82,4 +82,4 @@ TEST(Medusa, BodiesSeeTheImageAndMayBeTheStagesOwn) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::medusa_test

@@ -8,7 +8,7 @@
 #include "heed/train/video_colours.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::memory_propagation_test {
 namespace {
 
 using test::relative_error;
@@ -118,4 +118,4 @@ TEST(MemoryPropagation, RemembersWhatWasHidden) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::memory_propagation_test

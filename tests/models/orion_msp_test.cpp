@@ -6,7 +6,7 @@
 #include "heed/error.h"
 #include "support/gradient_check.h"
 
-namespace heed {
+namespace heed::orion_msp_test {
 namespace {
 
 using test::relative_error;
@@ -155,4 +155,4 @@ TEST(OrionMsp, BadInputIsNamed) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::orion_msp_test

@@ -7,7 +7,7 @@
 #include "support/torch_support.h"
 #include "support/vision_support.h"
 
-namespace heed {
+namespace heed::overlock_test {
 namespace {
 
 using torch::Tensor;
@@ -56,4 +56,4 @@ TEST(Overlock, TheOverviewIsJudgedInTraining) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::overlock_test

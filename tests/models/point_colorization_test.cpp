@@ -9,7 +9,7 @@
 #include "support/torch_support.h"
 #include "support/vision_support.h"
 
-namespace heed {
+namespace heed::point_colorization_test {
 namespace {
 
 using torch::Tensor;
@@ -101,4 +101,4 @@ TEST(PointColorization, WrongSizesAreNamed) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::point_colorization_test

@@ -4,7 +4,7 @@
 #include "heed/nn/ia_red2.h"
 #include "mixers/sparse/sparse_support.h"
 
-namespace heed {
+namespace heed::reduced_blocks_test {
 namespace {
 
 using test::relative_error;
@@ -112,4 +112,4 @@ TEST(ReducedBlocks, DroppingBeforeALayerIsALoopOverItems) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::reduced_blocks_test

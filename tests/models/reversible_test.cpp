@@ -6,7 +6,7 @@
 #include "heed/models/reversible.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::reversible_test {
 namespace {
 
 using test::relative_error;
@@ -111,4 +111,4 @@ TEST(Reversible, DepthKeepsNothing) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::reversible_test

@@ -6,7 +6,7 @@
 #include "heed/error.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::samba_asr_test {
 namespace {
 
 using test::relative_error;
@@ -199,4 +199,4 @@ TEST(SambaAsr, WrongInputIsNamed) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::samba_asr_test

@@ -7,7 +7,7 @@
 #include "heed/mixers/subsampling.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::self_ensemble_test {
 namespace {
 
 DecoderLm drawn(const char* mixer) {
@@ -48,4 +48,4 @@ TEST(SelfEnsemble, IsTheMeanOfItsDraws) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::self_ensemble_test

@@ -6,7 +6,7 @@
 #include "heed/error.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::sequence_test {
 namespace {
 
 SequenceConfig small(bool tokens) {
@@ -94,4 +94,4 @@ TEST(SequenceModel, InputsThatDoNotFitAreNamed) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::sequence_test

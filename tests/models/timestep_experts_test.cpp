@@ -6,7 +6,7 @@
 #include "heed/error.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::timestep_experts_test {
 namespace {
 
 using test::relative_error;
@@ -120,4 +120,4 @@ TEST(TimestepExperts, LearnsWhereNoiseShouldGo) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::timestep_experts_test

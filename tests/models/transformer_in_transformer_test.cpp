@@ -6,7 +6,7 @@
 #include "heed/error.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::transformer_in_transformer_test {
 namespace {
 
 using test::relative_error;
@@ -111,4 +111,4 @@ TEST(TransformerInTransformer, WrongSizesAreNamed) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::transformer_in_transformer_test

@@ -7,7 +7,7 @@
 #include "support/torch_support.h"
 #include "support/vision_support.h"
 
-namespace heed {
+namespace heed::vision_backbone_test {
 namespace {
 
 using torch::Tensor;
@@ -125,4 +125,4 @@ TEST(Backbones, UnknownNamesGetTheNearest) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::vision_backbone_test

@@ -7,7 +7,7 @@
 #include "support/torch_support.h"
 #include "support/vision_support.h"
 
-namespace heed {
+namespace heed::vision_pyramid_test {
 namespace {
 
 using torch::Tensor;
@@ -108,4 +108,4 @@ TEST(ChannelMixer, CentredKernelsArePlain) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::vision_pyramid_test

@@ -6,7 +6,7 @@
 #include "heed/error.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::vision_test {
 namespace {
 
 VisionConfig small() {
@@ -67,4 +67,4 @@ TEST(Vision, WrongPartsAreNamed) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::vision_test

@@ -6,7 +6,7 @@
 #include "heed/error.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::world_model_test {
 namespace {
 
 using test::relative_error;
@@ -212,4 +212,4 @@ TEST(WorldModel, WrongInputIsNamed) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::world_model_test

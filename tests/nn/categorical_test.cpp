@@ -5,7 +5,7 @@
 #include "heed/error.h"
 #include "support/torch_support.h"
 
-namespace heed::nn {
+namespace heed::nn::categorical_test {
 namespace {
 
 using test::relative_error;
@@ -68,4 +68,4 @@ TEST(TwoHot, TheLossIsLeastAtTheNumber) {
 }
 
 }  // namespace
-}  // namespace heed::nn
+}  // namespace heed::nn::categorical_test

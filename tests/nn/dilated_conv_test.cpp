@@ -6,7 +6,7 @@
 #include "heed/error.h"
 #include "support/torch_support.h"
 
-namespace heed::nn {
+namespace heed::nn::dilated_conv_test {
 namespace {
 
 TEST(DilatedConv, BranchesAreOneKernel) {
@@ -42,4 +42,4 @@ TEST(DilatedConv, ReachIsThatOfTheLargestKernel) {
 }
 
 }  // namespace
-}  // namespace heed::nn
+}  // namespace heed::nn::dilated_conv_test

@@ -5,7 +5,7 @@
 
 #include "mixers/sparse/sparse_support.h"
 
-namespace heed {
+namespace heed::ia_red2_test {
 namespace {
 
 using nn::ReductionInput;
@@ -159,4 +159,4 @@ TEST(IaRed2, BadInputIsNamed) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::ia_red2_test

@@ -7,7 +7,7 @@
 #include "heed/nn/ragged_kv.h"
 #include "support/naive_kv.h"
 
-namespace heed::nn {
+namespace heed::nn::kv_format_test {
 namespace {
 
 using testing::stored;
@@ -238,4 +238,4 @@ TEST(KvFormat, RefusesWhatItCantPack) {
 }
 
 }  // namespace
-}  // namespace heed::nn
+}  // namespace heed::nn::kv_format_test

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace heed::nn {
+namespace heed::nn::kv_storage_test {
 namespace {
 
 TEST(KvStorage, GrowsAndErases) {
@@ -21,4 +21,4 @@ TEST(KvStorage, GrowsAndErases) {
 }
 
 }  // namespace
-}  // namespace heed::nn
+}  // namespace heed::nn::kv_storage_test

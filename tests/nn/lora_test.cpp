@@ -6,7 +6,7 @@
 #include "heed/mixers/token_mixer.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::lora_test {
 namespace {
 
 using torch::Tensor;
@@ -73,4 +73,4 @@ TEST(Lora, WhatItRefuses) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::lora_test

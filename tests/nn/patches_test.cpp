@@ -5,7 +5,7 @@
 
 #include "heed/nn/huber.h"
 
-namespace heed::nn {
+namespace heed::nn::patches_test {
 namespace {
 
 TEST(Patches, ComeTogetherAgain) {
@@ -28,4 +28,4 @@ TEST(Huber, IsQuadraticThenLinear) {
 }
 
 }  // namespace
-}  // namespace heed::nn
+}  // namespace heed::nn::patches_test

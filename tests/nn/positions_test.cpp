@@ -6,7 +6,7 @@
 #include "heed/error.h"
 #include "support/torch_support.h"
 
-namespace heed::nn {
+namespace heed::nn::positions_test {
 namespace {
 
 using test::relative_error;
@@ -138,4 +138,4 @@ TEST(Sinusoidal, IsSineAndCosine) {
 }
 
 }  // namespace
-}  // namespace heed::nn
+}  // namespace heed::nn::positions_test

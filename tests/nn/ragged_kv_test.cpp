@@ -4,7 +4,7 @@
 
 #include "heed/error.h"
 
-namespace heed::nn {
+namespace heed::nn::ragged_kv_test {
 namespace {
 
 using torch::Tensor;
@@ -99,4 +99,4 @@ TEST(RaggedKv, RefusesWhatDoesNotFit) {
 }
 
 }  // namespace
-}  // namespace heed::nn
+}  // namespace heed::nn::ragged_kv_test

@@ -6,7 +6,7 @@
 #include "heed/error.h"
 #include "support/torch_support.h"
 
-namespace heed::nn {
+namespace heed::nn::rollout_test {
 namespace {
 
 std::vector<torch::Tensor> random_maps(int64_t layers) {
@@ -54,4 +54,4 @@ TEST(Rollout, WeightsAreMeansOverHeads) {
 }
 
 }  // namespace
-}  // namespace heed::nn
+}  // namespace heed::nn::rollout_test

@@ -6,7 +6,7 @@
 #include "heed/error.h"
 #include "support/torch_support.h"
 
-namespace heed::nn {
+namespace heed::nn::scan_paths_test {
 namespace {
 
 using torch::Tensor;
@@ -57,4 +57,4 @@ TEST(ScanPaths, UnknownKindsAreNamed) {
 }
 
 }  // namespace
-}  // namespace heed::nn
+}  // namespace heed::nn::scan_paths_test

@@ -4,7 +4,7 @@
 #include "heed/nn/token_reducer.h"
 #include "mixers/sparse/sparse_support.h"
 
-namespace heed {
+namespace heed::token_merging_test {
 namespace {
 
 using nn::ReductionInput;
@@ -211,4 +211,4 @@ TEST(PackedTokens, AreTheRaggedBatchInOneRow) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::token_merging_test

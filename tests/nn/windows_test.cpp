@@ -5,7 +5,7 @@
 
 #include "heed/error.h"
 
-namespace heed::nn {
+namespace heed::nn::windows_test {
 namespace {
 
 using torch::Tensor;
@@ -103,4 +103,4 @@ TEST(Windows, BadSizesAreNamed) {
 }
 
 }  // namespace
-}  // namespace heed::nn
+}  // namespace heed::nn::windows_test

@@ -10,7 +10,7 @@
 #include "heed/ops/dispatch.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::attention_test {
 namespace {
 
 using test::relative_error;
@@ -224,4 +224,4 @@ TEST(Library, MetaTensorsGiveShapes) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::attention_test

@@ -6,7 +6,7 @@
 #include "heed/error.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::delta_chunk_test {
 namespace {
 
 using ops::delta_chunk;
@@ -113,4 +113,4 @@ TEST(DeltaChunkOp, BadInputIsRefused) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::delta_chunk_test

@@ -7,7 +7,7 @@
 #include "heed/error.h"
 #include "heed/ops/span_attention.h"
 
-namespace heed::ops {
+namespace heed::ops::key_search_test {
 namespace {
 
 using torch::Tensor;
@@ -118,4 +118,4 @@ TEST(SpanAttentionOp, SaysWhatDoesNotFit) {
 }
 
 }  // namespace
-}  // namespace heed::ops
+}  // namespace heed::ops::key_search_test

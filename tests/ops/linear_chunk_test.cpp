@@ -8,7 +8,7 @@
 #include "heed/kernels/runtime.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::linear_chunk_test {
 namespace {
 
 using ops::linear_chunk;
@@ -265,4 +265,4 @@ TEST(LinearCoefficients, DecaysAreOneChoiceOfThem) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::linear_chunk_test

@@ -6,7 +6,7 @@
 #include "heed/error.h"
 #include "support/torch_support.h"
 
-namespace heed::ops {
+namespace heed::ops::neighborhood_test {
 namespace {
 
 using test::relative_error;
@@ -203,4 +203,4 @@ TEST(NeighborhoodOp, SaysWhatDoesNotFit) {
 }
 
 }  // namespace
-}  // namespace heed::ops
+}  // namespace heed::ops::neighborhood_test

@@ -6,7 +6,7 @@
 #include "heed/error.h"
 #include "support/torch_support.h"
 
-namespace heed::ops {
+namespace heed::ops::selective_scan_test {
 namespace {
 
 using test::relative_error;
@@ -162,4 +162,4 @@ TEST(SelectiveScanOp, WrongShapesAreNamed) {
 }
 
 }  // namespace
-}  // namespace heed::ops
+}  // namespace heed::ops::selective_scan_test

@@ -6,7 +6,7 @@
 #include "heed/error.h"
 #include "support/torch_support.h"
 
-namespace heed::ops {
+namespace heed::ops::softmax_scan_test {
 namespace {
 
 using test::relative_error;
@@ -86,4 +86,4 @@ TEST(SoftmaxScanOp, RefusalsAndMeta) {
 }
 
 }  // namespace
-}  // namespace heed::ops
+}  // namespace heed::ops::softmax_scan_test

@@ -6,7 +6,7 @@
 #include "heed/error.h"
 #include "support/torch_support.h"
 
-namespace heed::ops {
+namespace heed::ops::toeplitz_fft_test {
 namespace {
 
 using test::relative_error;
@@ -119,4 +119,4 @@ TEST(ToeplitzFft, SixteenBitTypesAndRefusals) {
 }
 
 }  // namespace
-}  // namespace heed::ops
+}  // namespace heed::ops::toeplitz_fft_test

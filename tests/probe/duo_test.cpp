@@ -7,7 +7,7 @@
 #include "heed/cache/evaluate.h"
 #include "support/temporary_directory.h"
 
-namespace heed::probe {
+namespace heed::probe::duo_test {
 namespace {
 
 const checkpoint::LanguageModel& shipped() {
@@ -56,4 +56,4 @@ TEST(Duo, GatesOfTheShippedModelKeepItsAnswers) {
 }
 
 }  // namespace
-}  // namespace heed::probe
+}  // namespace heed::probe::duo_test

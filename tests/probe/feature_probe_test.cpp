@@ -6,7 +6,7 @@
 #include "heed/error.h"
 #include "support/torch_support.h"
 
-namespace heed::probe {
+namespace heed::probe::feature_probe_test {
 namespace {
 
 using test::relative_error;
@@ -113,4 +113,4 @@ TEST(FeatureProbe, WrongSizesAreNamed) {
 }
 
 }  // namespace
-}  // namespace heed::probe
+}  // namespace heed::probe::feature_probe_test

@@ -14,7 +14,7 @@
 #include "probe/greedy.h"
 #include "probe/repeated_tokens.h"
 
-namespace heed::probe {
+namespace heed::probe::head_scores_test {
 namespace {
 
 using torch::Tensor;
@@ -136,4 +136,4 @@ TEST(Masking, RetrievalHeadsCarryTheAnswer) {
 }
 
 }  // namespace
-}  // namespace heed::probe
+}  // namespace heed::probe::head_scores_test

@@ -9,7 +9,7 @@
 #include "heed/error.h"
 #include "probe/key_searches.h"
 
-namespace heed::probe {
+namespace heed::probe::key_index_test {
 namespace {
 
 using torch::Tensor;
@@ -100,4 +100,4 @@ TEST(CompareKeyIndices, LooksAtEveryLayerAndRefusesWhatIsTooShort) {
 }
 
 }  // namespace
-}  // namespace heed::probe
+}  // namespace heed::probe::key_index_test

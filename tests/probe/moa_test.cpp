@@ -13,7 +13,7 @@
 #include "heed/ops/attn_stats.h"
 #include "probe/rule_knapsack.h"
 
-namespace heed::probe {
+namespace heed::probe::moa_test {
 namespace {
 
 using cache::MoaRule;
@@ -289,4 +289,4 @@ TEST(MoaSearch, TheInductionHeadOfTheOracleGetsTheWindow) {
 }
 
 }  // namespace
-}  // namespace heed::probe
+}  // namespace heed::probe::moa_test

@@ -8,7 +8,7 @@
 #include "heed/error.h"
 #include "support/torch_support.h"
 
-namespace heed::probe {
+namespace heed::probe::picture_attention_test {
 namespace {
 
 using test::relative_error;
@@ -103,4 +103,4 @@ TEST(PictureAttention, OtherModelsAreNamed) {
 }
 
 }  // namespace
-}  // namespace heed::probe
+}  // namespace heed::probe::picture_attention_test

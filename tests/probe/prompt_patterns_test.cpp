@@ -5,7 +5,7 @@
 #include "cache/small_model.h"
 #include "heed/error.h"
 
-namespace heed::probe {
+namespace heed::probe::prompt_patterns_test {
 namespace {
 
 using nlohmann::json;
@@ -52,4 +52,4 @@ TEST(PromptPatterns, APatternThatReadsEverythingHasNoError) {
 }
 
 }  // namespace
-}  // namespace heed::probe
+}  // namespace heed::probe::prompt_patterns_test

@@ -8,7 +8,7 @@
 #include "cache/small_model.h"
 #include "heed/error.h"
 
-namespace heed::probe {
+namespace heed::probe::sinks_test {
 namespace {
 
 using testing::random_tokens;
@@ -171,4 +171,4 @@ TEST_F(SinksTest, BadInputIsRefused) {
 }
 
 }  // namespace
-}  // namespace heed::probe
+}  // namespace heed::probe::sinks_test

@@ -11,7 +11,7 @@
 #include "heed/registry.h"
 #include "support/temporary_directory.h"
 
-namespace heed::results {
+namespace heed::results::page_test {
 namespace {
 
 Experiment made(const Experiment& like) {
@@ -94,4 +94,4 @@ TEST(ResultsPageTest, BadInputIsNamed) {
 }
 
 }  // namespace
-}  // namespace heed::results
+}  // namespace heed::results::page_test

@@ -4,7 +4,7 @@
 #include "heed/error.h"
 #include "steer/weights.h"
 
-namespace heed::steer {
+namespace heed::steer::act_calibration_test {
 namespace {
 
 using nlohmann::json;
@@ -120,4 +120,4 @@ TEST(ActCalibration, BadSettingsAreRefused) {
 }
 
 }  // namespace
-}  // namespace heed::steer
+}  // namespace heed::steer::act_calibration_test

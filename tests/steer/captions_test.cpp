@@ -6,7 +6,7 @@
 #include "heed/error.h"
 #include "support/torch_support.h"
 
-namespace heed::steer {
+namespace heed::steer::captions_test {
 namespace {
 
 using tasks::PairWorld;
@@ -92,4 +92,4 @@ TEST_F(CaptionsTest, ThePlantedSinkIsTheOneThatIsFound) {
 }
 
 }  // namespace
-}  // namespace heed::steer
+}  // namespace heed::steer::captions_test

@@ -8,7 +8,7 @@
 #include "heed/error.h"
 #include "support/torch_support.h"
 
-namespace heed::steer {
+namespace heed::steer::flow_cut_test {
 namespace {
 
 using torch::Tensor;
@@ -152,4 +152,4 @@ TEST_F(FlowCutTest, BadOptionsAreRefused) {
 }
 
 }  // namespace
-}  // namespace heed::steer
+}  // namespace heed::steer::flow_cut_test

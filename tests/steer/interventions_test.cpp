@@ -13,7 +13,7 @@
 #include "steer/weights.h"
 #include "support/temporary_directory.h"
 
-namespace heed::steer {
+namespace heed::steer::interventions_test {
 namespace {
 
 using nlohmann::json;
@@ -148,4 +148,4 @@ TEST(HeadSearch, FindsTheHeadsThatGain) {
 }
 
 }  // namespace
-}  // namespace heed::steer
+}  // namespace heed::steer::interventions_test

@@ -4,7 +4,7 @@
 #include "heed/error.h"
 #include "steer/weights.h"
 
-namespace heed::steer {
+namespace heed::steer::var_redistribution_test {
 namespace {
 
 using nlohmann::json;
@@ -133,4 +133,4 @@ TEST(VarRedistribution, BadSettingsAreRefused) {
 }
 
 }  // namespace
-}  // namespace heed::steer
+}  // namespace heed::steer::var_redistribution_test

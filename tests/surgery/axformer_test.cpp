@@ -7,7 +7,7 @@
 #include "heed/nn/core_report.h"
 #include "support/torch_support.h"
 
-namespace heed::surgery {
+namespace heed::surgery::axformer_test {
 namespace {
 
 using test::relative_error;
@@ -181,4 +181,4 @@ TEST(Axformer, BadInputIsNamed) {
 }
 
 }  // namespace
-}  // namespace heed::surgery
+}  // namespace heed::surgery::axformer_test

@@ -8,7 +8,7 @@
 #include "heed/mixers/taps.h"
 #include "heed/surgery/distill.h"
 
-namespace heed::surgery {
+namespace heed::surgery::echo_att_test {
 namespace {
 
 using testing::largest_difference;
@@ -233,4 +233,4 @@ TEST(Distillation, ACopyCostsNothingAndTrainingBringsTheStudentNearer) {
 }
 
 }  // namespace
-}  // namespace heed::surgery
+}  // namespace heed::surgery::echo_att_test

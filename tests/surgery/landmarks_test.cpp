@@ -6,7 +6,7 @@
 #include "cache/small_model.h"
 #include "heed/error.h"
 
-namespace heed::surgery {
+namespace heed::surgery::landmarks_test {
 namespace {
 
 using testing::largest_difference;
@@ -57,4 +57,4 @@ TEST(Landmarks, AConvertedModelTrains) {
 }
 
 }  // namespace
-}  // namespace heed::surgery
+}  // namespace heed::surgery::landmarks_test

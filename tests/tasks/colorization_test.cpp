@@ -7,7 +7,7 @@
 #include "heed/error.h"
 #include "heed/tasks/task.h"
 
-namespace heed::tasks {
+namespace heed::tasks::colorization_test {
 namespace {
 
 constexpr int64_t kSide = 16, kPatch = 4;
@@ -72,4 +72,4 @@ TEST(Colorization, GreyScoresChance) {
 }
 
 }  // namespace
-}  // namespace heed::tasks
+}  // namespace heed::tasks::colorization_test

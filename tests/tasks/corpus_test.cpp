@@ -9,7 +9,7 @@
 #include "tasks/roff.h"
 #include "tasks/text_files.h"
 
-namespace heed::tasks {
+namespace heed::tasks::corpus_test {
 namespace {
 namespace fs = std::filesystem;
 
@@ -206,4 +206,4 @@ TEST(Roff, WrapsAndSurvivesAnything) {
 }
 
 }  // namespace
-}  // namespace heed::tasks
+}  // namespace heed::tasks::corpus_test

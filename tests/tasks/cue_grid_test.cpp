@@ -6,7 +6,7 @@
 
 #include "heed/error.h"
 
-namespace heed::tasks {
+namespace heed::tasks::cue_grid_test {
 namespace {
 
 /// Steps from a cell to a pad, rows first; going round the corners of other pads is not needed then or with columns
@@ -105,4 +105,4 @@ TEST(CueGrid, EpisodesEndAtTheirLimitAndRepeat) {
 }
 
 }  // namespace
-}  // namespace heed::tasks
+}  // namespace heed::tasks::cue_grid_test

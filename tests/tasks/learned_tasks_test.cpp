@@ -14,7 +14,7 @@
 #include "tasks/shapes.h"
 #include "tasks/strew.h"
 
-namespace heed::tasks {
+namespace heed::tasks::learned_tasks_test {
 namespace {
 
 using nlohmann::json;
@@ -483,4 +483,4 @@ TEST(LearnedTasks, RefuseBadParameters) {
 }
 
 }  // namespace
-}  // namespace heed::tasks
+}  // namespace heed::tasks::learned_tasks_test

@@ -5,7 +5,7 @@
 
 #include "support/test_files.h"
 
-namespace heed::tasks {
+namespace heed::tasks::mixture_test {
 namespace {
 
 class MixtureTest : public testing::Test {
@@ -131,4 +131,4 @@ TEST_F(MixtureTest, SaysWhatIsWrong) {
 }
 
 }  // namespace
-}  // namespace heed::tasks
+}  // namespace heed::tasks::mixture_test

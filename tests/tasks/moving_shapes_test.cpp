@@ -8,7 +8,7 @@
 
 #include "heed/error.h"
 
-namespace heed::tasks {
+namespace heed::tasks::moving_shapes_test {
 namespace {
 
 TEST(MovingShapes, TheFirstShapeGoesAndComesBackAsItWas) {
@@ -48,4 +48,4 @@ TEST(MovingShapes, ShapesMoveAndVideosDiffer) {
 }
 
 }  // namespace
-}  // namespace heed::tasks
+}  // namespace heed::tasks::moving_shapes_test

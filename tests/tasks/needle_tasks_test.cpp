@@ -10,7 +10,7 @@
 #include "heed/tasks/task.h"
 #include "support/test_files.h"
 
-namespace heed::tasks {
+namespace heed::tasks::needle_tasks_test {
 namespace {
 
 using nlohmann::json;
@@ -208,4 +208,4 @@ TEST(Metrics, EffectiveContextIsTheLongestGoodOne) {
 }
 
 }  // namespace
-}  // namespace heed::tasks
+}  // namespace heed::tasks::needle_tasks_test

@@ -7,7 +7,7 @@
 #include <cmath>
 #include <set>
 
-namespace heed::tasks {
+namespace heed::tasks::pairworld_test {
 namespace {
 
 bool holds(const std::vector<int64_t>& objects, int64_t o) {
@@ -73,4 +73,4 @@ TEST(CaptionScore, CountsEachObjectOnce) {
 }
 
 }  // namespace
-}  // namespace heed::tasks
+}  // namespace heed::tasks::pairworld_test

@@ -7,7 +7,7 @@
 
 #include "kernels/philox.h"
 
-namespace heed::tasks {
+namespace heed::tasks::random_test {
 namespace {
 
 // The vectors of the authors' own test (Random123, kat_vectors, philox4x32 10).
@@ -96,4 +96,4 @@ TEST(Random, DistinctNumbers) {
 }
 
 }  // namespace
-}  // namespace heed::tasks
+}  // namespace heed::tasks::random_test

@@ -9,7 +9,7 @@
 #include "heed/error.h"
 #include "heed/tasks/metrics.h"
 
-namespace heed::tasks {
+namespace heed::tasks::spoken_symbols_test {
 namespace {
 
 TEST(SpokenSymbols, SamplesAreFunctionsOfTheirIndex) {
@@ -82,4 +82,4 @@ TEST(EditDistance, CountsInsertionsDeletionsAndExchanges) {
 }
 
 }  // namespace
-}  // namespace heed::tasks
+}  // namespace heed::tasks::spoken_symbols_test

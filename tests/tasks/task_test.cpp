@@ -14,7 +14,7 @@
 #include "support/tokenizer_fixtures.h"
 #include "tasks/solver.h"
 
-namespace heed::tasks {
+namespace heed::tasks::task_test {
 namespace {
 
 using nlohmann::json;
@@ -444,4 +444,4 @@ TEST(Metrics, KnownValues) {
 }
 
 }  // namespace
-}  // namespace heed::tasks
+}  // namespace heed::tasks::task_test

@@ -4,7 +4,7 @@
 #include "heed/tasks/task.h"
 #include "support/test_files.h"
 
-namespace heed::tasks {
+namespace heed::tasks::wording_test {
 namespace {
 
 class Wordings : public testing::Test {
@@ -69,4 +69,4 @@ TEST_F(Wordings, SayWhatIsWrong) {
 }
 
 }  // namespace
-}  // namespace heed::tasks
+}  // namespace heed::tasks::wording_test

@@ -10,7 +10,7 @@
 #include "heed/error.h"
 #include "heed/models/head_order.h"
 
-namespace heed::train {
+namespace heed::train::duo_gates_test {
 namespace {
 
 using testing::random_tokens;
@@ -217,4 +217,4 @@ TEST(HeadOrder, LeavesLogitsAsTheyAre) {
 }
 
 }  // namespace
-}  // namespace heed::train
+}  // namespace heed::train::duo_gates_test

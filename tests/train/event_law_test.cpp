@@ -5,7 +5,7 @@
 
 #include "support/torch_support.h"
 
-namespace heed::train {
+namespace heed::train::event_law_test {
 namespace {
 
 TEST(EventLaw, IsADensityOverTimesAndMarks) {
@@ -42,4 +42,4 @@ TEST(EventLaw, GradientsAreFiniteAtTheEndsOfTime) {
 }
 
 }  // namespace
-}  // namespace heed::train
+}  // namespace heed::train::event_law_test

@@ -5,7 +5,7 @@
 #include "heed/error.h"
 #include "support/torch_support.h"
 
-namespace heed::train {
+namespace heed::train::replay_test {
 namespace {
 
 using torch::Tensor;
@@ -87,4 +87,4 @@ TEST(Replay, WrongRequestsAreNamed) {
 }
 
 }  // namespace
-}  // namespace heed::train
+}  // namespace heed::train::replay_test

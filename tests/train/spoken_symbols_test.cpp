@@ -5,7 +5,7 @@
 #include "heed/error.h"
 #include "support/torch_support.h"
 
-namespace heed::train {
+namespace heed::train::spoken_symbols_test {
 namespace {
 
 using tasks::Split;
@@ -75,4 +75,4 @@ TEST(Speech, IsWrittenDownAfterTraining) {
 }
 
 }  // namespace
-}  // namespace heed::train
+}  // namespace heed::train::spoken_symbols_test

@@ -7,7 +7,7 @@
 #include "heed/train/task_run.h"
 #include "support/torch_support.h"
 
-namespace heed::train {
+namespace heed::train::task_trainer_test {
 namespace {
 
 using tasks::Example;
@@ -109,7 +109,7 @@ struct Progress {
   double share;
 };
 
-class EveryFace : public testing::TestWithParam<Progress> {};
+class EveryFace : public ::testing::TestWithParam<Progress> {};
 
 TEST_P(EveryFace, IsLearned) {
   const auto& p = GetParam();
@@ -127,16 +127,16 @@ const nlohmann::json kShortLists{{"max_depth", 3}, {"max_args", 3}, {"min_length
 
 INSTANTIATE_TEST_SUITE_P(
     Tasks, EveryFace,
-    testing::Values(Progress{"listops", kShortLists, "dense", 200, 0.25},
-                    Progress{"listops", kShortLists, "aaren", 200, 0.25},
-                    Progress{"algo", {{"function", "max"}}, "positional_attention", 200, 0.8},
-                    Progress{"algo", {{"function", "sort"}}, "dense", 200, 0.8},
-                    Progress{"icl_regression", {{"dim", 2}, {"points", 8}}, "deltanet", 300, 0.7},
-                    Progress{"ts_forecast", {{"channels", 2}, {"horizon", 2}, {"context", 32}}, "aaren", 150, 0.12},
-                    Progress{"hawkes", {{"events", 32}}, "aaren", 200, 0.4},
-                    Progress{"digits", nlohmann::json::object(), "dense", 300, 0.4},
-                    Progress{"digits", nlohmann::json::object(), "rala", 150, 0.4},
-                    Progress{"byte_lm", {{"context", 64}}, "sliding_window", 250, 0.05}),
+    ::testing::Values(Progress{"listops", kShortLists, "dense", 200, 0.25},
+                      Progress{"listops", kShortLists, "aaren", 200, 0.25},
+                      Progress{"algo", {{"function", "max"}}, "positional_attention", 200, 0.8},
+                      Progress{"algo", {{"function", "sort"}}, "dense", 200, 0.8},
+                      Progress{"icl_regression", {{"dim", 2}, {"points", 8}}, "deltanet", 300, 0.7},
+                      Progress{"ts_forecast", {{"channels", 2}, {"horizon", 2}, {"context", 32}}, "aaren", 150, 0.12},
+                      Progress{"hawkes", {{"events", 32}}, "aaren", 200, 0.4},
+                      Progress{"digits", nlohmann::json::object(), "dense", 300, 0.4},
+                      Progress{"digits", nlohmann::json::object(), "rala", 150, 0.4},
+                      Progress{"byte_lm", {{"context", 64}}, "sliding_window", 250, 0.05}),
     [](const auto& info) { return std::string(info.param.task) + "_" + info.param.mixer; });
 
 TEST(TaskModel, LooksBothWaysWhereItMay) {
@@ -227,4 +227,4 @@ TEST(TaskRun, TestsBeyondTheTask) {
 }
 
 }  // namespace
-}  // namespace heed::train
+}  // namespace heed::train::task_trainer_test

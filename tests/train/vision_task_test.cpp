@@ -5,7 +5,7 @@
 #include "heed/models/vision_backbone.h"
 #include "heed/train/task_run.h"
 
-namespace heed::train {
+namespace heed::train::vision_task_test {
 namespace {
 
 TaskModelOptions small_options(const std::string& backbone) {
@@ -17,7 +17,7 @@ TaskModelOptions small_options(const std::string& backbone) {
   return options;
 }
 
-class VisionTask : public testing::TestWithParam<std::string> {};
+class VisionTask : public ::testing::TestWithParam<std::string> {};
 
 /// More than a third of the way from a guess to all right, on digits and on the shapes in patches.
 TEST_P(VisionTask, IsLearned) {
@@ -42,7 +42,7 @@ TEST_P(VisionTask, IsLearned) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Backbones, VisionTask, testing::ValuesIn(backbone_names()),
+INSTANTIATE_TEST_SUITE_P(Backbones, VisionTask, ::testing::ValuesIn(backbone_names()),
                          [](const auto& info) { return info.param; });
 
 TEST(VisionTaskModel, PartsAreNamed) {
@@ -59,4 +59,4 @@ TEST(VisionTaskModel, PartsAreNamed) {
 }
 
 }  // namespace
-}  // namespace heed::train
+}  // namespace heed::train::vision_task_test

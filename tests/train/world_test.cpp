@@ -6,7 +6,7 @@
 #include "heed/error.h"
 #include "support/torch_support.h"
 
-namespace heed::train {
+namespace heed::train::world_test {
 namespace {
 
 using test::relative_error;
@@ -161,4 +161,4 @@ TEST(World, WrongNumbersAreNamed) {
 }
 
 }  // namespace
-}  // namespace heed::train
+}  // namespace heed::train::world_test

@@ -9,7 +9,7 @@ namespace {
 
 using torch::Tensor;
 
-struct Settings {
+struct ActQkvSettings {
   int64_t block = 32, sinks = 32, window = 512, budget = 2048, chunk = 512, least = 4;
   double mass = 0.9;
 
@@ -20,7 +20,7 @@ struct Settings {
 /// What the layers of a state wanted in the last step decides what they get in the next.
 class SharedBudgets {
  public:
-  SharedBudgets(int64_t layers, const Settings& settings) : layers_(layers), s_(settings) {}
+  SharedBudgets(int64_t layers, const ActQkvSettings& settings) : layers_(layers), s_(settings) {}
 
   /// Blocks of a layer for a sequence at a step. The first who asks of a new step ends the one before.
   int64_t at(int64_t step, int64_t layer, size_t sequence) {
@@ -40,14 +40,15 @@ class SharedBudgets {
 
  private:
   int64_t layers_, step_ = -1;
-  Settings s_;
+  ActQkvSettings s_;
   std::vector<std::vector<int64_t>> wanted_, granted_;  // [sequence][layer]
 };
 
 /// Slots are places in the text. Keys are kept unrotated, and blocks are scored so; what is read stands at its rank.
 class ActQkv : public LayerCache {
  public:
-  explicit ActQkv(const Settings& settings) : s_(settings), budgets_(std::make_shared<SharedBudgets>(1, settings)) {}
+  explicit ActQkv(const ActQkvSettings& settings)
+      : s_(settings), budgets_(std::make_shared<SharedBudgets>(1, settings)) {}
   int64_t policy_bytes() const override { return means_.defined() ? int64_t(means_.nbytes()) : 0; }
 
   void meet(const std::vector<LayerCache*>& all) override {
@@ -160,7 +161,7 @@ class ActQkv : public LayerCache {
     return attention(rotate(chunk, q, ranks.slice(0, k.size(2) - n)), rotate(chunk, k, ranks), v, options);
   }
 
-  Settings s_;
+  ActQkvSettings s_;
   int64_t layer_ = 0;  // among those that share
   std::shared_ptr<SharedBudgets> budgets_;
   Tensor means_;     // float [B, Hkv, blocks and room for more, D]
@@ -183,7 +184,7 @@ PolicyRow act_qkv() {
         "weight of the blocks a layer wants; layers get their budget in proportion. 1: everything is read"},
        {"least", 4, "blocks that every layer gets"}},
       [](ConfigReader& reader, const ModelShape&) -> Policy {
-        Settings s;
+        ActQkvSettings s;
         s.block = reader.integer("block", s.block, 1, 1 << 20);
         s.sinks = reader.integer("sinks", s.sinks, 0, 1 << 30);
         s.window = reader.integer("window", s.window, 1, 1 << 30);

@@ -7,7 +7,7 @@
 namespace heed::cache {
 namespace {
 
-Policy make(ConfigReader& reader, const ModelShape& shape) {
+Policy make_duo(ConfigReader& reader, const ModelShape& shape) {
   const auto file = reader.get<std::string>("heads", "");
   const auto named = reader.get<nlohmann::json>("streaming", nullptr);
   const auto sparsity = reader.get<double>("sparsity", 0.5);
@@ -43,7 +43,7 @@ PolicyRow duo_attention() {
                   {"sinks", 64, "first tokens that streaming heads keep"},
                   {"recent", 256, "recent tokens that they keep, the own one included"},
                   {"seed", 0, "of the noise of 1e-6 that decides between equal gates"}},
-                 make);
+                 make_duo);
   row.at_mean_budget = [](int64_t budget, int64_t prompt, const HeadRanking& ranking) {
     const SplitBudget split(budget, prompt, ranking.size());
     const int64_t sinks = std::min<int64_t>(64, split.others / 4);

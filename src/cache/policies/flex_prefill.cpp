@@ -16,14 +16,14 @@ Tensor jensen_shannon_distance(const Tensor& p, const Tensor& q) {
 
 namespace {
 
-struct Settings {
+struct FlexPrefillSettings {
   int64_t block = 128, least = 512;
   double mass = 0.9, threshold = 0.1;
 };
 
 class FlexPrefill : public SparsePrompt {
  public:
-  explicit FlexPrefill(const Settings& settings) : s_(settings) {}
+  explicit FlexPrefill(const FlexPrefillSettings& settings) : s_(settings) {}
 
  protected:
   bool reads_all(int64_t, int64_t m) const override { return m <= std::max(2 * s_.block, s_.least); }
@@ -63,7 +63,7 @@ class FlexPrefill : public SparsePrompt {
     return (distance < s_.threshold).unsqueeze(2).unsqueeze(3);
   }
 
-  Settings s_;
+  FlexPrefillSettings s_;
 };
 
 }  // namespace
@@ -79,7 +79,7 @@ PolicyRow flex_prefill() {
        {"block", 128, "tokens of a block, and last queries of a chunk that estimate"},
        {"least", 512, "keys, distances and tokens of blocks that are read at least; no longer prompts are cut"}},
       [](ConfigReader& reader, const ModelShape&) -> Policy {
-        Settings s;
+        FlexPrefillSettings s;
         s.mass = reader.get("mass", s.mass);
         s.threshold = reader.get("threshold", s.threshold);
         s.block = reader.integer("block", s.block, 1, 1 << 20);

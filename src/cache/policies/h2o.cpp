@@ -8,7 +8,7 @@ namespace {
 
 using torch::Tensor;
 
-struct Settings {
+struct H2oSettings {
   Budget heavy{0.1}, recent{0.1};
   bool per_query = false;
 };
@@ -17,7 +17,7 @@ struct Settings {
 /// which the next token takes.
 class H2o : public LayerCache {
  public:
-  explicit H2o(const Settings& settings) : s_(settings) {}
+  explicit H2o(const H2oSettings& settings) : s_(settings) {}
   int64_t policy_bytes() const override {
     return scores_.defined() ? int64_t(scores_.nbytes() + positions_.nbytes()) : 0;
   }
@@ -126,7 +126,7 @@ class H2o : public LayerCache {
     kv_.keep(lists);
   }
 
-  Settings s_;
+  H2oSettings s_;
   int64_t heavy_ = 0, recent_ = 0;
   Tensor scores_;     // float [B, Hkv, slots], summed over the query heads of a group
   Tensor positions_;  // int64 [B, Hkv, slots]
@@ -144,7 +144,7 @@ PolicyRow h2o() {
                   {"recent", 0.1, "recent tokens; below 1: a share of the prompt"},
                   {"per_query", false, "scores are divided by the number of queries that saw the token"}},
                  [](ConfigReader& reader, const ModelShape&) -> Policy {
-                   Settings settings;
+                   H2oSettings settings;
                    settings.heavy = Budget::read(reader, "heavy", 0.1);
                    settings.recent = Budget::read(reader, "recent", 0.1);
                    settings.per_query = reader.get("per_query", false);

@@ -7,7 +7,7 @@ namespace {
 
 using torch::Tensor;
 
-struct Settings {
+struct LongHeadsSettings {
   int64_t chunk = 256, window = 4096;
   int64_t chunks() const { return window / chunk; }
 };
@@ -19,7 +19,7 @@ constexpr int64_t kQueries = 128;
 /// stands at the end of its own, begun chunk. While no more than the window has been seen, that is everything.
 class LongHeads : public LayerCache {
  public:
-  explicit LongHeads(const Settings& settings) : s_(settings) {}
+  explicit LongHeads(const LongHeadsSettings& settings) : s_(settings) {}
   int64_t policy_bytes() const override {
     return (chunk_keys_.defined() ? int64_t(chunk_keys_.nbytes()) : 0) +
            (queries_.defined() ? int64_t(queries_.nbytes()) : 0);
@@ -137,7 +137,7 @@ class LongHeads : public LayerCache {
     return options;
   }
 
-  Settings s_;
+  LongHeadsSettings s_;
   Tensor chunk_keys_;  // [B, Hq, chunks and room for more, D]
   Tensor queries_;     // [B, Hq, < chunk, D]: unrotated, of the chunk that is begun
 };
@@ -153,7 +153,7 @@ PolicyRow long_heads() {
                           "tokens that a head reads, at most as many as the model was trained on; a "
                           "multiple of the chunk, three of them or more"}},
                         [](ConfigReader& reader, const ModelShape&) -> Policy {
-                          Settings s;
+                          LongHeadsSettings s;
                           s.chunk = reader.integer("chunk", s.chunk, 1, 1 << 20);
                           s.window = reader.integer("window", s.window, 1);
                           require(s.window % s.chunk == 0 && s.chunks() >= 3,

@@ -6,13 +6,13 @@ namespace {
 
 using torch::Tensor;
 
-struct Settings {
+struct QuestSettings {
   int64_t page = 16, budget = 1024, dense_layers = 2;
 };
 
 class Quest : public LayerCache {
  public:
-  Quest(const Settings& settings, bool dense) : s_(settings), dense_(dense) {}
+  Quest(const QuestSettings& settings, bool dense) : s_(settings), dense_(dense) {}
   int64_t policy_bytes() const override { return extremes_.defined() ? int64_t(extremes_.nbytes()) : 0; }
 
  protected:
@@ -54,7 +54,7 @@ class Quest : public LayerCache {
  private:
   int64_t pages_of(int64_t slots) const { return (slots + s_.page - 1) / s_.page; }
 
-  Settings s_;
+  QuestSettings s_;
   bool dense_;
   Tensor extremes_;    // [B, Hkv, pages, 2 D]
   Tensor summarized_;  // int64 [B, Hkv]
@@ -70,7 +70,7 @@ PolicyRow quest() {
                          {"budget", 1024, "tokens read a step, the newest page included; at least 3 pages"},
                          {"dense_layers", 2, "first layers that read everything"}},
                         [](ConfigReader& reader, const ModelShape&) -> Policy {
-                          Settings s;
+                          QuestSettings s;
                           s.page = reader.integer("page", s.page, 1, 1 << 20);
                           s.budget = reader.integer("budget", s.budget, 1);
                           s.dense_layers = reader.integer("dense_layers", s.dense_layers, 0);

@@ -91,7 +91,7 @@ HeadSet unite(HeadSet a, const HeadSet& b) {
   return a;
 }
 
-Policy make(ConfigReader& reader, const ModelShape& shape) {
+Policy make_razor(ConfigReader& reader, const ModelShape& shape) {
   const auto top = [&](const std::string& file_key, const std::string& share_key, double fallback) {
     const auto file = reader.get<std::string>(file_key, "");
     const auto share = reader.get<double>(share_key, fallback);
@@ -136,7 +136,7 @@ PolicyRow razor_attention() {
                          {"sinks", 4, "first tokens that the other heads keep"},
                          {"least_buffer", 4000, "recent tokens that they keep at least"},
                          {"compression", 5, "they keep N / compression recent tokens where that is more"}},
-                        make);
+                        make_razor);
   row.at_mean_budget = [](int64_t budget, int64_t prompt, const HeadRanking& ranking) {
     const SplitBudget split(budget, prompt, ranking.size());
     const int64_t sinks = std::min<int64_t>(4, split.others / 4);

@@ -8,7 +8,7 @@ namespace {
 
 using torch::Tensor;
 
-struct Settings {
+struct RecycledAttentionSettings {
   Budget kept{0.125};
   int64_t period = 16, check_every = 4, width = 1;
   double threshold = 0.8;
@@ -17,7 +17,7 @@ struct Settings {
 /// Nothing is dropped. Sequences of a batch go on for themselves: each has its own full steps.
 class Recycled : public LayerCache {
  public:
-  explicit Recycled(const Settings& settings) : s_(settings) {}
+  explicit Recycled(const RecycledAttentionSettings& settings) : s_(settings) {}
   int64_t policy_bytes() const override {
     int64_t bytes = last_.defined() ? int64_t(last_.nbytes() + last_asked_.nbytes()) : 0;
     for (const auto& known : known_) bytes += int64_t(known.chosen.nbytes() + known.asked.nbytes());
@@ -98,7 +98,7 @@ class Recycled : public LayerCache {
     return torch::cat({known.chosen, since}, 2).expand({kv_.batch(), -1, -1});
   }
 
-  Settings s_;
+  RecycledAttentionSettings s_;
   std::vector<Known> known_;  // a sequence
   int64_t step_ = 0;          // since the prompt
   int64_t kept_ = 0;          // decided by the length of the prompt
@@ -119,7 +119,7 @@ PolicyRow recycled_attention() {
        {"threshold", 0.8, "mean cosine to the query of the last full step below which a look makes a full step"},
        {"width", 1, "of the max pooling of weights, odd"}},
       [](ConfigReader& reader, const ModelShape&) -> Policy {
-        Settings s;
+        RecycledAttentionSettings s;
         s.kept = Budget::read(reader, "kept", s.kept.amount);
         s.period = reader.integer("period", s.period, 1);
         s.check_every = reader.integer("check_every", s.check_every, 1);

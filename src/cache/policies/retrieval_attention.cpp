@@ -12,7 +12,7 @@ namespace {
 
 using torch::Tensor;
 
-struct Settings {
+struct RetrievalAttentionSettings {
   int64_t sinks = 128, recent = 512, top_k = 100, beam = 128, near = 32, degree = 32, samples = 4096;
   bool exact = false;
 };
@@ -24,7 +24,7 @@ constexpr int64_t kScores = 1 << 20;
 /// not indexed.
 class RetrievalAttention : public LayerCache {
  public:
-  explicit RetrievalAttention(const Settings& settings) : s_(settings) {}
+  explicit RetrievalAttention(const RetrievalAttentionSettings& settings) : s_(settings) {}
   int64_t policy_bytes() const override {
     int64_t bytes = 0;
     for (const auto& graph : graphs_) bytes += graph.bytes();
@@ -132,7 +132,7 @@ class RetrievalAttention : public LayerCache {
     return chosen;
   }
 
-  Settings s_;
+  RetrievalAttentionSettings s_;
   int64_t end_ = 0;               // of the tokens that are indexed
   std::vector<KeyGraph> graphs_;  // [B * Hkv]
   Tensor wide_keys_;              // float [B, Hkv, indexed, D]: of caches that hold other keys
@@ -157,7 +157,7 @@ PolicyRow retrieval_attention() {
        {"samples", 4096, "queries of the prompt that build the graph, at most"},
        {"search", "graph", "graph, or exact: all keys are scored at every step"}},
       [](ConfigReader& reader, const ModelShape& shape) -> Policy {
-        Settings s;
+        RetrievalAttentionSettings s;
         s.sinks = reader.integer("sinks", s.sinks, 0);
         s.recent = reader.integer("recent", s.recent, 1);
         s.top_k = reader.integer("top_k", s.top_k, 1, 1 << 30);

@@ -20,7 +20,7 @@ Tensor token_votes(const Tensor& q, const ops::CacheTensors& cache, int64_t begi
 
 namespace {
 
-struct Settings {
+struct TokenSelectSettings {
   int64_t sinks = 128, window = 512, budget = 2048, chunk = 512, width = 1;
   double threshold = 0.9, vote_scale = 1;
 };
@@ -29,7 +29,7 @@ struct Settings {
 /// asked as if all candidates stood right before the window.
 class TokenSelect : public LayerCache {
  public:
-  explicit TokenSelect(const Settings& settings) : s_(settings) {}
+  explicit TokenSelect(const TokenSelectSettings& settings) : s_(settings) {}
   int64_t policy_bytes() const override { return chosen_.defined() ? int64_t(chosen_.nbytes() + voters_.nbytes()) : 0; }
 
  protected:
@@ -106,7 +106,7 @@ class TokenSelect : public LayerCache {
     return attention(rotate(chunk, q, ranks.slice(0, k.size(2) - n)), rotate(chunk, k, ranks), v, options);
   }
 
-  Settings s_;
+  TokenSelectSettings s_;
   Tensor chosen_;  // int32 [B, 1, budget], of decode steps
   Tensor voters_;  // float [B, Hq * D]: the unrotated queries that chose
 };
@@ -126,7 +126,7 @@ PolicyRow token_select() {
        {"width", 1, "of the max pooling of votes, odd"},
        {"vote_scale", 1.0, "multiplies the products that vote"}},
       [](ConfigReader& reader, const ModelShape&) -> Policy {
-        Settings s;
+        TokenSelectSettings s;
         s.sinks = reader.integer("sinks", s.sinks, 0);
         s.window = reader.integer("window", s.window, 1);
         s.budget = reader.integer("budget", s.budget, 1, 1 << 30);

@@ -12,7 +12,7 @@ using torch::Tensor;
 
 constexpr int64_t kSide = 8, kCells = kSide * kSide, kHeadSize = 16;
 
-Tensor normal(std::initializer_list<int64_t> sizes, uint64_t seed) {
+Tensor drawn(std::initializer_list<int64_t> sizes, uint64_t seed) {
   return torch::randn(sizes, at::detail::createCPUGenerator(seed), torch::kFloat32);
 }
 
@@ -71,7 +71,7 @@ Experiment magnitude() {
     for (const auto* name : {"softmax", "linear", "mala"}) fall[name].name = fmt::format("fall of entropy, {}", name);
     std::map<double, std::array<double, 3>> means;
     for (uint64_t seed = 0; seed < 3; ++seed) {
-      const auto q = normal({kCells, kHeadSize}, seed), k = normal({kCells, kHeadSize}, seed + 100);
+      const auto q = drawn({kCells, kHeadSize}, seed), k = drawn({kCells, kHeadSize}, seed + 100);
       const auto entropies = [&](double scale) {
         return std::array<double, 3>{entropy(softmax_map(q * scale, k)), entropy(linear_map(q * scale, k)),
                                      entropy(map_of("mala", {{"rotary", false}}, q * scale, k))};
@@ -110,8 +110,8 @@ Experiment injectivity() {
     std::vector<Figure> same{
         {"equal pairs, linear", {}}, {"equal pairs, inline_attention", {}}, {"equal pairs, softmax", {}}};
     for (uint64_t seed = 0; seed < 3; ++seed) {
-      const auto half = normal({kCells / 2, kHeadSize}, seed);
-      const auto q = torch::cat({half, 2 * half}), k = normal({kCells, kHeadSize}, seed + 100);
+      const auto half = drawn({kCells / 2, kHeadSize}, seed);
+      const auto q = torch::cat({half, 2 * half}), k = drawn({kCells, kHeadSize}, seed + 100);
       const auto weights = torch::matmul(torch::relu(q), torch::relu(k).t());
       same[0].values.push_back(double(equal_rows(weights / weights.sum(1, true))));
       same[1].values.push_back(
@@ -147,12 +147,12 @@ Experiment rank() {
     for (uint64_t seed = 0; seed < 3; ++seed) {
       torch::manual_seed(static_cast<int64_t>(seed));
       torch::NoGradGuard no_grad;
-      const auto q = normal({kCells, kHeadSize}, seed), k = normal({kCells, kHeadSize}, seed + 100),
-                 v = normal({kCells, kCells}, seed + 200);
+      const auto q = drawn({kCells, kHeadSize}, seed), k = drawn({kCells, kHeadSize}, seed + 100),
+                 v = drawn({kCells, kCells}, seed + 200);
       plain.values.push_back(double(rank_of(torch::matmul(linear_map(q, k), v))));
       dense.values.push_back(double(rank_of(torch::matmul(softmax_map(q, k), v))));
       MixerInput in;
-      in.x = normal({1, kCells, kCells}, seed + 300);
+      in.x = drawn({1, kCells, kCells}, seed + 300);
       in.grid = Grid{{kSide, kSide}};
       const auto layer = make_mixer("rala", {{"dim", kCells}, {"heads", 1}, {"key_dim", kHeadSize}, {"rotary", false}});
       raised.values.push_back(double(rank_of(layer->forward(in)[0])));

@@ -14,7 +14,7 @@ namespace {
 
 using torch::Tensor;
 
-constexpr int64_t kSide = 8, kCells = kSide * kSide, kDim = 32;
+constexpr int64_t kImageSide = 8, kImageCells = kImageSide * kImageSide, kImageDim = 32;
 
 /// Cells of digits with noise, the noise they were given, and how much: level 0 is none of it, 1 nothing else.
 struct NoisyDigits {
@@ -34,22 +34,22 @@ NoisyDigits noisy_digits(const tasks::Task& digits, tasks::Split split, uint64_t
 class DenoiserImpl : public torch::nn::Module {
  public:
   explicit DenoiserImpl(const nlohmann::json& settings) {
-    in_ = register_module("in", torch::nn::Linear(1, kDim));
-    level_ = register_module("level", torch::nn::Linear(1, kDim));
-    places_ = register_parameter("places", torch::randn({kCells, kDim}) * 0.02);
+    in_ = register_module("in", torch::nn::Linear(1, kImageDim));
+    level_ = register_module("level", torch::nn::Linear(1, kImageDim));
+    places_ = register_parameter("places", torch::randn({kImageCells, kImageDim}) * 0.02);
     for (int64_t l = 0; l < 2; ++l) {
       auto config = settings;
-      config.update({{"dim", kDim}, {"heads", 2}, {"window", 4}, {"state_dim", 4}});
+      config.update({{"dim", kImageDim}, {"heads", 2}, {"window", 4}, {"state_dim", 4}});
       blocks_.push_back(register_module(fmt::format("block{}", l), make_mixer("lamamba", config)));
     }
-    out_ = register_module("out", torch::nn::Linear(kDim, 1));
+    out_ = register_module("out", torch::nn::Linear(kImageDim, 1));
   }
 
   Tensor forward(const NoisyDigits& digits) {
     MixerInput in;
     in.x = in_(digits.cells) + places_;
     in.memory = level_(digits.level).unsqueeze(1);
-    in.grid = Grid{{kSide, kSide}};
+    in.grid = Grid{{kImageSide, kImageSide}};
     for (size_t l = 0; l < blocks_.size(); ++l) {
       in.layer = {static_cast<int64_t>(l), 2};
       in.x = blocks_[l]->forward(in);
@@ -92,7 +92,7 @@ Experiment denoising() {
         "The noise in 8 x 8 digits, at every level from none to all, foretold by two blocks of {} channels on single "
         "pixels; windows of 4 x 4. {} steps of 32, {} seeds; mean squared error on the test images (a guess: 1). With "
         "both, the channel mixers are half as wide, so that all have about as many parameters.",
-        kDim, kSteps, kSeeds);
+        kImageDim, kSteps, kSeeds);
     std::map<std::string, Figure> errors;
     for (size_t i = 0; i < kinds.size(); ++i) {
       auto& figure = errors[kinds[i].first];

@@ -5,7 +5,7 @@
 namespace heed::results::linear {
 namespace {
 
-Lesson lesson_of(const char* task, nlohmann::json parameters, int64_t steps) {
+Lesson sequence_lesson(const char* task, nlohmann::json parameters, int64_t steps) {
   Lesson lesson;
   lesson.task = task, lesson.parameters = std::move(parameters);
   lesson.training.steps = steps, lesson.training.learning_rate = 3e-3;
@@ -16,7 +16,7 @@ Lesson lesson_of(const char* task, nlohmann::json parameters, int64_t steps) {
 
 Experiment selection() {
   const auto run = [](const Report& report) {
-    auto lesson = lesson_of("selective_copy", {{"length", 48}, {"marked", 6}}, 500);
+    auto lesson = sequence_lesson("selective_copy", {{"length", 48}, {"marked", 6}}, 500);
     lesson.beyond = {{"96 places", {{"length", 96}}}, {"192 places", {{"length", 192}}}};
     const Contest contest(lesson, {plain("mamba"), plain("s4d"), plain("mamba2"), plain("seqboat")}, report);
     return finding_of(contest, {contest.better("mamba", "s4d"), contest.better("mamba", "s4d", 1),
@@ -32,7 +32,7 @@ Experiment selection() {
 
 Experiment induction() {
   const auto run = [](const Report& report) {
-    auto lesson = lesson_of("induction", {{"length", 48}, {"symbols", 16}}, 500);
+    auto lesson = sequence_lesson("induction", {{"length", 48}, {"symbols", 16}}, 500);
     lesson.beyond = {{"96 bytes", {{"length", 96}}}, {"384 bytes", {{"length", 384}}}};
     const Contest contest(lesson, {plain("mamba"), plain("s4d"), plain("dense")}, report);
     return finding_of(contest, {contest.better("mamba", "s4d"), contest.better("mamba", "s4d", 1),
@@ -49,7 +49,7 @@ Experiment induction() {
 
 Experiment state_spaces() {
   const auto run = [](const Report& report) {
-    auto lesson = lesson_of("copy", {{"length", 16}, {"symbols", 10}}, 600);
+    auto lesson = sequence_lesson("copy", {{"length", 16}, {"symbols", 10}}, 600);
     lesson.seeds = 3;
     const Contest contest(
         lesson,
@@ -69,7 +69,7 @@ Experiment state_spaces() {
 
 Experiment far_copies() {
   const auto run = [](const Report& report) {
-    auto lesson = lesson_of("mqar", {{"vocabulary", 128}, {"length", 64}, {"pairs", 4}, {"power", 1.0}}, 600);
+    auto lesson = sequence_lesson("mqar", {{"vocabulary", 128}, {"length", 64}, {"pairs", 4}, {"power", 1.0}}, 600);
     lesson.model.heads = 2, lesson.seeds = 2;
     const Contest contest(lesson,
                           {variant("combiner, spans of 8", "combiner", {{"span", 8}}),
@@ -89,7 +89,7 @@ Experiment far_copies() {
 Experiment nested_lists() {
   const auto run = [](const Report& report) {
     auto lesson =
-        lesson_of("listops", {{"max_depth", 4}, {"max_args", 4}, {"min_length", 16}, {"max_length", 64}}, 500);
+        sequence_lesson("listops", {{"max_depth", 4}, {"max_args", 4}, {"min_length", 16}, {"max_length", 64}}, 500);
     const Contest contest(
         lesson,
         {plain("flow_attention"), variant("performer, 16 features", "performer", {{"features", 16}}), plain("dense")},

@@ -5,7 +5,7 @@
 namespace heed::results::linear {
 namespace {
 
-Lesson lesson_of(const char* task, nlohmann::json parameters, int64_t steps) {
+Lesson series_lesson(const char* task, nlohmann::json parameters, int64_t steps) {
   Lesson lesson;
   lesson.task = task, lesson.parameters = std::move(parameters);
   lesson.model.dim = 32, lesson.model.heads = 2, lesson.model.hidden = 64;
@@ -17,9 +17,9 @@ Lesson lesson_of(const char* task, nlohmann::json parameters, int64_t steps) {
 
 Experiment forecasts() {
   const auto run = [](const Report& report) {
-    const Contest series(lesson_of("ts_forecast", {}, 250), {plain("aaren"), plain("dense"), plain("mamba")},
+    const Contest series(series_lesson("ts_forecast", {}, 250), {plain("aaren"), plain("dense"), plain("mamba")},
                          [&](double share, const std::string& next) { report(share / 2, next); });
-    const Contest events(lesson_of("hawkes", {}, 250), {plain("aaren"), plain("dense"), plain("mamba")},
+    const Contest events(series_lesson("hawkes", {}, 250), {plain("aaren"), plain("dense"), plain("mamba")},
                          [&](double share, const std::string& next) { report(0.5 + share / 2, next); });
     auto finding = finding_of(series, {});
     finding.setup += " Then " + events.setup();
@@ -49,7 +49,7 @@ Experiment algorithms() {
     const std::vector<std::string> functions{"sum", "min", "sort"};
     Finding finding;
     for (size_t i = 0; i < functions.size(); ++i) {
-      auto lesson = lesson_of("algo", {{"function", functions[i]}}, 1000);
+      auto lesson = series_lesson("algo", {{"function", functions[i]}}, 1000);
       lesson.beyond = {{"numbers 10 times as large", {{"scale", 10.0}}}};
       lesson.training.batch = 64, lesson.seeds = 2;
       lesson.model.bare = true;  // norms would keep answers from growing with the numbers

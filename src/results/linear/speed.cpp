@@ -19,7 +19,7 @@ Tensor prefix_sums(const Tensor& q, const Tensor& k, const Tensor& v) {
   return torch::matmul(q.unsqueeze(3), states).squeeze(3);
 }
 
-Tensor normal(at::IntArrayRef sizes) { return torch::randn(sizes, at::detail::createCPUGenerator(1), torch::kFloat32); }
+Tensor inputs(at::IntArrayRef sizes) { return torch::randn(sizes, at::detail::createCPUGenerator(1), torch::kFloat32); }
 
 std::string rate_text(int64_t tokens, double seconds) { return fmt::format("{:.0f}k", double(tokens) / seconds / 1e3); }
 
@@ -51,8 +51,8 @@ Experiment constant_speed() {
     std::vector<int64_t> prefix_bytes;
     for (const auto length : lengths) {
       report(double(length) / double(2 * lengths.back()), fmt::format("{} tokens", length));
-      const auto q = normal({1, kHeads, length, kSize}), k = normal({1, kHeads, length, kSize}) / 8,
-                 v = normal({1, kHeads, length, kSize});
+      const auto q = inputs({1, kHeads, length, kSize}), k = inputs({1, kHeads, length, kSize}) / 8,
+                 v = inputs({1, kHeads, length, kSize});
       const auto decay = torch::full({kHeads}, -0.05);
       AttentionOptions causal;
       causal.mask = Causal{};
@@ -104,7 +104,7 @@ Experiment state_size() {
         kDim, kTokens);
     Table table{"", {"state", "`mamba`", "`mamba2`"}, {}};
     std::vector<double> scan, chunk;
-    const auto x = normal({1, kTokens, kDim});
+    const auto x = inputs({1, kTokens, kDim});
     for (const auto size : sizes) {
       report(double(scan.size()) / double(sizes.size()), fmt::format("state of {}", size));
       scan.push_back(mixer_seconds("mamba", {{"dim", kDim}, {"state_dim", size}}, x));
@@ -138,7 +138,7 @@ Experiment agents() {
     for (const auto side : sides) {
       const int64_t cells = side * side;
       report(double(cells) / double(2 * sides.back() * sides.back()), fmt::format("{} cells", cells));
-      const auto x = normal({1, cells, kDim});
+      const auto x = inputs({1, cells, kDim});
       const Grid grid{{side, side}};
       dense.push_back(mixer_seconds("dense", {{"dim", kDim}, {"heads", 4}, {"causal", false}}, x, grid));
       std::vector<std::string> row{std::to_string(cells), bench::time_text(dense.back())};

@@ -34,7 +34,7 @@ VisionTransformer& reader(const Report& report, double share) {
   return model;
 }
 
-double right_share(const Tensor& logits, const Tensor& labels) {
+double right_answers(const Tensor& logits, const Tensor& labels) {
   return (logits.argmax(1) == labels).to(torch::kFloat64).mean().item<double>();
 }
 
@@ -133,7 +133,7 @@ Experiment fewer_tokens() {
       MixerInput input;
       input.x = model->embed(test.pixels);
       const auto run = run_reduced_blocks(model->blocks, input, reducers, 1, 3);
-      return right_share(model->logits(model->finish(run.x)), test.labels);
+      return right_answers(model->logits(model->finish(run.x)), test.labels);
     };
     const double whole = accuracy(std::vector<std::shared_ptr<nn::TokenReducer>>(model->blocks.size()));
     const std::vector<int64_t> counts{3, 5, 7};
@@ -230,7 +230,7 @@ Experiment redundant_tokens() {
       const auto kept = stays.slice(1, 1);
       return ((kept & test.digit).sum(1).to(torch::kFloat64) / (kept | test.digit).sum(1)).mean().item<double>();
     };
-    const auto accuracy = [&](const Tensor& stays) { return right_share(answers(in.x, stays), test.labels); };
+    const auto accuracy = [&](const Tensor& stays) { return right_answers(answers(in.x, stays), test.labels); };
     const auto any = torch::rand(scores.sizes(), at::detail::createCPUGenerator(5));
     const auto all = torch::ones_like(greedy);
     const int64_t half = kPatches / 2, few = 8;

@@ -15,7 +15,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int64_t kTokens = 256, kSteps = 60;
+constexpr int64_t kNeedleTokens = 256, kNeedleSteps = 60;
 
 Learner window_of(int64_t keys) {
   return variant(fmt::format("window of {}", keys), "sliding_window", {{"window", keys}, {"sinks", 0}});
@@ -52,7 +52,7 @@ Experiment masked_needles() {
       learner.frozen = std::move(frozen);
       return learner;
     };
-    const Contest contest(needle_lesson(kTokens, {2 * kTokens}, 2 * kSteps),
+    const Contest contest(needle_lesson(kNeedleTokens, {2 * kNeedleTokens}, 2 * kNeedleSteps),
                           {masked("32 keys, learned", {}), masked("32 keys, random", {"importance", "amplitude"}),
                            window_of(32), plain("dense")},
                           report);
@@ -77,7 +77,7 @@ Experiment jumping_needles() {
       return learner;
     };
     const Contest contest(
-        needle_lesson(kTokens, {4 * kTokens}, 2 * kSteps),
+        needle_lesson(kNeedleTokens, {4 * kNeedleTokens}, 2 * kNeedleSteps),
         {jumping("search that learns", {}), jumping("random search", {"q_search_proj"}), window_of(80)}, report);
     return finding_of(contest, {contest.better("search that learns", "random search"),
                                 contest.better("search that learns", "random search", 1),
@@ -98,13 +98,13 @@ Experiment landmark_needles() {
     auto source = shipped_model();
     auto learner = surgery::add_landmarks(source, {{"block", kBlock}});
     const int64_t landmark = source->config().vocab_size;
-    const tasks::Mixture mixture("niah_single=1", nullptr, kTokens);
-    train::ScheduledAdamW optimizer("landmarks", learner->parameters(), 2 * kSteps, 5e-4, 0);
+    const tasks::Mixture mixture("niah_single=1", nullptr, kNeedleTokens);
+    train::ScheduledAdamW optimizer("landmarks", learner->parameters(), 2 * kNeedleSteps, 5e-4, 0);
     learner->train();
-    for (int64_t step = 0; step < 2 * kSteps; ++step) {
+    for (int64_t step = 0; step < 2 * kNeedleSteps; ++step) {
       optimizer.step(train::lm_loss(
-          learner, surgery::with_landmarks(train::mixture_batch(mixture, step, 8, kTokens), kBlock, landmark)));
-      report(0.7 * double(step) / double(2 * kSteps), "landmarks");
+          learner, surgery::with_landmarks(train::mixture_batch(mixture, step, 8, kNeedleTokens), kBlock, landmark)));
+      report(0.7 * double(step) / double(2 * kNeedleSteps), "landmarks");
     }
     // The same weights, of which a state reads few blocks.
     auto config = learner->config();
@@ -132,7 +132,7 @@ Experiment landmark_needles() {
                     "steps of 8 windows of {} bytes with needles; its rotary positions were trained for 4096. Share "
                     "of the answers' bytes that are right, {} samples a length, where a state reads {} blocks a query, "
                     "all of them, or (untrained for it) a window of as many tokens.",
-                    kBlock - 1, 2 * kSteps, kTokens, kSamples, kRead),
+                    kBlock - 1, 2 * kNeedleSteps, kNeedleTokens, kSamples, kRead),
         {table},
         {kept, closer,
          exceeds({"2 blocks read at 2048 bytes", {few.back()}}, {"a window of as many tokens", {near.back()}})}};
@@ -152,7 +152,7 @@ Experiment mixed_spans() {
     };
     // Six layers of 32 reach 187 bytes back.
     const Contest contest(
-        needle_lesson(kTokens, {4 * kTokens}, kSteps),
+        needle_lesson(kNeedleTokens, {4 * kNeedleTokens}, kNeedleSteps),
         {spans("no full layer", 0, "spread"), spans("1 full, bottom", 1, "bottom"),
          spans("1 full, middle", 1, "middle"), spans("1 full, top", 1, "top"), spans("2 full, spread", 2, "spread"),
          spans("2 full, middle", 2, "middle"), spans("6 full", 6, "spread")},

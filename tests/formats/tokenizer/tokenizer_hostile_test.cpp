@@ -6,7 +6,7 @@
 #include "support/test_files.h"
 #include "support/tokenizer_fixtures.h"
 
-namespace heed::formats {
+namespace heed::formats::tokenizer_hostile_test {
 namespace {
 
 using Json = nlohmann::json;
@@ -194,4 +194,4 @@ TEST(TokenizerHostile, RandomDamage) {
 }
 
 }  // namespace
-}  // namespace heed::formats
+}  // namespace heed::formats::tokenizer_hostile_test

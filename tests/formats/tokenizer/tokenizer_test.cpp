@@ -11,7 +11,7 @@
 #include "support/test_files.h"
 #include "support/tokenizer_fixtures.h"
 
-namespace heed::formats {
+namespace heed::formats::tokenizer_test {
 namespace {
 
 using Json = nlohmann::json;
@@ -255,4 +255,4 @@ TEST(Bpe, AWordOfAMillionLettersIsNoTrouble) {
 }
 
 }  // namespace
-}  // namespace heed::formats
+}  // namespace heed::formats::tokenizer_test

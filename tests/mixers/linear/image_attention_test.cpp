@@ -6,7 +6,7 @@
 #include "heed/nn/token_merge.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::image_attention_test {
 namespace {
 
 using nlohmann::json;
@@ -194,4 +194,4 @@ TEST(RotateByCell, ProductsDependOnTheWayBetweenCells) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::image_attention_test

@@ -5,7 +5,7 @@
 #include "heed/mixers/token_mixer.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::lamamba_test {
 namespace {
 
 using test::relative_error;
@@ -56,7 +56,8 @@ Tensor dense(TokenMixer& mixer, const MixerInput& in, int64_t window,
     for (int64_t j = 0; j < n; ++j) {
       const int64_t down = i / width - j / width, right = i % width - j % width;
       if (!together(i / width, i % width, j / width, j % width)) continue;
-      bias.select(1, i).select(1, j).copy_(p["windows.bias.table"].select(1, (down + window - 1) * side + right + window - 1));
+      bias.select(1, i).select(1, j).copy_(
+          p["windows.bias.table"].select(1, (down + window - 1) * side + right + window - 1));
     }
   const auto qkv = (torch::matmul(normed(in.x), p["qkv_proj.weight"].t()) + p["qkv_proj.bias"])
                        .view({2, n, 3, kHeads, kDim / kHeads})
@@ -72,7 +73,8 @@ TEST(LaMamba, AWindowThatHoldsTheGridIsDenseAttention) {
     auto mixer = in_double({{"window", 6}, {"shift", shift}});
     open(*mixer, 1);
     const auto in = image(5, 6);
-    EXPECT_LT(relative_error(mixer->forward(in), dense(*mixer, in, 6, [](auto...) { return true; })), kRounding) << shift;
+    EXPECT_LT(relative_error(mixer->forward(in), dense(*mixer, in, 6, [](auto...) { return true; })), kRounding)
+        << shift;
   }
 }
 
@@ -176,4 +178,4 @@ TEST(LaMamba, WrongInputIsNamed) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::lamamba_test

@@ -6,7 +6,7 @@
 #include "heed/nn/random_features.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::linear_attention_test {
 namespace {
 
 using nlohmann::json;
@@ -281,4 +281,4 @@ TEST(Transnormer, DeeperLayersForgetLess) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::linear_attention_test

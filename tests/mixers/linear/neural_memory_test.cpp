@@ -5,7 +5,7 @@
 #include "mixers/linear/neural_memory.h"
 #include "support/torch_support.h"
 
-namespace heed::linear {
+namespace heed::linear::neural_memory_test {
 namespace {
 
 using test::kDouble;
@@ -154,4 +154,4 @@ TEST(Titans, EveryLayoutStreamsAndIsCausal) {
 }
 
 }  // namespace
-}  // namespace heed::linear
+}  // namespace heed::linear::neural_memory_test

@@ -6,7 +6,7 @@
 #include "mixers/linear/random_attention.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::other_layers_test {
 namespace {
 
 using nlohmann::json;
@@ -288,4 +288,4 @@ TEST(RandomFeatureAttention, RidgeIsAStationaryPoint) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::other_layers_test

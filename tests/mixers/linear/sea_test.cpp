@@ -8,7 +8,7 @@
 #include "mixers/linear/sea_columns.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::sea_test {
 namespace {
 
 using linear::VisibleKeys;
@@ -294,4 +294,4 @@ TEST(Sea, WrongSettingsAreNamed) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::sea_test

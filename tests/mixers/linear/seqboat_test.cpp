@@ -5,7 +5,7 @@
 #include "heed/mixers/token_mixer.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::seqboat_test {
 namespace {
 
 using test::relative_error;
@@ -129,4 +129,4 @@ TEST(SeqBoat, WrongSettingsAreNamed) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::seqboat_test

@@ -8,7 +8,7 @@
 #include "mixers/linear/hippo.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::state_space_test {
 namespace {
 
 using test::relative_error;
@@ -273,4 +273,4 @@ TEST(Aaren, IsCausalAttentionOfOneQueryRepeated) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::state_space_test

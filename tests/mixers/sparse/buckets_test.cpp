@@ -10,7 +10,7 @@
 #include "heed/nn/spherical_clusters.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::buckets_test {
 namespace {
 
 using nlohmann::json;
@@ -262,4 +262,4 @@ TEST(Reformer, WhatItRefuses) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::buckets_test

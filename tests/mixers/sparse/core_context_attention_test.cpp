@@ -1,7 +1,7 @@
 // The card of core_context_attention: which tokens a query sees as they are, which through their core.
 #include "mixers/sparse/sparse_support.h"
 
-namespace heed {
+namespace heed::core_context_attention_test {
 namespace {
 
 using test::relative_error;
@@ -122,4 +122,4 @@ TEST(CoreContextAttention, BadInputIsNamed) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::core_context_attention_test

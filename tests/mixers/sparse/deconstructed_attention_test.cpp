@@ -6,7 +6,7 @@
 #include "heed/nn/positions.h"
 #include "mixers/sparse/sparse_support.h"
 
-namespace heed {
+namespace heed::deconstructed_attention_test {
 namespace {
 
 using test::relative_error;
@@ -194,4 +194,4 @@ TEST(DeconstructedAttention, BadInputIsNamed) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::deconstructed_attention_test

@@ -3,7 +3,7 @@
 #include "heed/nn/running_top.h"
 #include "mixers/sparse/sparse_support.h"
 
-namespace heed {
+namespace heed::dynamic_mask_attention_test {
 namespace {
 
 using test::relative_error;
@@ -190,4 +190,4 @@ TEST(DynamicMaskAttention, BadInputIsNamed) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::dynamic_mask_attention_test

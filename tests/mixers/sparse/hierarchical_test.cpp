@@ -3,7 +3,7 @@
 #include "mixers/sparse/chunk_borders.h"
 #include "mixers/sparse/sparse_support.h"
 
-namespace heed {
+namespace heed::hierarchical_test {
 namespace {
 
 using test::relative_error;
@@ -250,4 +250,4 @@ TEST(HierarchicalSparse, BadInputIsNamed) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::hierarchical_test

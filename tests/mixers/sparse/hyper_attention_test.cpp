@@ -5,7 +5,7 @@
 #include "heed/mixers/token_mixer.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::hyper_attention_test {
 namespace {
 
 using nlohmann::json;
@@ -128,4 +128,4 @@ TEST(Hyper, StepsBehindAPromptAreExact) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::hyper_attention_test

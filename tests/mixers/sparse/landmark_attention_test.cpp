@@ -4,7 +4,7 @@
 #include "heed/nn/partial.h"
 #include "mixers/sparse/sparse_support.h"
 
-namespace heed {
+namespace heed::landmark_attention_test {
 namespace {
 
 using test::relative_error;
@@ -238,4 +238,4 @@ TEST(Partial, MergesAreTheSoftmaxOverAllSets) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::landmark_attention_test

@@ -10,7 +10,7 @@
 #include "heed/ops/span_attention.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::searched_test {
 namespace {
 
 using nlohmann::json;
@@ -203,4 +203,4 @@ TEST(Searched, WhatTheyRefuse) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::searched_test

@@ -7,7 +7,7 @@
 #include "heed/models/mixer_stack.h"
 #include "support/torch_support.h"
 
-namespace heed {
+namespace heed::spans_test {
 namespace {
 
 using nlohmann::json;
@@ -169,4 +169,4 @@ TEST(Masformer, CostAndCacheAreThoseOfTheSpans) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::spans_test

@@ -4,7 +4,7 @@
 #include "heed/nn/core_report.h"
 #include "mixers/sparse/sparse_support.h"
 
-namespace heed {
+namespace heed::sparsifiner_test {
 namespace {
 
 using test::relative_error;
@@ -145,4 +145,4 @@ TEST(Sparsifiner, BadInputIsNamed) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::sparsifiner_test

@@ -5,7 +5,7 @@
 #include "heed/nn/subsample.h"
 #include "mixers/sparse/sparse_support.h"
 
-namespace heed {
+namespace heed::subsampled_attention_test {
 namespace {
 
 using nn::SubsampleOptions;
@@ -170,4 +170,4 @@ TEST(StochasticSubsampledAttention, BadInputIsNamed) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::subsampled_attention_test

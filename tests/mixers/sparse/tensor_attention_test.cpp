@@ -2,7 +2,7 @@
 #include "mixers/exact/tensor_core.h"
 #include "mixers/sparse/sparse_support.h"
 
-namespace heed {
+namespace heed::tensor_attention_test {
 namespace {
 
 using exact::PairKeys;
@@ -171,4 +171,4 @@ TEST(TensorAttention, BadInputIsNamed) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::tensor_attention_test

@@ -3,7 +3,7 @@
 #include "heed/nn/relative_scores.h"
 #include "mixers/sparse/sparse_support.h"
 
-namespace heed {
+namespace heed::transformer_xl_test {
 namespace {
 
 using test::relative_error;
@@ -120,4 +120,4 @@ TEST(TransformerXl, BadInputIsNamed) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::transformer_xl_test

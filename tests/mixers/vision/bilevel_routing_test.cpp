@@ -6,14 +6,14 @@
 #include "heed/nn/windows.h"
 #include "support/image_support.h"
 
-namespace heed {
+namespace heed::bilevel_routing_test {
 namespace {
 
 using test::image_input;
 using test::image_mixer;
+using test::kDouble;
 using test::parameter;
 using test::reached;
-using test::kDouble;
 using test::relative_error;
 using torch::Tensor;
 
@@ -102,4 +102,4 @@ TEST(BilevelRouting, SoftRoutingLearns) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::bilevel_routing_test

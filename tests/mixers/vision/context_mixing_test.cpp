@@ -4,7 +4,7 @@
 #include "heed/error.h"
 #include "support/image_support.h"
 
-namespace heed {
+namespace heed::context_mixing_test {
 namespace {
 
 using test::image_input;
@@ -101,4 +101,4 @@ TEST(ContextMixingConv, OneLayerSeesTheWholeImage) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::context_mixing_test

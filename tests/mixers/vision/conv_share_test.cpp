@@ -6,14 +6,14 @@
 #include "heed/mixers/recurrent_mixer.h"
 #include "support/image_support.h"
 
-namespace heed {
+namespace heed::conv_share_test {
 namespace {
 
 using nlohmann::json;
 using test::image_input;
 using test::image_mixer;
-using test::parameter;
 using test::kDouble;
+using test::parameter;
 using test::relative_error;
 using torch::Tensor;
 
@@ -56,4 +56,4 @@ TEST(ConvShareAttention, BadSizesAreNamed) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::conv_share_test

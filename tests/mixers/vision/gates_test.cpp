@@ -4,15 +4,15 @@
 #include "heed/error.h"
 #include "support/image_support.h"
 
-namespace heed {
+namespace heed::gates_test {
 namespace {
 
 using nlohmann::json;
 using test::image_input;
 using test::image_mixer;
+using test::kDouble;
 using test::parameter;
 using test::reached;
-using test::kDouble;
 using test::relative_error;
 using torch::Tensor;
 
@@ -156,4 +156,4 @@ TEST(NinformerGating, IsAGateOfAllTokens) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::gates_test

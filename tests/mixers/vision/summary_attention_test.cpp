@@ -6,15 +6,15 @@
 #include "heed/mixers/recurrent_mixer.h"
 #include "support/image_support.h"
 
-namespace heed {
+namespace heed::summary_attention_test {
 namespace {
 
 using nlohmann::json;
 using test::image_input;
 using test::image_mixer;
+using test::kDouble;
 using test::parameter;
 using test::reached;
-using test::kDouble;
 using test::relative_error;
 using torch::Tensor;
 
@@ -192,4 +192,4 @@ TEST(KolmogorovArnoldAttention, RowsOfTheSimplex) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::summary_attention_test

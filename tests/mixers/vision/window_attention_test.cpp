@@ -6,15 +6,15 @@
 #include "heed/nn/windows.h"
 #include "support/image_support.h"
 
-namespace heed {
+namespace heed::window_attention_test {
 namespace {
 
 using nlohmann::json;
 using test::image_input;
 using test::image_mixer;
+using test::kDouble;
 using test::parameter;
 using test::reached;
-using test::kDouble;
 using test::relative_error;
 using torch::Tensor;
 
@@ -157,4 +157,4 @@ TEST(DualAttention, GroupsOfOneChannelPassTheirQueries) {
 }
 
 }  // namespace
-}  // namespace heed
+}  // namespace heed::window_attention_test
