@@ -89,7 +89,7 @@ TEST_P(StoredPolicies, SequencesDoNotSeeEachOtherWhatIsDropped) {
   const auto got = run(tokens);
   EXPECT_TRUE(got.isfinite().all().item<bool>());
   for (int64_t b = 0; b < 3; ++b) {
-    const auto want = run(tokens.narrow(0, b, 1));
+    const auto want = run(testing::among_others(tokens, b)).narrow(0, b, 1);
     EXPECT_LE(testing::largest_difference(got.narrow(0, b, 1), want), 1e-5 * want.abs().max().item<double>()) << b;
   }
 }

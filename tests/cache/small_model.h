@@ -29,6 +29,14 @@ inline torch::Tensor random_tokens(int64_t batch, int64_t length, uint64_t seed)
   return torch::randint(40, {batch, length}, torch::kInt64);
 }
 
+/// Sequence b of `tokens` [B, N] where it was, the others replaced. A batch of the same shape, since how a matrix product
+/// rounds may depend on its rows, and codes and selections make a large difference of a rounding.
+inline torch::Tensor among_others(const torch::Tensor& tokens, int64_t b) {
+  auto others = random_tokens(tokens.size(0), tokens.size(1), 1000 + uint64_t(b));
+  others[b] = tokens[b];
+  return others;
+}
+
 inline double largest_difference(const torch::Tensor& a, const torch::Tensor& b) {
   return (a - b).abs().max().item<double>();
 }
