@@ -3,11 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
-#include <new>
-
-#include "heed/kernels/runtime.h"
 
 namespace heed::kernels {
 
@@ -29,21 +25,14 @@ class Arena {
   int64_t used_ = 0;
 };
 
-struct FreeAligned {
-  int64_t bytes = 0;
-  void operator()(void* block) const {
-    std::free(block);
-    report_scratch(-bytes);
-  }
+struct GiveBack {
+  int64_t asked = 0, size = 0;
+  void operator()(void* block) const;
 };
-using Block = std::unique_ptr<void, FreeAligned>;
+using Block = std::unique_ptr<void, GiveBack>;
 
-inline Block allocate(int64_t bytes) {
-  const int64_t size = (bytes + 4095) / 4096 * 4096 + 4096;
-  void* block = std::aligned_alloc(4096, size);
-  if (block == nullptr) throw std::bad_alloc();
-  report_scratch(size);
-  return Block(block, FreeAligned{size});
-}
+/// `bytes` and a page, aligned to pages. A thread keeps the largest block that it gave back, up to 16 MiB, for its next
+/// call: memory that is mapped anew costs a page fault every 4 KiB, which is more than a short call computes.
+Block allocate(int64_t bytes);
 
 }  // namespace heed::kernels
