@@ -26,13 +26,14 @@ size_t edit_distance(std::string_view a, std::string_view b) {
 
 }  // namespace
 
-std::vector<std::string> nearest_names(std::string_view name, const std::vector<std::string>& known, size_t most) {
+std::vector<std::string> nearest_names(std::string_view name, const std::vector<std::string>& known, size_t most,
+                                       double within) {
   std::vector<std::pair<size_t, std::string>> ranked;
   for (const auto& candidate : known) {
     const bool part = name.size() >= 3 && candidate.find(name) != std::string::npos;
     const size_t distance = part ? 1 : edit_distance(name, candidate);
-    if (distance <= std::max<size_t>(2, std::max(name.size(), candidate.size()) / 3))
-      ranked.emplace_back(distance, candidate);
+    const double limit = std::max(2.0, within * double(std::max(name.size(), candidate.size())));
+    if (double(distance) <= limit) ranked.emplace_back(distance, candidate);
   }
   std::stable_sort(ranked.begin(), ranked.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   std::vector<std::string> result;
@@ -42,9 +43,12 @@ std::vector<std::string> nearest_names(std::string_view name, const std::vector<
 }
 
 std::string suggest(std::string_view name, const std::vector<std::string>& known) {
+  constexpr size_t kShortList = 32;
   const auto near = nearest_names(name, known);
-  return near.empty() ? fmt::format("known are {}", fmt::join(known, ", "))
-                      : fmt::format("did you mean {}?", fmt::join(near, ", "));
+  if (!near.empty()) return fmt::format("did you mean {}?", fmt::join(near, ", "));
+  if (known.size() <= kShortList) return fmt::format("known are {}", fmt::join(known, ", "));
+  return fmt::format("of {} known names the nearest are {}", known.size(),
+                     fmt::join(nearest_names(name, known, 5, 1), ", "));
 }
 
 }  // namespace heed

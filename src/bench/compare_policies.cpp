@@ -119,7 +119,7 @@ Tensor pass(const checkpoint::LanguageModel& lm, const cache::Policy& policy, co
     result.prompt_bytes = session->cache_bytes();
     session->finish_prompt();
     if (run == 0) {
-      const auto steps = time_steps(*session, lm.model->config().kv_heads, tokens[0].slice(0, o.prompt));
+      const auto steps = time_steps(*session, lm.model->config().kv_heads, tokens.slice(1, o.prompt));
       result.decode_ms = steps.decode_ms;
       result.decode_p95_ms = steps.decode_p95_ms;
       result.tokens_per_second = 1e3 / steps.decode_ms;
@@ -214,13 +214,17 @@ std::vector<PolicySpeed> speeds_of(const checkpoint::LanguageModel& lm, const st
   cache::HeadRanking ranking;
   std::vector<PolicySpeed> speeds;
   if (lengths.empty()) return speeds;
-  const auto tokens = tokens_of(lm, text, lengths.back() + o.steps);
+  const int64_t most = *std::max_element(o.batches.begin(), o.batches.end());
+  const auto tokens = tokens_of(lm, text, lengths.back() + o.steps + most - 1);
   const auto measure = [&](const PolicyChoice& choice, int64_t prompt) {
-    cache::Session session(lm.model, choice.make(shape));
-    session.prefill(tokens.narrow(1, 0, prompt), prompt + o.steps);
-    session.finish_prompt();
-    const auto steps = time_steps(session, shape.kv_heads, tokens[0].narrow(0, prompt, o.steps));
-    speeds.push_back({choice.name, prompt, steps.decode_ms, steps.attention_ms, steps.policy_ms});
+    for (const int64_t batch : o.batches) {
+      const auto texts = tokens[0].unfold(0, prompt + o.steps, 1).narrow(0, 0, batch);
+      cache::Session session(lm.model, choice.make(shape), batch);
+      session.prefill(texts.narrow(1, 0, prompt), prompt + o.steps);
+      session.finish_prompt();
+      const auto steps = time_steps(session, batch * shape.kv_heads, texts.narrow(1, prompt, o.steps));
+      speeds.push_back({choice.name, prompt, batch, steps.decode_ms, steps.attention_ms, steps.policy_ms});
+    }
   };
   for (const int64_t prompt : lengths) measure({}, prompt);
   for (const auto& policy : cache::policies()) {
@@ -253,6 +257,9 @@ PolicyComparison compare_policies(
     require(length >= 2, "length {}: a prompt of 2 or more tokens is accepted", length);
   require(options.speed_budget > 0 && options.speed_budget < 1,
           "speed budget {}: a share of the prompt above 0 and below 1 is accepted", options.speed_budget);
+  require(!options.batches.empty(), "a batch of 1 or more sequences is needed");
+  for (const int64_t batch : options.batches)
+    require(batch >= 1 && batch <= 4096, "batch {}: 1 to 4096 sequences are accepted", batch);
   require(options.repeats >= 1, "repeats {}: 1 or more is accepted", options.repeats);
   require(options.prompt >= 2 && options.steps >= 2, "prompt {} and steps {}: 2 or more tokens each are accepted",
           options.prompt, options.steps);

@@ -35,6 +35,18 @@ constexpr const char* kProtocol =
     "that a policy was given, sinks, windows and what it observes inside it; of policies with another dial, the share "
     "that was measured. Task answers are greedy, with 95 % Wilson intervals.</p>\n";
 
+/// Steps at other lengths and of batches, where they were asked for.
+std::string speed_table(const PolicyComparison& c) {
+  const auto& o = c.options;
+  if (o.lengths.empty() && o.batches == std::vector<int64_t>{1}) return "";
+  auto text = fmt::format("steps at a budget of {:g}\n  {:<19} {:>7} {:>6} {:>9} {:>9} {:>9}\n", o.speed_budget,
+                          "policy", "prompt", "batch", "step", "attention", "policy");
+  for (const auto& s : c.speeds)
+    text += fmt::format("  {:<19} {:>7} {:>6} {:>9} {:>9} {:>9}\n", s.policy, s.prompt, s.batch,
+                        time_text(1e-3 * s.decode_ms), time_text(1e-3 * s.attention_ms), time_text(1e-3 * s.policy_ms));
+  return text;
+}
+
 }  // namespace
 
 nlohmann::ordered_json to_json(const PolicyComparison& c) {
@@ -97,6 +109,7 @@ nlohmann::ordered_json to_json(const PolicyComparison& c) {
     json["speeds"].push_back({{"policy", s.policy},
                               {"budget", s.policy == "full" ? 1 : c.options.speed_budget},
                               {"prompt", s.prompt},
+                              {"batch", s.batch},
                               {"decode_ms", s.decode_ms},
                               {"attention_ms", s.attention_ms},
                               {"policy_ms", s.policy_ms}});
@@ -135,7 +148,7 @@ std::string policy_table(const PolicyComparison& c) {
         c.chosen && &r == &c.rows[*c.chosen] ? "*" : " ", r.choice.name, r.budget, time_text(r.prefill_s),
         r.tokens_per_second, time_text(1e-3 * r.attention_ms), time_text(1e-3 * r.policy_ms), bytes_text(r.cache_bytes),
         bytes_text(r.peak_bytes), r.read, r.scored, r.fidelity.kl, r.fidelity.top1, after(task_text(r)));
-  return text + decision(c) + "\n";
+  return text + decision(c) + "\n" + speed_table(c);
 }
 
 std::string policy_html(const PolicyComparison& c) {

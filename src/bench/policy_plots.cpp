@@ -90,6 +90,7 @@ std::string speeds(const PolicyComparison& c) {
   ByPolicy series(c);
   std::vector<double> ticks;
   for (const auto& s : c.speeds) {
+    if (s.batch != c.options.batches.front()) continue;
     series.add(
         s.policy, {double(s.prompt), 1e-3 * s.decode_ms},
         fmt::format("{}, {} tokens: {} a step, {} of it attention, {} the policy", s.policy, s.prompt,

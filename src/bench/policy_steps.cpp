@@ -23,14 +23,15 @@ void repeatable_step(cache::Session& session, const torch::Tensor& token, std::v
 
 }  // namespace
 
-PolicySteps time_steps(cache::Session& session, int64_t kv_heads, const torch::Tensor& tokens) {
+PolicySteps time_steps(cache::Session& session, int64_t rows, const torch::Tensor& tokens) {
   std::vector<double> times, attention, policy;
-  for (int64_t i = 0; i < kWarmUp; ++i) repeatable_step(session, tokens.narrow(0, i % tokens.numel(), 1), times);
+  const auto next = [&](int64_t i) { return tokens.select(1, i % tokens.size(1)); };
+  for (int64_t i = 0; i < kWarmUp; ++i) repeatable_step(session, next(i), times);
   times.clear();
   const auto begin = session.reads();
   auto last = begin;
   for (int64_t i = 0; i < kSteps; ++i) {
-    repeatable_step(session, tokens.narrow(0, (kWarmUp + i) % tokens.numel(), 1), times);
+    repeatable_step(session, next(kWarmUp + i), times);
     const auto reads = session.reads();
     attention.push_back(reads.attention_seconds - last.attention_seconds);
     policy.push_back(reads.policy_seconds - last.policy_seconds);
@@ -44,8 +45,8 @@ PolicySteps time_steps(cache::Session& session, int64_t kv_heads, const torch::T
   steps.decode_p95_ms = 1e3 * times[size_t(std::ceil(0.95 * double(times.size()))) - 1];
   const double layer_steps = double(last.steps - begin.steps);
   if (layer_steps > 0) {
-    steps.read = double(last.attended - begin.attended) / layer_steps / double(kv_heads);
-    steps.scored = double(last.scored - begin.scored) / layer_steps / double(kv_heads);
+    steps.read = double(last.attended - begin.attended) / layer_steps / double(rows);
+    steps.scored = double(last.scored - begin.scored) / layer_steps / double(rows);
     steps.full_steps = double(last.full_steps - begin.full_steps) / layer_steps;
   }
   return steps;

@@ -7,12 +7,13 @@ namespace heed::bench {
 
 struct PolicySteps {
   double decode_ms = 0, decode_p95_ms = 0, attention_ms = 0, policy_ms = 0;  ///< medians, and a 95th percentile
-  double read = 0, scored = 0;  ///< pairs, and key-sized vectors, a step, layer and KV head
+  double read = 0, scored = 0;  ///< pairs, and key-sized vectors, a step, layer and row
   double full_steps = 0;        ///< share of a layer's steps that attend to everything
 };
 
-/// Steps with the tokens int64 [n] in turn. Behind each the cache forgets the token by which it has grown, so that
-/// every step is one at the length of the prompt. The session is of no use afterwards.
-PolicySteps time_steps(cache::Session& session, int64_t kv_heads, const torch::Tensor& tokens);
+/// Steps with the tokens int64 [batch, n] in turn; `rows`: sequences times KV heads. Behind each the cache forgets the
+/// token by which it has grown, so that every step is one at the length of the prompt. The session is of no use
+/// afterwards.
+PolicySteps time_steps(cache::Session& session, int64_t rows, const torch::Tensor& tokens);
 
 }  // namespace heed::bench

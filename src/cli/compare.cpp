@@ -167,6 +167,9 @@ void add_compare(CLI::App& app) {
       ->delimiter(',')
       ->check(CLI::Range(2, 1 << 24));
   of_policies("--speed-budget", o->policy.speed_budget, "share of the prompt that policies get there (default 0.25)");
+  of_policies("--batches", o->policy.batches, "sequences of those steps, as 1,4 (default 1)")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 4096));
   command
       ->add_flag("--protocol", o->protocol,
                  "the whole protocol, which takes an hour or more: budgets from 1/32 to 1/2, 200 samples of the task, "

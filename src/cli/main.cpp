@@ -1,5 +1,6 @@
 // heed COMMAND [options]. Exit status: 0, 2 for bad input, 1 for anything else that failed.
 #include <fmt/format.h>
+#include <malloc.h>
 
 #include <cstdio>
 #include <exception>
@@ -30,9 +31,19 @@ void check_command(const CLI::App& app, int argc, char** argv) {
   heed::fail("unknown command {}: {}", argv[1], heed::suggest(argv[1], names));
 }
 
+/// Tensors of more than 32 MiB would be mapped anew each time: a page fault every 4 KiB costs more than many kernels
+/// do.
+void keep_memory() {
+#ifdef M_MMAP_MAX
+  mallopt(M_MMAP_MAX, 0);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+#endif
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  keep_memory();
   CLI::App app("heed: every attention mechanism, to choose, to use and to change models with", "heed");
   app.require_subcommand(1);
   app.set_version_flag("--version", fmt::format("heed {} ({})", heed::version(), heed::commit()));

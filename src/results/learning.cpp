@@ -149,7 +149,7 @@ std::string Contest::setup() const {
   auto text = fmt::format(
       "`{}`{}: {} positions a sample. {}; {} steps of {} samples at a rate of {:g}, {} seed{}; "
       "scores: {}, on {} test samples (a guess: {:.3g}).",
-      lesson_.task, lesson_.parameters.empty() ? "" : " " + lesson_.parameters.dump(), positions_,
+      lesson_.task, lesson_.parameters.empty() ? "" : fmt::format(" {}", lesson_.parameters.dump()), positions_,
       lesson_.make ? lesson_.begins : fmt::format("{} layers of {} channels", m.layers, m.dim), t.steps, t.batch,
       t.learning_rate, lesson_.seeds, lesson_.seeds == 1 ? "" : "s", bench::metric_text(metric_), lesson_.samples,
       chance_);

@@ -61,6 +61,7 @@ TEST_F(Shipped, TheComparisonFindsWhatFits) {
   options.steps = 24;
   options.repeats = 1;
   options.task = "";
+  options.batches = {1, 2};
   std::string text;
   for (int i = 0; i < 40; ++i) text += "The quick brown fox number " + std::to_string(i) + " jumps. ";
   auto c = bench::compare_policies(lm, text, options);
@@ -98,10 +99,11 @@ TEST_F(Shipped, TheComparisonFindsWhatFits) {
     EXPECT_GT(c.rows[i].out_rel_err, 1e-4) << c.rows[i].choice.name;
     EXPECT_EQ(c.rows[i].full_steps, 0) << c.rows[i].choice.name;
   }
-  ASSERT_EQ(c.speeds.size(), 3u * 3);  // at 48, 96 and 192 tokens
+  ASSERT_EQ(c.speeds.size(), 3u * 3 * 2);  // at 48, 96 and 192 tokens, batches of 1 and 2
   constexpr std::array<int64_t, 3> kLengths{48, 96, 192};
   for (size_t i = 0; i < c.speeds.size(); ++i) {
-    EXPECT_EQ(c.speeds[i].prompt, kLengths[i % 3]);
+    EXPECT_EQ(c.speeds[i].prompt, kLengths[i / 2 % 3]);
+    EXPECT_EQ(c.speeds[i].batch, int64_t(1 + i % 2));
     EXPECT_GE(c.speeds[i].decode_ms, c.speeds[i].attention_ms);
     EXPECT_GT(c.speeds[i].attention_ms, 0);
   }

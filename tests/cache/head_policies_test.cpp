@@ -300,5 +300,30 @@ TEST(RazorAttention, ReadsItsHeadsFromFiles) {
   EXPECT_EQ(lengths({{"heads", induction}, {"share", 0}, {"echo_heads", echo}}), (std::vector<int64_t>{60, 3}));
 }
 
+// Slopes 1/4, 1/16, 1/64, 1/256 of four heads, two a group: behind (2 S + 1) / slope no weight is above 1/e, so with
+// S = 0 the groups see 16 and 256 tokens.
+TEST(RazorAttention, HeadsOfAlibiKeepEverythingThatTheyCanSee) {
+  auto shape = kOneLayer;
+  const Text text(1, 60, 36);
+  const auto lengths = [&](json score, int64_t least_buffer) {
+    const auto cache = make_policy("razor_attention",
+                                   {{"largest_score", score},
+                                    {"least_buffer", least_buffer},
+                                    {"sinks", 1},
+                                    {"compression", 100},
+                                    {"epsilon", std::exp(-1.0)}},
+                                   shape)({0, 1});
+    text.drive(*cache, 60);
+    return std::vector<int64_t>{cache->kv().length(0), cache->kv().length(1)};
+  };
+  EXPECT_THROW(lengths(0, 20), Error) << "without ALiBi";
+  shape.positions.kind = "alibi";
+  EXPECT_EQ(lengths(0, 20), (std::vector<int64_t>{21, 60}));
+  EXPECT_EQ(lengths(0, 15), (std::vector<int64_t>{60, 60}));
+  EXPECT_EQ(lengths(0.5, 20), (std::vector<int64_t>{60, 60}));
+  EXPECT_THROW(lengths("two", 20), Error);
+  EXPECT_THROW(lengths(-1, 20), Error);
+}
+
 }  // namespace
 }  // namespace heed::cache::head_policies_test

@@ -32,7 +32,9 @@ struct PolicyCompareOptions {
   /// Prompts at which the time of a step is measured beside; empty: a quarter, half and all of `prompt`.
   std::vector<int64_t> lengths;
   double speed_budget = 0.25;  ///< of policies there
-  uint64_t seed = 0;           ///< of the task's samples
+  /// Sequences of a step there. All of them are the text, each from a place of its own on.
+  std::vector<int64_t> batches{1};
+  uint64_t seed = 0;  ///< of the task's samples
   PolicyLimits limits;
 };
 
@@ -67,10 +69,10 @@ struct PolicyResult {
   bool allowed = true;  ///< within the limits
 };
 
-/// Time of a step at one length.
+/// Time of a step at one length, for a batch of sequences.
 struct PolicySpeed {
   std::string policy;
-  int64_t prompt = 0;
+  int64_t prompt = 0, batch = 1;
   double decode_ms = 0, attention_ms = 0, policy_ms = 0;
 };
 

@@ -91,6 +91,25 @@ HeadSet unite(HeadSet a, const HeadSet& b) {
   return a;
 }
 
+/// Heads of a model with ALiBi that can see past the buffer: behind (2 S - ln eps) / slope no weight is above eps.
+HeadSet far_heads(ConfigReader& reader, double largest_score, int64_t buffer, const ModelShape& shape) {
+  const auto epsilon = reader.get<double>("epsilon", 1e-3);
+  require(shape.positions.kind == "alibi", "{}: largest_score is for models with ALiBi, not {}", reader.owner(),
+          shape.positions.kind);
+  require(largest_score >= 0 && std::isfinite(largest_score), "{}: largest_score = {}: 0 or more is accepted",
+          reader.owner(), largest_score);
+  require(epsilon > 0 && epsilon < 1, "{}: epsilon = {}: between 0 and 1 is accepted", reader.owner(), epsilon);
+  const auto slopes = nn::alibi_slopes(shape.heads);
+  auto heads = no_heads(shape);
+  for (auto& layer : heads) {
+    for (int64_t h = 0; h < shape.heads; ++h) {
+      const double scope = (2 * largest_score - std::log(epsilon)) / slopes[h].item<double>();
+      if (scope > double(buffer)) layer[size_t(h / (shape.heads / shape.kv_heads))] = true;
+    }
+  }
+  return heads;
+}
+
 Policy make_razor(ConfigReader& reader, const ModelShape& shape) {
   const auto top = [&](const std::string& file_key, const std::string& share_key, double fallback) {
     const auto file = reader.get<std::string>(file_key, "");
@@ -101,16 +120,20 @@ Policy make_razor(ConfigReader& reader, const ModelShape& shape) {
     const auto heads = double(table.layers() * table.heads());
     return largest_heads(table, static_cast<int64_t>(std::ceil(share * heads)), shape);
   };
-  const bool from_file = !reader.get<std::string>("heads", "").empty();
-  const auto named = reader.get<nlohmann::json>("retrieval", nullptr);
-  require(from_file == named.is_null(),
-          "{}: heads = FILE or retrieval = all, none or [[layer, KV head], ...]: one of the two is needed",
-          reader.owner());
-  auto retrieval = unite(top("heads", "share", 0.14), top("echo_heads", "echo_share", 0.01));
-  if (!from_file) retrieval = unite(retrieval, named_heads(reader, "retrieval", named, shape));
   SinkWindow::Settings settings{.in_cache = false};
   settings.sinks = reader.integer("sinks", 4, 0);
   settings.window = reader.integer("least_buffer", 4000, 1);
+  const bool from_file = !reader.get<std::string>("heads", "").empty();
+  const auto named = reader.get<nlohmann::json>("retrieval", nullptr),
+             score = reader.get<nlohmann::json>("largest_score", nullptr);
+  require(from_file + !named.is_null() + !score.is_null() == 1,
+          "{}: heads = FILE, retrieval = all, none or [[layer, KV head], ...], or largest_score: one of them is needed",
+          reader.owner());
+  require(score.is_null() || score.is_number(), "{}: largest_score = {}: a number is accepted", reader.owner(),
+          score.dump());
+  auto retrieval = unite(top("heads", "share", 0.14), top("echo_heads", "echo_share", 0.01));
+  if (!named.is_null()) retrieval = unite(retrieval, named_heads(reader, "retrieval", named, shape));
+  if (!score.is_null()) retrieval = unite(retrieval, far_heads(reader, score.get<double>(), settings.window, shape));
   const auto compression = reader.get<double>("compression", 5);
   require(compression >= 1 && std::isfinite(compression), "{}: compression = {}: 1 or more is accepted", reader.owner(),
           compression);
@@ -126,17 +149,21 @@ Policy make_razor(ConfigReader& reader, const ModelShape& shape) {
 namespace rows {
 
 PolicyRow razor_attention() {
-  auto row = policy_row("razor_attention", "arXiv 2407.15891", 2024,
-                        "retrieval heads: N; others: sinks + max(least, N / compression) + 1",
-                        {{"heads", "", "file of induction scores (heed probe heads --save-heads)"},
-                         {"share", 0.14, "share of its heads, those with the largest scores, that keep everything"},
-                         {"echo_heads", "", "file of echo scores"},
-                         {"echo_share", 0.01, "share of its heads that keep everything, too"},
-                         {"retrieval", nullptr, "instead of heads: all, none or [[layer, KV head], ...]"},
-                         {"sinks", 4, "first tokens that the other heads keep"},
-                         {"least_buffer", 4000, "recent tokens that they keep at least"},
-                         {"compression", 5, "they keep N / compression recent tokens where that is more"}},
-                        make_razor);
+  auto row = policy_row(
+      "razor_attention", "arXiv 2407.15891", 2024,
+      "retrieval heads: N; others: sinks + max(least, N / compression) + 1",
+      {{"heads", "", "file of induction scores (heed probe heads --save-heads)"},
+       {"share", 0.14, "share of its heads, those with the largest scores, that keep everything"},
+       {"echo_heads", "", "file of echo scores"},
+       {"echo_share", 0.01, "share of its heads that keep everything, too"},
+       {"retrieval", nullptr, "instead of heads: all, none or [[layer, KV head], ...]"},
+       {"largest_score", nullptr,
+        "instead, with ALiBi: the largest |q k| / sqrt(D); heads keep everything that see past least_buffer"},
+       {"epsilon", 1e-3, "weight below which they see nothing"},
+       {"sinks", 4, "first tokens that the other heads keep"},
+       {"least_buffer", 4000, "recent tokens that they keep at least"},
+       {"compression", 5, "they keep N / compression recent tokens where that is more"}},
+      make_razor);
   row.at_mean_budget = [](int64_t budget, int64_t prompt, const HeadRanking& ranking) {
     const SplitBudget split(budget, prompt, ranking.size());
     const int64_t sinks = std::min<int64_t>(4, split.others / 4);
