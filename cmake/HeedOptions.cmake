@@ -9,8 +9,6 @@ endif()
 add_library(heed_options INTERFACE)
 # The collector of gcc's own memory would walk libtorch's declarations again and again to free little: a sixth of a file's time.
 target_compile_options(heed_options INTERFACE $<$<CXX_COMPILER_ID:GNU>:--param=ggc-min-heapsize=4000000>)
-# Files that are compiled together look like headers to gcc, which then warns of their unnamed namespaces.
-target_compile_options(heed_options INTERFACE $<$<CXX_COMPILER_ID:GNU>:-Wno-subobject-linkage>)
 target_compile_options(heed_options INTERFACE -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers -fno-math-errno $<$<CXX_COMPILER_ID:GNU>:-Wno-psabi>)
 if(HEED_SANITIZE)
   target_compile_options(heed_options INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)

@@ -40,13 +40,13 @@ AnyView beginning(AnyView view, int64_t tokens) {
   return view;
 }
 
+}  // namespace
+
 /// Double copies of what the reference reads; what is absent stays so.
-struct DoubleCopies {
+struct ChunkCopies {
   AnyView of(const AnyView& from) { return from ? AnyView(buffers.emplace_back(in_double(from)).view()) : AnyView(); }
   std::vector<Buffer> buffers;
 };
-
-}  // namespace
 
 ChunkProblem::ChunkProblem(const KernelCase& c) : case_(c) {
   const DType type = DType::f32;
@@ -119,7 +119,7 @@ CheckResult ChunkProblem::check_as(double work) {
   const int64_t tokens = std::clamp<int64_t>(static_cast<int64_t>(work / token_work),
                                              std::min<int64_t>(case_.queries, 200), case_.queries);
   const auto p = params<Params>();
-  DoubleCopies copies;
+  ChunkCopies copies;
   const auto copy = [&](const AnyView& view) { return copies.of(beginning(view, tokens)); };
   Params want;
   want.q = copy(p.q), want.k = copy(p.k), want.v = copy(p.v), want.log_decay = copy(p.log_decay);

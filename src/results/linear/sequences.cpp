@@ -32,8 +32,9 @@ Experiment selection() {
 
 Experiment induction() {
   const auto run = [](const Report& report) {
-    auto lesson = sequence_lesson("induction", {{"length", 48}, {"symbols", 16}}, 500);
-    lesson.beyond = {{"96 bytes", {{"length", 96}}}, {"384 bytes", {{"length", 384}}}};
+    auto lesson = sequence_lesson("induction", {{"length", 24}, {"symbols", 8}}, 1000);
+    lesson.training.batch = 64;
+    lesson.beyond = {{"48 bytes", {{"length", 48}}}, {"192 bytes", {{"length", 192}}}};
     const Contest contest(lesson, {plain("mamba"), plain("s4d"), plain("dense")}, report);
     return finding_of(contest, {contest.better("mamba", "s4d"), contest.better("mamba", "s4d", 1),
                                 contest.better("mamba", "dense", 2)});
