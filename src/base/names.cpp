@@ -31,7 +31,11 @@ std::vector<std::string> nearest_names(std::string_view name, const std::vector<
   std::vector<std::pair<size_t, std::string>> ranked;
   for (const auto& candidate : known) {
     const bool part = name.size() >= 3 && candidate.find(name) != std::string::npos;
-    const size_t distance = part ? 1 : edit_distance(name, candidate);
+    // A typo in the beginning of a long name counts as one more.
+    const size_t beginning = name.size() < 4 ? candidate.size() : std::min(name.size() + 1, candidate.size());
+    const size_t distance = part ? 1
+                                 : std::min(edit_distance(name, candidate),
+                                            edit_distance(name, std::string_view(candidate).substr(0, beginning)) + 1);
     const double limit = std::max(2.0, within * double(std::max(name.size(), candidate.size())));
     if (double(distance) <= limit) ranked.emplace_back(distance, candidate);
   }

@@ -9,6 +9,7 @@ namespace {
 TEST(Names, ATypoFindsItsName) {
   EXPECT_EQ(suggest("flahs", {"flash", "decode", "select"}), "did you mean flash?");
   EXPECT_EQ(suggest("attn", {"attn_stats", "flash"}), "did you mean attn_stats?");
+  EXPECT_EQ(suggest("streming", {"full", "streaming_llm"}), "did you mean streaming_llm?");
 }
 
 TEST(Names, AShortListIsShownWhole) { EXPECT_EQ(suggest("nothing", {"a", "b"}), "known are a, b"); }
