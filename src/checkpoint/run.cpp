@@ -1,5 +1,7 @@
 #include "heed/checkpoint/run.h"
 
+#include <algorithm>
+
 #include "checkpoint/run_inputs.h"
 #include "heed/attention.h"
 #include "heed/kernels/mask_text.h"
@@ -136,6 +138,25 @@ std::optional<Grid> grid_of(Inputs& inputs) {
   return Grid{{cells.data_ptr<int64_t>(), cells.data_ptr<int64_t>() + cells.numel()}};
 }
 
+/// `settings`, and of the sizes that q, k and v tell those that the mixer has a key for.
+nlohmann::json core_settings(const std::string& name, nlohmann::json settings, const CoreInput& core) {
+  const auto rows = mixer_rows();
+  const auto row = std::find_if(rows.begin(), rows.end(), [&](const RegistryRow& r) { return r.name == name; });
+  const auto has = [&](const std::string& key) {
+    return std::any_of(row->parameters.begin(), row->parameters.end(),
+                       [&](const Parameter& parameter) { return parameter.name == key; });
+  };
+  // Where keys have a size of their own, head_dim is that of the values.
+  const int64_t size = core.q.size(3), head_size = has("key_dim") ? core.v.size(3) : size;
+  for (const auto& [key, value] : {std::pair{"dim", core.q.size(1) * head_size},
+                                   {"heads", core.q.size(1)},
+                                   {"kv_heads", core.k.size(1)},
+                                   {"head_dim", head_size},
+                                   {"key_dim", size}})
+    if (has(key) && !settings.contains(key)) settings[key] = value;
+  return settings;
+}
+
 TensorMap run_core(const std::string& name, const RunRequest& request, Inputs& inputs) {
   CoreInput core{inputs.required("q"), inputs.required("k"), inputs.required("v")};
   core.key_padding = inputs.optional("key_padding");
@@ -143,15 +164,11 @@ TensorMap run_core(const std::string& name, const RunRequest& request, Inputs& i
   core.seed = request.seed;
   core.grid = grid_of(inputs);
   inputs.finish();
-  require(core.q.dim() == 4 && core.k.dim() == 4, "core:{}: q and k of [batch, heads, tokens, head size] are accepted",
-          name);
-  auto config = request.settings;
-  for (const auto& [key, value] : {std::pair{"dim", core.q.size(1) * core.q.size(3)},
-                                   {"heads", core.q.size(1)},
-                                   {"kv_heads", core.k.size(1)},
-                                   {"head_dim", core.q.size(3)}})
-    if (!config.contains(key)) config[key] = value;
-  return {{"out", prepared_mixer(name, config, request, core.q.scalar_type())->mix(core)}};
+  require(core.q.dim() == 4 && core.k.dim() == 4 && core.v.dim() == 4,
+          "core:{}: q, k and v of [batch, heads, tokens, head size] are accepted", name);
+  return {
+      {"out",
+       prepared_mixer(name, core_settings(name, request.settings, core), request, core.q.scalar_type())->mix(core)}};
 }
 
 TensorMap run_mixer(const RunRequest& request, Inputs& inputs, std::shared_ptr<TokenMixer>& mixer) {

@@ -1,4 +1,5 @@
 #include "checkpoint/run_inputs.h"
+#include "heed/kernels/linear_chunk.h"
 #include "heed/nn/config.h"
 #include "heed/ops/delta_chunk.h"
 #include "heed/ops/linear_chunk.h"
@@ -11,18 +12,26 @@ namespace {
 
 using torch::Tensor;
 
+/// Rates of forgetting are logarithms: numbers above 0 would grow without end, and NaN would be every later output.
+void require_fading(const std::string& op, const char* name, const Tensor& rates) {
+  if (!rates.defined() || rates.numel() == 0) return;
+  const double largest = rates.detach().max().item<double>();
+  require(largest <= 0, "op:{}: {} holds {}: at most 0 is accepted", op, name, largest);
+}
+
 TensorMap run_chunks(const std::string& name, const RunRequest& request, Inputs& inputs) {
   const auto q = inputs.required("q"), k = inputs.required("k"), v = inputs.required("v");
   ConfigReader reader("op:" + name, request.settings);
   ops::LinearChunkOptions o;
   o.scale = reader.get("scale", 1.0);
-  o.chunk = reader.integer("chunk", 64, 1);
+  o.chunk = reader.integer("chunk", 64, 1, kernels::kMostChunk);
   if (name == "delta_chunk") {
     const auto beta = inputs.required("beta"), g = inputs.optional("log_decay").value_or(Tensor());
     const auto state = inputs.optional("initial_state");
     o.cu_seqlens = inputs.optional("cu_seqlens");
     reader.finish();
     inputs.finish();
+    require_fading(name, "log_decay", g);
     const auto result = ops::delta_chunk(q, k, v, beta, g, state, {o.scale, o.chunk, o.cu_seqlens});
     return {{"out", result.out}, {"state", result.state}};
   }
@@ -38,6 +47,7 @@ TensorMap run_chunks(const std::string& name, const RunRequest& request, Inputs&
   o.cu_seqlens = inputs.optional("cu_seqlens");
   reader.finish();
   inputs.finish();
+  require_fading(name, "log_decay", g.value_or(Tensor()));
   const auto result = ops::linear_chunk(q, k, v, g, state, o);
   return {{"out", result.out}, {"state", result.state}};
 }
@@ -54,6 +64,7 @@ std::optional<TensorMap> run_recurrence(const std::string& name, const RunReques
                state = inputs.optional("initial_state");
     const ops::SelectiveScanOptions options{reader.get("delta_softplus", false), inputs.optional("cu_seqlens")};
     reader.finish(), inputs.finish();
+    require_fading(name, "A", a.dim() == 3 ? a.select(2, 0) : a);  // of complex ones the real part
     const auto result = ops::selective_scan(x, delta, a, b, c, skip, z, bias, state, options);
     return TensorMap{{"out", result.out}, {"state", result.state}};
   }

@@ -1,5 +1,7 @@
 #include "heed/mixers/recurrent_mixer.h"
 
+#include <fmt/format.h>
+
 #include "heed/error.h"
 
 namespace heed {
@@ -9,6 +11,20 @@ using torch::Tensor;
 namespace {
 
 std::string shape_text(const Tensor& t) { return c10::str(t.sizes()); }
+
+/// "key_dim = 8, here 16; ..." of what two configurations do not share.
+std::string differences(const nlohmann::json& of_state, const nlohmann::json& here) {
+  if (!of_state.is_object() || !here.is_object()) return "one of the two was made without the registry";
+  std::string text;
+  for (const auto& [key, value] : of_state.items()) {
+    const auto other = here.value(key, nlohmann::json());
+    if (other != value)
+      text += fmt::format("{}{} = {}, here {}", text.empty() ? "" : "; ", key, value.dump(), other.dump());
+  }
+  for (const auto& [key, value] : here.items())
+    if (!of_state.contains(key)) text += fmt::format("{}{} is {} here", text.empty() ? "" : "; ", key, value.dump());
+  return text;
+}
 
 }  // namespace
 
@@ -23,6 +39,8 @@ std::unique_ptr<MixerState> RecurrentState::clone() const {
   auto copy = std::make_unique<RecurrentState>();
   for (const auto& slot : slots) copy->slots.push_back(slot.defined() ? slot.clone() : Tensor());
   copy->tokens = tokens;
+  copy->maker = maker;
+  copy->batch = batch;
   return copy;
 }
 
@@ -99,37 +117,62 @@ Tensor RecurrentCall::conv(size_t slot_index, nn::ShortConv& conv, const Tensor&
 }
 
 RecurrentMixer::RecurrentMixer(std::string name, int64_t dim, bool causal)
-    : dim_(dim), causal_(causal), mixer_name_(std::move(name)) {}
+    : dim_(dim),
+      causal_(causal),
+      identity_(std::make_shared<RecurrentIdentity>(RecurrentIdentity{std::move(name), {}})) {}
+
+void RecurrentMixer::set_configuration(nlohmann::json configuration) {
+  identity_ = std::make_shared<RecurrentIdentity>(RecurrentIdentity{mixer_name(), std::move(configuration)});
+}
+
+void RecurrentMixer::require_step() const {
+  require(causal_, "{} has no step when causal = false: later tokens change earlier outputs", mixer_name());
+  const auto reason = without_step();
+  require(reason.empty(), "{} has no step: {}", mixer_name(), reason);
+}
+
+void RecurrentMixer::require_own(const RecurrentState& state, int64_t batch) const {
+  if (state.maker == nullptr) return;
+  const auto &own = *identity_, &other = *state.maker;
+  require(own.mixer == other.mixer, "{}: the state is one of {}; one of its own is accepted", own.mixer, other.mixer);
+  if (&own != &other && own.configuration != other.configuration)
+    fail("{}: the state is of another configuration: {}", own.mixer,
+         differences(other.configuration, own.configuration));
+  require(state.batch == batch, "{}: a batch of {} with a state of {} sequences; as many are accepted", own.mixer,
+          batch, state.batch);
+}
 
 Tensor RecurrentMixer::forward(const MixerInput& input, MixerState* state) {
   const auto& x = input.x;
-  require(x.dim() == 3 && x.size(2) == dim_, "{}: x has shape {}; [B, N, {}] is accepted", mixer_name_, shape_text(x),
+  require(x.dim() == 3 && x.size(2) == dim_, "{}: x has shape {}; [B, N, {}] is accepted", mixer_name(), shape_text(x),
           dim_);
-  require(!input.memory || takes_memory(), "{}: no memory is accepted", mixer_name_);
+  require(!input.memory || takes_memory(), "{}: no memory is accepted", mixer_name());
   const int64_t keys = input.memory ? input.memory->size(1) : x.size(1);
   if (input.memory)
     require(input.memory->dim() == 3 && input.memory->size(0) == x.size(0) && input.memory->size(2) == dim_,
-            "{}: memory has shape {}; [{}, M, {}] is accepted", mixer_name_, shape_text(*input.memory), x.size(0),
+            "{}: memory has shape {}; [{}, M, {}] is accepted", mixer_name(), shape_text(*input.memory), x.size(0),
             dim_);
   if (input.key_padding)
     require(input.key_padding->dim() == 2 && input.key_padding->size(0) == x.size(0) &&
                 input.key_padding->size(1) == keys && input.key_padding->scalar_type() == torch::kBool,
-            "{}: key_padding of {} {}; bool [{}, {}] is accepted", mixer_name_,
+            "{}: key_padding of {} {}; bool [{}, {}] is accepted", mixer_name(),
             c10::toString(input.key_padding->scalar_type()), shape_text(*input.key_padding), x.size(0), keys);
-  require(!input.sizes, "{}: sizes of tokens are not accepted", mixer_name_);
+  require(!input.sizes, "{}: sizes of tokens are not accepted", mixer_name());
   if (input.cu_seqlens) {
-    require(x.size(0) == 1, "{}: cu_seqlens with a batch of {}; packed sequences have B = 1", mixer_name_, x.size(0));
-    require(state == nullptr, "{}: cu_seqlens with a state; packed sequences start anew", mixer_name_);
+    require(x.size(0) == 1, "{}: cu_seqlens with a batch of {}; packed sequences have B = 1", mixer_name(), x.size(0));
+    require(state == nullptr, "{}: cu_seqlens with a state; packed sequences start anew", mixer_name());
   }
   if (input.grid) {
     int64_t cells = 1;
     for (const int64_t size : input.grid->sizes) cells *= size;
-    require(cells == x.size(1), "{}: a grid of {} cells for {} tokens", mixer_name_, cells, x.size(1));
+    require(cells == x.size(1), "{}: a grid of {} cells for {} tokens", mixer_name(), cells, x.size(1));
   }
   RecurrentState* own = nullptr;
   if (state != nullptr) {
     own = dynamic_cast<RecurrentState*>(state);
-    require(own != nullptr && causal_, "{}: the state is not of its kind", mixer_name_);
+    require_step();
+    require(own != nullptr, "{}: the state is not of its kind", mixer_name());
+    require_own(*own, x.size(0));
   }
   RecurrentCall call(input, own);
   auto out = run(call);
@@ -137,9 +180,13 @@ Tensor RecurrentMixer::forward(const MixerInput& input, MixerState* state) {
   return out;
 }
 
-std::unique_ptr<MixerState> RecurrentMixer::make_state(int64_t) const {
-  require(causal_, "{} has no step when causal = false: later tokens change earlier outputs", mixer_name_);
-  return std::make_unique<RecurrentState>();
+std::unique_ptr<MixerState> RecurrentMixer::make_state(int64_t batch) const {
+  require_step();
+  require(batch >= 1, "{}: a state of {} sequences; 1 or more is accepted", mixer_name(), batch);
+  auto state = std::make_unique<RecurrentState>();
+  state->maker = identity_;
+  state->batch = batch;
+  return state;
 }
 
 torch::nn::Linear RecurrentMixer::project(const std::string& name, int64_t in, int64_t out, bool bias) {

@@ -2,7 +2,7 @@
 #include "heed/registry.h"
 
 #include "heed/error.h"
-#include "heed/mixers/token_mixer.h"
+#include "heed/mixers/recurrent_mixer.h"
 #include "heed/names.h"
 #include "mixers/rows.h"
 
@@ -33,8 +33,34 @@ nlohmann::json to_json(const RegistryRow& row) {
           {"params", params}};
 }
 
+namespace {
+
+/// `config` with the row's defaults for what it leaves open, so that two ways to write one configuration are equal.
+nlohmann::json completed(const nlohmann::json& config, const std::vector<Parameter>& parameters) {
+  auto whole = nlohmann::json::object();
+  for (const auto& parameter : parameters) whole[parameter.name] = parameter.fallback;
+  if (config.is_object())
+    for (const auto& [key, value] : config.items())
+      if (!value.is_null()) whole[key] = value;
+  return whole;
+}
+
+/// The rows; recurrent mixers that they make know their configuration, and with it their states.
+std::vector<RegistryRow> with_configurations(std::vector<RegistryRow> rows) {
+  for (auto& row : rows)
+    row.make = [make = row.make, parameters = row.parameters](const nlohmann::json& config) {
+      auto mixer = make(config);
+      if (auto* recurrent = dynamic_cast<RecurrentMixer*>(mixer.get()))
+        recurrent->set_configuration(completed(config, parameters));
+      return mixer;
+    };
+  return rows;
+}
+
+}  // namespace
+
 std::span<const RegistryRow> mixer_rows() {
-  static const std::vector<RegistryRow> rows{
+  static const std::vector<RegistryRow> rows = with_configurations({
       rows::dense(),
       rows::sliding_window(),
       rows::flash_attention(),
@@ -82,6 +108,7 @@ std::span<const RegistryRow> mixer_rows() {
       rows::spectral_gating(),
       rows::activator_glu(),
       rows::ninformer_gating(),
+      rows::linear_attention(),
       rows::lightning_attention(),
       rows::norm_attention(),
       rows::diag_attention(),
@@ -89,6 +116,8 @@ std::span<const RegistryRow> mixer_rows() {
       rows::deltanet(),
       rows::based(),
       rows::base_conv(),
+      rows::gru(),
+      rows::lstm(),
       rows::kernelized_rpe(),
       rows::rala(),
       rows::mala(),
@@ -114,7 +143,7 @@ std::span<const RegistryRow> mixer_rows() {
       rows::mamba(),
       rows::ss2d(),
       rows::lamamba(),
-  };
+  });
   return rows;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <set>
 
 #include "heed/nn/config.h"
@@ -135,7 +136,8 @@ TaskSample AssocRecallTask::sample(Split split, uint64_t index) const {
 std::vector<Parameter> MqarTask::parameters() {
   return {{"vocabulary", 512, "tokens; above length"},
           {"length", 64, "tokens of a sample, even"},
-          {"pairs", 4, "key-value pairs; 4 * pairs <= length"},
+          {"pairs", 4, "key-value pairs; 4 * pairs + 2 * overwrite <= length"},
+          {"overwrite", 0, "of the keys, so many get a second value among the pairs; the last one counts"},
           {"power", 0.01, "a of the weight s^(a-1) of slot s: small puts queries near their pairs"},
           {"seed", 0, "another family of samples"}};
 }
@@ -146,6 +148,7 @@ MqarTask::MqarTask(const nlohmann::json& parameters) {
   require(length_ % 2 == 0, "{}: length = {}: an even number is accepted", name_, length_);
   vocabulary_ = reader.integer("vocabulary", 512, length_ + 1, int64_t{1} << 24);
   pairs_ = reader.integer("pairs", 4, 1, length_ / 4);
+  overwrite_ = reader.integer("overwrite", 0, 0, std::min(pairs_, (length_ - 4 * pairs_) / 2));
   power_ = reader.get<double>("power", 0.01);
   require(std::isfinite(power_) && power_ > 0 && power_ <= 10, "{}: power = {}: above 0 to 10 is accepted", name_,
           power_);
@@ -155,28 +158,41 @@ MqarTask::MqarTask(const nlohmann::json& parameters) {
 
 Example MqarTask::example(Split split, uint64_t index) const {
   Random random(stream_key(name_, split, seed_), index);
-  const int64_t half = vocabulary_ / 2;
+  const int64_t half = vocabulary_ / 2, writes = pairs_ + overwrite_;
   const auto keys = random.distinct(pairs_, half - 1);              // of [1, half)
-  const auto values = random.distinct(pairs_, vocabulary_ - half);  // of [half, vocabulary)
+  const auto values = random.distinct(writes, vocabulary_ - half);  // of [half, vocabulary)
+  // The pair whose key a write has.
+  std::vector<int64_t> pair_of(static_cast<size_t>(pairs_));
+  std::iota(pair_of.begin(), pair_of.end(), int64_t{0});
+  if (overwrite_ > 0) {
+    const auto again = random.distinct(overwrite_, pairs_);
+    pair_of.insert(pair_of.end(), again.begin(), again.end());
+    const auto order = random.distinct(writes, writes);
+    std::vector<int64_t> ordered;
+    for (const int64_t i : order) ordered.push_back(pair_of[static_cast<size_t>(i)]);
+    pair_of = std::move(ordered);
+  }
   Example sample;
   const auto at = [](std::vector<int64_t>& tokens, int64_t i) -> int64_t& { return tokens[static_cast<size_t>(i)]; };
   sample.tokens.assign(static_cast<size_t>(length_), 0);
   sample.labels.assign(static_cast<size_t>(length_), Example::kNoLabel);
-  for (int64_t i = 0; i < pairs_; ++i) {
-    at(sample.tokens, 2 * i) = 1 + keys[static_cast<size_t>(i)];
-    at(sample.tokens, 2 * i + 1) = half + values[static_cast<size_t>(i)];
+  std::vector<int64_t> last_value(static_cast<size_t>(pairs_));
+  for (int64_t i = 0; i < writes; ++i) {
+    const auto pair = static_cast<size_t>(pair_of[static_cast<size_t>(i)]);
+    at(sample.tokens, 2 * i) = 1 + keys[pair];
+    at(sample.tokens, 2 * i + 1) = last_value[pair] = half + values[static_cast<size_t>(i)];
   }
   // Slots without replacement in proportion to their weights: the largest of log weight + Gumbel noise, in that order.
   std::vector<std::pair<double, int64_t>> slots;
-  for (int64_t s = 1; s <= (length_ - 2 * pairs_) / 2; ++s) {
+  for (int64_t s = 1; s <= (length_ - 2 * writes) / 2; ++s) {
     const double gumbel = -std::log(-std::log1p(-random.uniform()));
     slots.push_back({(power_ - 1) * std::log(static_cast<double>(s)) + gumbel, s});
   }
   std::partial_sort(slots.begin(), slots.begin() + pairs_, slots.end(), std::greater<>());
   for (int64_t i = 0; i < pairs_; ++i) {
-    const int64_t place = 2 * pairs_ + 2 * (slots[static_cast<size_t>(i)].second - 1);
-    at(sample.tokens, place) = at(sample.tokens, 2 * i);
-    at(sample.labels, place) = at(sample.tokens, 2 * i + 1);
+    const int64_t place = 2 * writes + 2 * (slots[static_cast<size_t>(i)].second - 1);
+    at(sample.tokens, place) = 1 + keys[static_cast<size_t>(i)];
+    at(sample.labels, place) = last_value[static_cast<size_t>(i)];
   }
   for (auto& token : sample.tokens) {
     if (token == 0) token = static_cast<int64_t>(random.below(static_cast<uint64_t>(vocabulary_)));

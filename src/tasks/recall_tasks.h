@@ -39,7 +39,8 @@ class AssocRecallTask final : public TextTask {
   uint64_t seed_;
 };
 
-/// Multi-query associative recall over tokens, exactly the generator of Zoology (Arora et al., 2023).
+/// Multi-query associative recall over tokens, exactly the generator of Zoology (Arora et al., 2023) where nothing is
+/// overwritten.
 class MqarTask final : public Task {
  public:
   explicit MqarTask(const nlohmann::json& parameters);
@@ -51,7 +52,7 @@ class MqarTask final : public Task {
 
  private:
   std::string name_ = "mqar";
-  int64_t vocabulary_, length_, pairs_;
+  int64_t vocabulary_, length_, pairs_, overwrite_;
   double power_;
   uint64_t seed_;
 };

@@ -11,6 +11,7 @@
 #include "heed/error.h"
 #include "heed/mixers/subsampling.h"
 #include "heed/progress.h"
+#include "train/weight_decay.h"
 
 namespace heed::train {
 namespace {
@@ -42,18 +43,11 @@ class Autocast {
 class Optimizer {
  public:
   Optimizer(DecoderLm& model, const LmTrainOptions& options) {
-    std::vector<Tensor> matrices, vectors;
-    for (const auto& entry : model->named_parameters()) {
-      named_.emplace_back(entry.key(), entry.value());
-      (entry.value().dim() >= 2 ? matrices : vectors).push_back(entry.value());
-    }
-    const auto base = torch::optim::AdamWOptions(options.learning_rate).betas({0.9, 0.95}).eps(1e-8);
-    std::vector<torch::optim::OptimizerParamGroup> groups;
-    auto decayed = base, plain = base;
-    groups.emplace_back(matrices,
-                        std::make_unique<torch::optim::AdamWOptions>(decayed.weight_decay(options.weight_decay)));
-    groups.emplace_back(vectors, std::make_unique<torch::optim::AdamWOptions>(plain.weight_decay(0)));
-    adamw_ = std::make_unique<torch::optim::AdamW>(groups, base);
+    const auto named = model->named_parameters();
+    for (const auto& entry : named) named_.emplace_back(entry.key(), entry.value());
+    auto base = torch::optim::AdamWOptions(options.learning_rate).betas({0.9, 0.95}).eps(1e-8);
+    base.weight_decay(options.weight_decay);
+    adamw_ = std::make_unique<torch::optim::AdamW>(weight_decay_groups(named, base), base);
   }
 
   void step(double rate) {

@@ -13,6 +13,9 @@ class ScheduledAdamW {
   /// Up over a tenth of the steps, then down a cosine to a tenth of `learning_rate`. `owner` begins messages.
   ScheduledAdamW(std::string owner, const std::vector<torch::Tensor>& parameters, int64_t steps, double learning_rate,
                  double weight_decay);
+  /// With weight decay on those that take it (train/weight_decay.h) alone.
+  ScheduledAdamW(std::string owner, const torch::OrderedDict<std::string, torch::Tensor>& parameters, int64_t steps,
+                 double learning_rate, double weight_decay);
 
   /// Goes down the gradient of `loss` and returns its value; throws heed::Error where it is not finite.
   double step(const torch::Tensor& loss);
@@ -21,6 +24,9 @@ class ScheduledAdamW {
   double last_loss() const { return averaged_ > 0 ? sum_ / static_cast<double>(averaged_) : 0; }
 
  private:
+  ScheduledAdamW(std::string owner, const std::vector<torch::Tensor>& parameters,
+                 const std::vector<torch::optim::OptimizerParamGroup>& groups, int64_t steps, double learning_rate);
+
   std::string owner_;
   std::vector<torch::Tensor> parameters_;
   torch::optim::AdamW adamw_;

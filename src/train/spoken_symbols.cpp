@@ -60,7 +60,7 @@ double train_speech(SambaAsr& model, const SpokenSymbols& speech, const SpeechOp
                     const std::function<void(int64_t step, double loss)>& report) {
   require(o.batch >= 1, "speech: batches of {}: 1 or more is accepted", o.batch);
   model->train();
-  ScheduledAdamW adamw("speech", model->parameters(), o.steps, o.learning_rate, o.weight_decay);
+  ScheduledAdamW adamw("speech", model->named_parameters(), o.steps, o.learning_rate, o.weight_decay);
   for (int64_t step = 0; step < o.steps; ++step) {
     const auto batch = speech_batch(speech, tasks::Split::train, step * o.batch, o.batch);
     const double loss = adamw.step(speech_loss(model, batch, model->config().ctc ? o.ctc_weight : 0));

@@ -7,6 +7,7 @@
 #include "heed/error.h"
 #include "heed/train/lm_trainer.h"
 #include "train/task_judgement.h"
+#include "train/weight_decay.h"
 
 namespace heed::train {
 namespace {
@@ -22,15 +23,9 @@ Judgement judge_batch(TaskModel& model, const tasks::Face& face, const TaskBatch
 }
 
 torch::optim::AdamW optimizer_of(TaskModel& model, const TaskTrainOptions& options) {
-  std::vector<Tensor> matrices, vectors;
-  for (const auto& parameter : model.module().parameters())
-    (parameter.dim() >= 2 ? matrices : vectors).push_back(parameter);
-  const auto group = [&](const std::vector<Tensor>& parameters, double decay) {
-    return torch::optim::OptimizerParamGroup(
-        parameters, std::make_unique<torch::optim::AdamWOptions>(
-                        torch::optim::AdamWOptions(options.learning_rate).betas({0.9, 0.95}).weight_decay(decay)));
-  };
-  return torch::optim::AdamW({group(matrices, options.weight_decay), group(vectors, 0)});
+  const auto adamw = torch::optim::AdamWOptions(options.learning_rate).betas({0.9, 0.95});
+  return torch::optim::AdamW(weight_decay_groups(model.module().named_parameters(),
+                                                 torch::optim::AdamWOptions(adamw).weight_decay(options.weight_decay)));
 }
 
 }  // namespace

@@ -330,7 +330,7 @@ TEST(Registry, RowsAreComplete) {
     EXPECT_TRUE(names.insert(row.name).second) << row.name;
     EXPECT_FALSE(row.family.empty()) << row.name;
     EXPECT_FALSE(row.paper.empty()) << row.name;
-    EXPECT_GT(row.year, 2010) << row.name;
+    EXPECT_GT(row.year, 1990) << row.name;
     EXPECT_FALSE(row.cost.empty()) << row.name;
     EXPECT_TRUE(row.make != nullptr) << row.name;
     const auto& p = row.patterns;

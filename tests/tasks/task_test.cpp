@@ -315,6 +315,38 @@ TEST(Mqar, IsSolvedByLookup) {
   }
 }
 
+// Of keys that are written twice the value written last is asked for.
+TEST(Mqar, TheLastOfOverwrittenValuesCounts) {
+  constexpr int kPairs = 8, kOverwrite = 5, kWrites = kPairs + kOverwrite;
+  const auto task = make_task("mqar", {{"length", 64}, {"pairs", kPairs}, {"overwrite", kOverwrite}});
+  int not_first = 0;
+  for (uint64_t i = 0; i < 200; ++i) {
+    const auto sample = task->example(Split::train, i);
+    ASSERT_EQ(sample.tokens.size(), 64u);
+    std::map<int64_t, std::vector<int64_t>> values_of;
+    for (size_t w = 0; w < kWrites; ++w) values_of[sample.tokens[2 * w]].push_back(sample.tokens[2 * w + 1]);
+    EXPECT_EQ(values_of.size(), static_cast<size_t>(kPairs));
+    int twice = 0;
+    for (const auto& [key, values] : values_of) {
+      EXPECT_LE(values.size(), 2u);
+      twice += values.size() == 2;
+      EXPECT_TRUE(values.size() < 2 || values[0] != values[1]);
+    }
+    EXPECT_EQ(twice, kOverwrite);
+    not_first += values_of.at(sample.tokens[0]).size() == 1;
+    std::set<int64_t> asked;
+    for (size_t at = 0; at < sample.tokens.size(); ++at) {
+      if (sample.labels[at] == Example::kNoLabel) continue;
+      EXPECT_TRUE(at >= 2 * kWrites && at % 2 == 0);
+      EXPECT_EQ(sample.labels[at], values_of.at(sample.tokens[at]).back());
+      EXPECT_TRUE(asked.insert(sample.tokens[at]).second);
+    }
+    EXPECT_EQ(asked.size(), static_cast<size_t>(kPairs));
+  }
+  // Writes are in random order: the first is of a key written once with a chance of 3 / 13.
+  EXPECT_NEAR(not_first, 200 * 3.0 / 13, 4.5 * std::sqrt(200 * 3.0 / 13 * 10 / 13));
+}
+
 // With one pair the slot has weight s^(a-1) exactly.
 TEST(Mqar, SlotsFollowThePowerLaw) {
   const auto task = make_task("mqar", {{"length", 18}, {"pairs", 1}, {"vocabulary", 64}, {"power", 0.5}});
@@ -364,6 +396,8 @@ TEST(Tasks, RefuseBadParameters) {
   refused("repeat", {{"length", 1000}, {"cue", 1}}, "too short");
   refused("mqar", {{"length", 63}}, "an even number");
   refused("mqar", {{"pairs", 40}}, "pairs = 40");
+  refused("mqar", {{"pairs", 14}, {"overwrite", 5}}, "overwrite = 5: 0 to 4 is accepted");
+  refused("mqar", {{"overwrite", 5}}, "overwrite = 5: 0 to 4 is accepted");
   EXPECT_NE(error_of([] { make_text_task("mqar"); }).find("no text"), std::string::npos);
 }
 

@@ -1,6 +1,7 @@
 // Mixers whose past is a few tensors of a fixed size: what they remember, and one call of them.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -12,10 +13,19 @@
 
 namespace heed {
 
+/// What tells states of different mixers apart.
+struct RecurrentIdentity {
+  std::string mixer;
+  nlohmann::json configuration;  ///< defaults filled in; null of a mixer made without the registry
+};
+
 /// What a recurrent mixer has seen, summed up: one tensor a slot, undefined before the first token.
 struct RecurrentState final : MixerState {
   std::vector<torch::Tensor> slots;
   int64_t tokens = 0;
+  /// Of the mixer that made it, which alone can read it; null and 0 of one that nobody checks.
+  std::shared_ptr<const RecurrentIdentity> maker;
+  int64_t batch = 0;
 
   int64_t bytes() const override;
   int64_t seen() const override { return tokens; }
@@ -73,6 +83,9 @@ class RecurrentMixer : public TokenMixer {
   torch::Tensor forward(const MixerInput& input, MixerState* state = nullptr) final;
   std::unique_ptr<MixerState> make_state(int64_t batch) const override;
 
+  /// Whatever was made under another configuration is refused as a state. For the registry; before the first state.
+  void set_configuration(nlohmann::json configuration);
+
  protected:
   RecurrentMixer(std::string name, int64_t dim, bool causal);
 
@@ -80,17 +93,23 @@ class RecurrentMixer : public TokenMixer {
   virtual torch::Tensor run(RecurrentCall& call) = 0;
   /// Whether a mixer that is not causal reads keys and values from MixerInput::memory.
   virtual bool takes_memory() const { return false; }
+  /// Why a causal mixer has no step; empty: it has one.
+  virtual std::string without_step() const { return {}; }
 
   /// A projection whose weights start as N(0, 0.02), without bias unless asked.
   torch::nn::Linear project(const std::string& name, int64_t in, int64_t out, bool bias = false);
 
-  const std::string& mixer_name() const { return mixer_name_; }
+  const std::string& mixer_name() const { return identity_->mixer; }
 
   int64_t dim_;
   bool causal_;
 
  private:
-  std::string mixer_name_;
+  void require_step() const;
+  /// Throws heed::Error unless this mixer made it, for as many sequences.
+  void require_own(const RecurrentState& state, int64_t batch) const;
+
+  std::shared_ptr<const RecurrentIdentity> identity_;
 };
 
 /// [B, N, H D] -> [B, H, N, D] and back.

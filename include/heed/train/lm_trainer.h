@@ -30,7 +30,7 @@ struct LmTrainOptions {
   double learning_rate = 1e-3;  ///< peak
   double final_rate = 0.1;      ///< share of the peak at the end of the cosine
   int64_t warmup = 100;         ///< steps of linear warm-up
-  double weight_decay = 0.1;    ///< on matrices; vectors have none
+  double weight_decay = 0.1;    ///< on matrices; vectors have none, nor do rates of state spaces
   double clip = 1.0;            ///< of the gradient's norm; 0: none
   int64_t save_every = 200;
   int64_t eval_every = 200;

@@ -19,13 +19,16 @@ class FlowAttention final : public linear::LinearAttention {
 
   Tensor attend(RecurrentCall& call, const Heads& heads) override {
     require(!call.input.cu_seqlens, "flow_attention: cu_seqlens is not accepted");
-    const auto q = torch::sigmoid(heads.q), k = torch::sigmoid(heads.k);
-    return causal_ ? causal(call, q, k, heads.v) : bidirectional(call, q, k, heads.v);
+    const Heads wide = linear::wide(heads);
+    const auto q = torch::sigmoid(wide.q), k = torch::sigmoid(wide.k);
+    return (causal_ ? causal(call, q, k, wide.v) : bidirectional(call, q, k, wide.v)).to(heads.v.scalar_type());
   }
 
  private:
   /// (a + eps) . (b + eps) over the last dimension, kept.
   Tensor dot(const Tensor& a, const Tensor& b) const { return ((a + eps_) * (b + eps_)).sum(-1, true); }
+  /// The same as a denominator: with eps = 0 nothing flows to or from padding, whose share is 0 all the same.
+  Tensor flow(const Tensor& a, const Tensor& b) const { return dot(a, b).clamp_min(1e-30); }
 
   Tensor bidirectional(RecurrentCall& call, Tensor q, Tensor k, const Tensor& v) const {
     const bool self = !call.input.memory;
@@ -38,7 +41,7 @@ class FlowAttention final : public linear::LinearAttention {
       sources = hidden.logical_not().sum(2, true).to(v.scalar_type());
       if (self) q = q.masked_fill(hidden, 0), sinks = sources;
     }
-    const auto incoming = dot(q, k.sum(2, true)), outgoing = dot(k, q.sum(2, true));
+    const auto incoming = flow(q, k.sum(2, true)), outgoing = flow(k, q.sum(2, true));
     const auto conserved_incoming = dot(q, (k / outgoing).sum(2, true));
     auto conserved_outgoing = dot(k, (q / incoming).sum(2, true)).clamp(-clamp_, clamp_);
     if (hidden.defined()) conserved_outgoing = conserved_outgoing.masked_fill(hidden, -INFINITY);
@@ -63,7 +66,7 @@ class FlowAttention final : public linear::LinearAttention {
     present = call.heads_without_padding(present);
     q = call.heads_without_padding(q), k = call.heads_without_padding(k);
     const auto count = running(call, 1, present).clamp_min(1);
-    const auto incoming = dot(q, running(call, 2, k)), outgoing = dot(k, running(call, 3, q));
+    const auto incoming = flow(q, running(call, 2, k)), outgoing = flow(k, running(call, 3, q));
     const auto conserved_incoming = dot(q, running(call, 4, call.heads_without_padding(k * count / outgoing))) / count;
     const auto conserved_outgoing =
         (dot(k, running(call, 5, call.heads_without_padding(q * count / incoming))) / count).clamp(-clamp_, clamp_);

@@ -40,4 +40,10 @@ struct Heads {
   torch::Tensor q, k, v;
 };
 
+/// float32, of float64 itself: what sums over tokens, exponentials and small scales are computed in.
+inline torch::Tensor wide(const torch::Tensor& t) {
+  return t.scalar_type() == torch::kFloat64 ? t : t.to(torch::kFloat32);
+}
+inline Heads wide(const Heads& heads) { return {wide(heads.q), wide(heads.k), wide(heads.v)}; }
+
 }  // namespace heed::linear

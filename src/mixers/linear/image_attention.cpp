@@ -16,15 +16,19 @@ Cells ImageAttention::cells_of(const RecurrentCall& call) const {
   const auto& grid = call.input.grid;
   require(grid && grid->sizes.size() == 2, "{}: a grid of height and width is needed", mixer_name());
   require(!call.input.cu_seqlens, "{}: cu_seqlens is not accepted", mixer_name());
-  Cells cells{grid->sizes[0], grid->sizes[1], torch::full({1, 1, 1, 1}, double(call.tokens()), call.x.options()), {}};
+  // 16 bits do not count beyond a few hundred cells.
+  const auto type = call.x.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
+  Cells cells{grid->sizes[0], grid->sizes[1], torch::full({1, 1, 1, 1}, double(call.tokens()), type), {}};
   if (call.input.key_padding) {
     cells.hidden = call.input.key_padding->view({-1, 1, call.tokens(), 1});
-    cells.count = cells.hidden.logical_not().sum(2, true).clamp_min(1).to(call.x.scalar_type());
+    cells.count = cells.hidden.logical_not().sum(2, true).clamp_min(1).to(type);
   }
   return cells;
 }
 
-Tensor ImageAttention::attend(RecurrentCall& call, const Heads& heads) { return attend_cells(cells_of(call), heads); }
+Tensor ImageAttention::attend(RecurrentCall& call, const Heads& heads) {
+  return attend_cells(cells_of(call), heads).to(heads.v.scalar_type());
+}
 
 Tensor ImageAttention::score_scale(const Cells& cells) const {
   return 1 / (std::sqrt(static_cast<double>(config_.key_dim)) * cells.count);

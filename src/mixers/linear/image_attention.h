@@ -9,7 +9,7 @@ namespace heed::linear {
 /// What the cells of a call are: their grid, and how many of an item are no padding.
 struct Cells {
   int64_t height, width;
-  torch::Tensor count;   ///< [B or 1, 1, 1, 1] in the dtype of x
+  torch::Tensor count;   ///< [B or 1, 1, 1, 1], float32 (of a float64 x float64)
   torch::Tensor hidden;  ///< bool [B, 1, N, 1]; undefined without padding
 
   /// `t` [B, H, N, D] with 0 for padding, its sum and its mean over the cells, [B, H, 1, D].
@@ -23,7 +23,7 @@ class ImageAttention : public LinearAttention {
   ImageAttention(std::string name, const HeadsConfig& config);
 
   torch::Tensor attend(RecurrentCall& call, const Heads& heads) final;
-  /// [B, H, N, head_dim]
+  /// [B, H, N, head_dim], of any type of numbers
   virtual torch::Tensor attend_cells(const Cells& cells, const Heads& heads) = 0;
 
   /// Of a call; throws heed::Error without a grid of two sizes.

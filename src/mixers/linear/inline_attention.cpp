@@ -29,17 +29,19 @@ class InlineAttention final : public linear::ImageAttention {
 
  protected:
   Tensor attend_cells(const Cells& cells, const Heads& heads) override {
-    const auto q = nn::apply(map_, heads.q), k = cells.shown(nn::apply(map_, heads.k));
+    const Heads wide = linear::wide(heads);
+    const auto q = nn::apply(map_, wide.q), k = cells.shown(nn::apply(map_, wide.k));
     const auto scale = score_scale(cells);
     const auto sum = (q * cells.sum(k)).sum(-1, true) * scale;
-    return ops::linear_noncausal(q, k * scale, heads.v) + (1 - sum) * cells.mean(heads.v);
+    return ops::linear_noncausal(q, k * scale, wide.v) + (1 - sum) * cells.mean(wide.v);
   }
 
   Tensor before_output(RecurrentCall& call, Tensor joined) override {
     if (!residual_) return joined;
     const auto cells = cells_of(call);
-    const auto mean = call.without_padding(call.x).sum(1) / cells.count.view({-1, 1});
-    const auto kernels = kernel_out_(nn::gelu(kernel_in_(mean.unsqueeze(-1)))).view({-1, 1, 3, 3});
+    const auto mean = linear::wide(call.without_padding(call.x)).sum(1) / cells.count.view({-1, 1});
+    const auto told = mean.to(call.x.scalar_type()).unsqueeze(-1);
+    const auto kernels = kernel_out_(nn::gelu(kernel_in_(told))).view({-1, 1, 3, 3});
     const auto v = nn::to_image(call.without_padding(v_proj_(call.x)), cells.height, cells.width);
     // Every channel of every item has its own kernel: one convolution of B C groups.
     const auto flat = v.reshape({1, -1, cells.height, cells.width});

@@ -30,32 +30,60 @@ class KernelizedRpe final : public linear::LinearAttention {
  protected:
   Tensor attend(RecurrentCall& call, const Heads& heads) override {
     require(!call.input.cu_seqlens, "kernelized_rpe: cu_seqlens is not accepted");
-    const int64_t n = heads.q.size(2), d = heads.v.size(3);
+    const int64_t n = heads.q.size(2), d = heads.v.size(3), end = call.seen() + n;
     require(heads.k.size(2) == n, "kernelized_rpe: {} queries and {} keys; as many is accepted", n, heads.k.size(2));
-    require(n <= own_.max_length, "kernelized_rpe: {} tokens; up to max_length = {} is accepted", n, own_.max_length);
-    const auto q = features(heads.q), k = call.heads_without_padding(features(heads.k));
-    const auto& v = heads.v;
-    // c(i - j) of lags -(n - 1) to n - 1; of 0 to n - 1 where causal.
+    require(end <= own_.max_length, "kernelized_rpe: {} tokens; up to max_length = {} is accepted", end,
+            own_.max_length);
+    const auto q = features(linear::wide(heads.q)), v = call.heads_without_padding(linear::wide(heads.v));
+    auto k = call.heads_without_padding(features(linear::wide(heads.k))),
+         sources = torch::cat({v, torch::ones_like(v.narrow(3, 0, 1))}, 3);
+    if (call.carries()) k = continued(call.slot(0), k), sources = continued(call.slot(1), sources);
+    const auto sums = k.size(2) > n ? behind_others(q, k, sources) : from_the_beginning(q, k, sources);
+    return (sums.narrow(3, 0, d) / sums.narrow(3, d, 1).clamp_min(1e-6)).to(heads.v.scalar_type());
+  }
+
+ private:
+  /// `t` behind what a slot holds, which becomes both.
+  static Tensor continued(Tensor& held, const Tensor& t) {
+    held = held.defined() ? torch::cat({held, t}, 2) : t;
+    return held;
+  }
+
+  /// exp(b) of some columns of the table; of -inf, which a window has, 0.
+  Tensor weights(const Tensor& lags, torch::ScalarType type) const {
     constexpr double kLargest = 10;  // beyond, an FFT leaves less of the small ones than of its rounding
+    return torch::exp(lags.clamp(-kLargest, kLargest)).masked_fill(lags == -INFINITY, 0).to(type);
+  }
+
+  /// sum_j c(i - j) (q_i . k_j) sources_j of all tokens at once, q, k [B, H, N, m], sources [B, H, N, d].
+  Tensor from_the_beginning(const Tensor& q, const Tensor& k, const Tensor& sources) const {
+    // c(i - j) of lags -(n - 1) to n - 1; of 0 to n - 1 where causal.
+    const int64_t n = q.size(2), features_count = q.size(3), width = sources.size(3);
     const auto lags =
         causal_ ? bias_.narrow(1, own_.max_length - 1, n) : bias_.narrow(1, own_.max_length - n, 2 * n - 1);
-    const auto weights = torch::exp(lags.clamp(-kLargest, kLargest)).to(v.scalar_type());
-    const auto c = weights.view({1, config_.heads, -1, 1});
+    const auto c = weights(lags, q.scalar_type()).view({1, config_.heads, -1, 1});
     // A few features at a time, so that memory is that of a few columns.
-    const int64_t features_count = q.size(3), group = std::max<int64_t>(1, 64 / (d + 1));
-    const auto sources = torch::cat({v, torch::ones_like(v.narrow(3, 0, 1))}, 3);
+    const int64_t group = std::max<int64_t>(1, 64 / width);
     Tensor sums;
     for (int64_t f = 0; f < features_count; f += group) {
       const int64_t count = std::min(group, features_count - f);
       const auto columns = (k.narrow(3, f, count).unsqueeze(-1) * sources.unsqueeze(3)).flatten(3);
-      const auto moved = ops::toeplitz_fft(c, columns, causal_).unflatten(3, {count, d + 1});
+      const auto moved = ops::toeplitz_fft(c, columns, causal_).unflatten(3, {count, width});
       const auto part = (q.narrow(3, f, count).unsqueeze(-1) * moved).sum(3);
       sums = sums.defined() ? sums + part : part;
     }
-    return sums.narrow(3, 0, d) / sums.narrow(3, d, 1).clamp_min(1e-6);
+    return sums;
   }
 
- private:
+  /// The same of the last tokens alone, causal, by pairs: O(n M).
+  Tensor behind_others(const Tensor& q, const Tensor& k, const Tensor& sources) const {
+    const int64_t n = q.size(2), all = k.size(2);
+    const auto c = weights(bias_.narrow(1, own_.max_length - 1, all), q.scalar_type());  // of lags 0 to all - 1
+    const auto lag = torch::arange(all - n, all).unsqueeze(1) - torch::arange(all);
+    const auto pairs = c.index_select(1, lag.clamp_min(0).flatten()).view({1, config_.heads, n, all});
+    return torch::matmul(torch::matmul(q, k.transpose(2, 3)) * pairs.masked_fill(lag < 0, 0), sources);
+  }
+
   Tensor features(const Tensor& t) const {
     const auto unit = t * torch::rsqrt(t.square().sum(-1, true) + 1e-12) * std::sqrt(own_.temperature);
     return torch::exp(nn::positive_feature_logits(unit, rows_)) / std::sqrt(static_cast<double>(rows_.size(0)));
@@ -73,6 +101,8 @@ RegistryRow rows::kernelized_rpe() {
           .paper = "Kernelized Attention with Relative Positional Encoding (arXiv 2106.12566)",
           .year = 2021,
           .patterns = {true, true, false, false},
+          .step = true,
+          .one_way = true,
           .spectral = true,
           .core = true,
           .cost = "O(N log N)",

@@ -38,10 +38,12 @@ class L2vitLga final : public linear::ImageAttention {
   }
 
   Tensor attend_cells(const Cells& cells, const Heads& heads) override {
-    const auto q = torch::relu(heads.q), k = cells.shown(torch::relu(heads.k));
+    const Heads wide = linear::wide(heads);
+    const auto q = torch::relu(wide.q), k = cells.shown(torch::relu(wide.k));
     const auto denominator = (q * cells.sum(k)).sum(-1, true);
     const auto temperature = temperature_.view({1, -1, 1, 1});
-    return ops::linear_noncausal(q, k * temperature, heads.v) / denominator.clamp_min(least_);
+    // Without a least one, a query without positive channels reads nothing.
+    return ops::linear_noncausal(q, k * temperature, wide.v) / denominator.clamp_min(std::max(least_, 1e-30));
   }
 
  private:
@@ -70,7 +72,7 @@ RegistryRow rows::l2vit_lga() {
            "l2vit_lga",
            [](const HeadsConfig& config, ConfigReader& reader) {
              const double least = reader.get("least_denominator", 100.0);
-             require(least > 0, "l2vit_lga: least_denominator = {}: above 0 is accepted", least);
+             require(least >= 0, "l2vit_lga: least_denominator = {}: at least 0 is accepted", least);
              return std::make_shared<L2vitLga>(config, least, reader.get("concentration", true));
            },
            false)});

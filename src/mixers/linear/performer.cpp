@@ -11,39 +11,24 @@ using linear::Heads;
 using linear::HeadsConfig;
 using torch::Tensor;
 
-struct PerformerConfig {
-  int64_t features = 256;
-  std::string kind = "softmax";  ///< softmax, hyperbolic, relu
-  uint64_t seed = 0;
-};
-
 class Performer final : public linear::LinearAttention {
  public:
-  Performer(const HeadsConfig& config, PerformerConfig own)
-      : LinearAttention("performer", config), own_(std::move(own)) {
-    rows_ = register_buffer("rows", nn::orthogonal_rows(own_.features, config.key_dim, own_.seed));
+  Performer(const HeadsConfig& config, int64_t features, uint64_t seed, std::string kind, double eps)
+      : LinearAttention("performer", config), kind_(std::move(kind)), eps_(eps) {
+    rows_ = register_buffer("rows", nn::orthogonal_rows(features, config.key_dim, seed));
   }
 
  protected:
   bool takes_memory() const override { return !causal_; }
 
   Tensor attend(RecurrentCall& call, const Heads& heads) override {
-    const auto q = features(heads.q, true), k = features(heads.k, false);
-    if (!causal_) {
-      require(!call.input.cu_seqlens, "performer: cu_seqlens without causal is not accepted");
-      return ops::linear_noncausal(q, k, heads.v, call.input.key_padding, true);
-    }
-    ops::LinearChunkOptions options;
-    options.normalize = true;
-    return call.linear(0, q, k, heads.v, std::nullopt, options);
+    require(causal_ || !call.input.cu_seqlens, "performer: cu_seqlens without causal is not accepted");
+    return linear::performer_attention(call, 0, heads, {rows_, kind_, eps_}, causal_);
   }
 
  private:
-  Tensor features(const Tensor& t, bool queries) const {
-    return linear::performer_features(t, rows_, own_.kind, queries);
-  }
-
-  PerformerConfig own_;
+  std::string kind_;
+  double eps_;
   Tensor rows_;  // [features, key_dim]
 };
 
@@ -63,14 +48,15 @@ RegistryRow rows::performer() {
           .parameters = linear::heads_parameters(
               {{"features", 256, "random features m"},
                {"feature_kind", "softmax", "softmax (positive features), hyperbolic (w and -w), relu"},
+               {"eps", 1e-4, "added to every feature, the largest of which is 1; not of relu"},
                {"seed", 0, "of the random rows"}}),
           .small = {{"dim", 24}, {"heads", 3}, {"features", 20}},
           .make = linear::heads_maker("performer", [](const HeadsConfig& config, ConfigReader& reader) {
-            PerformerConfig own;
-            own.features = reader.integer("features", own.features, 1, 1 << 16);
-            own.kind = reader.choice("feature_kind", own.kind, {"softmax", "hyperbolic", "relu"});
-            own.seed = static_cast<uint64_t>(reader.integer("seed", 0, 0));
-            return std::make_shared<Performer>(config, own);
+            const auto features = reader.integer("features", 256, 1, 1 << 16), seed = reader.integer("seed", 0, 0);
+            const auto kind = reader.choice("feature_kind", "softmax", {"softmax", "hyperbolic", "relu"});
+            const double eps = reader.get("eps", 1e-4);
+            require(eps >= 0 && eps < 1, "performer: eps = {}: 0 up to 1 is accepted", eps);
+            return std::make_shared<Performer>(config, features, static_cast<uint64_t>(seed), kind, eps);
           })};
 }
 

@@ -26,6 +26,8 @@ class PositionalAttention final : public RecurrentMixer {
   }
 
  protected:
+  std::string without_step() const override { return "its weights are those of a sequence that begins at position 0"; }
+
   Tensor run(RecurrentCall& call) override {
     const int64_t n = call.tokens();
     require(n <= max_length_, "positional_attention: {} tokens; up to max_length = {} is accepted", n, max_length_);
@@ -83,8 +85,10 @@ RegistryRow rows::positional_attention() {
           .small = {{"dim", 24}, {"heads", 2}, {"key_dim", 6}},
           .make = linear::heads_maker(
               "positional_attention",
-              [](const HeadsConfig& config, ConfigReader& reader) {
+              [](HeadsConfig config, ConfigReader& reader) {
                 const auto length = reader.integer("max_length", 64, 1, 1 << 20);
+                // As many as positions: the paper projects one-hot vectors onto a space of their own size.
+                if (reader.integer("key_dim", 0, 0) == 0) config.key_dim = length;
                 return std::make_shared<PositionalAttention>(config, length, reader.get("content", false));
               },
               false)};

@@ -42,14 +42,14 @@ class Rala final : public ModulatedAttention {
 
  protected:
   Tensor attend_cells(const Cells& cells, const Heads& heads) override {
-    const auto q = nn::apply(nn::FeatureMap::elu_plus_one, heads.q),
-               k = nn::apply(nn::FeatureMap::elu_plus_one, heads.k);
+    const Heads wide = linear::wide(heads);
+    const auto q = nn::apply(nn::FeatureMap::elu_plus_one, wide.q), k = nn::apply(nn::FeatureMap::elu_plus_one, wide.k);
     const double scale = 1 / std::sqrt(static_cast<double>(config_.key_dim));
     auto logits = (cells.mean(q) * k).sum(-1, true) * scale;
     if (cells.hidden.defined()) logits = logits.masked_fill(cells.hidden, std::numeric_limits<float>::lowest());
     const auto keys = cells.shown(k * (cells.count * torch::softmax(logits, 2)));
     const auto denominator = (q * cells.mean(keys)).sum(-1, true) + 1e-6;
-    return ops::linear_noncausal(rotated(cells, q), rotated(cells, keys) / cells.count, heads.v) / denominator;
+    return ops::linear_noncausal(rotated(cells, q), rotated(cells, keys) / cells.count, wide.v) / denominator;
   }
 };
 
@@ -61,11 +61,12 @@ class Mala final : public ModulatedAttention {
  protected:
   // Weights beta s - gamma with beta = 1 + 1 / S and gamma = S / N: they add up to 1 and follow the length of q.
   Tensor attend_cells(const Cells& cells, const Heads& heads) override {
-    const auto q = nn::apply(map_, heads.q), k = cells.shown(nn::apply(map_, heads.k));
+    const Heads wide = linear::wide(heads);
+    const auto q = nn::apply(map_, wide.q), k = cells.shown(nn::apply(map_, wide.k));
     const auto scale = score_scale(cells);
     const auto sum = (q * cells.sum(k)).sum(-1, true) * scale;
-    const auto attended = ops::linear_noncausal(rotated(cells, q), rotated(cells, k) * scale, heads.v);
-    return (1 + 1 / (sum + 1e-6)) * attended - sum * cells.mean(heads.v);
+    const auto attended = ops::linear_noncausal(rotated(cells, q), rotated(cells, k) * scale, wide.v);
+    return (1 + 1 / (sum + 1e-6)) * attended - sum * cells.mean(wide.v);
   }
 
  private:

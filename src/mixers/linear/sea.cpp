@@ -102,15 +102,17 @@ class Sea final : public linear::LinearAttention {
   /// Causal: the mean of the values so far. Else the values under the mean map.
   Tensor average(RecurrentCall& call, const Tensor& v, const VisibleKeys& keys, const Tensor& map) {
     if (!causal_) {
-      const auto rows = keys.shown.view({v.size(0), 1, -1, 1}).to(map.scalar_type());
-      const auto mean = (map * rows).sum(2, true) / rows.sum(2, true).clamp_min(1);
-      return torch::matmul(linear::stretched(mean, {keys.shown, keys.count.narrow(1, 0, 1)}), v);
+      const auto values = linear::wide(v), maps = linear::wide(map);
+      const auto rows = keys.shown.view({v.size(0), 1, -1, 1}).to(maps.scalar_type());
+      const auto mean = (maps * rows).sum(2, true) / rows.sum(2, true).clamp_min(1);
+      const auto stretched = linear::stretched(mean, {keys.shown, keys.count.narrow(1, 0, 1)});
+      return torch::matmul(stretched, values).to(v.scalar_type());
     }
     auto& before = call.slot(kSum);
-    auto sums = call.heads_without_padding(v).cumsum(2);
+    auto sums = call.heads_without_padding(linear::wide(v)).cumsum(2);
     if (before.defined()) sums = sums + before;
     if (call.carries() && call.tokens() > 0) before = sums.slice(2, sums.size(2) - 1).clone();
-    return sums / keys.count.clamp_min(1).view({v.size(0), 1, -1, 1}).to(v.scalar_type());
+    return (sums / keys.count.clamp_min(1).view({v.size(0), 1, -1, 1})).to(v.scalar_type());
   }
 
   int64_t keys_per_head_;

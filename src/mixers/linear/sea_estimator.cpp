@@ -67,16 +67,8 @@ SeaEstimatorImpl::Estimate SeaEstimatorImpl::forward(RecurrentCall& call, size_t
                                                      const Tensor& ranks, const Tensor& shown) {
   const auto& v = heads.v;
   const auto values = torch::cat({places(call, ranks, shown).unsqueeze(1).expand_as(v).to(v.scalar_type()), v}, 3);
-  const char* kind = config_.causal ? "relu" : "softmax";
-  const auto q = performer_features(heads.q, rows_, kind, true), k = performer_features(heads.k, rows_, kind, false);
-  Tensor gathered;
-  if (config_.causal) {
-    ops::LinearChunkOptions options;
-    options.normalize = true;
-    gathered = call.linear(first_slot, q, k, values, std::nullopt, options);
-  } else {
-    gathered = ops::linear_noncausal(q, k, values, call.input.key_padding, true);
-  }
+  const PerformerFeatures features{rows_, config_.causal ? "relu" : "softmax"};
+  const auto gathered = performer_attention(call, first_slot, {heads.q, heads.k, values}, features, config_.causal);
   const auto inner = norm_(in_(torch::cat({gathered, v}, 3)));
   const auto t = nn::gelu(inner);
   const auto image = out_(t).unflatten(3, {planes_, reduced_}).transpose(2, 3).flatten(1, 2);  // [B, H s, N, K / r]

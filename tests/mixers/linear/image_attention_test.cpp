@@ -1,6 +1,7 @@
 // The cards of linear attention between the cells of an image.
 #include <gtest/gtest.h>
 
+#include "heed/error.h"
 #include "heed/mixers/token_mixer.h"
 #include "heed/nn/grid.h"
 #include "heed/nn/token_merge.h"
@@ -89,6 +90,73 @@ TEST(L2vitLga, TheClampDecidesWhetherKeysCount) {
   EXPECT_LT(relative_error(above->mix(longer), above->mix(in)), kDouble);
   auto below = image_mixer("l2vit_lga", {{"least_denominator", 1e9}});
   EXPECT_LT(relative_error(below->mix(longer), 3 * below->mix(in)), kDouble);
+}
+
+TEST(L2vitLga, WithoutAClampItIsReluLinearAttention) {
+  torch::manual_seed(7);
+  auto in = cells(4, 5);
+  auto mixer = image_mixer("l2vit_lga", {{"least_denominator", 0.0}, {"concentration", false}});
+  {
+    torch::NoGradGuard no_grad;
+    mixer->named_parameters()["temperature"].fill_(1);
+  }
+  const auto weights = torch::matmul(torch::relu(in.q), torch::relu(in.k).transpose(2, 3));
+  EXPECT_LT(relative_error(mixer->mix(in), torch::matmul(weights / weights.sum(3, true).clamp_min(1e-30), in.v)),
+            kDouble);
+  in.q = -in.q.abs();  // nothing is asked
+  EXPECT_EQ(mixer->mix(in).abs().max().item<double>(), 0);
+  EXPECT_THROW(make_mixer("l2vit_lga", {{"least_denominator", -1.0}}), Error);
+}
+
+TEST(Mala, WeightsAreSharesAndWhatIsAboveTheMean) {
+  torch::manual_seed(8);
+  const auto in = cells(4, 7);
+  const auto phi = [](const Tensor& t) { return torch::elu(t) + 1; };
+  const auto s = torch::matmul(phi(in.q), phi(in.k).transpose(2, 3)) / (28 * std::sqrt(8.0));
+  const auto sum = s.sum(3, true);
+  const auto weights = s / sum + (s - sum / 28);
+  // 1e-6 is added to the sums S in 1 / S, which are above 0.5.
+  EXPECT_LT(relative_error(image_mixer("mala", {{"rotary", false}})->mix(in), torch::matmul(weights, in.v)), 2e-6);
+}
+
+TEST(InlineAttention, AResidualOfZerosIsNone) {
+  torch::manual_seed(9);
+  torch::NoGradGuard no_grad;
+  auto with = image_mixer("inline_attention", {{"residual", true}}),
+       without = image_mixer("inline_attention", {{"residual", false}});
+  auto parameters = with->named_parameters();
+  for (auto& entry : without->named_parameters()) entry.value().copy_(parameters[entry.key()]);
+  MixerInput in;
+  in.x = torch::randn({2, 20, 24}, torch::kFloat64);
+  in.grid = Grid{{4, 5}};
+  EXPECT_GT(relative_error(with->forward(in), without->forward(in)), 1e-3);
+  parameters["kernel_out.weight"].zero_(), parameters["kernel_out.bias"].zero_();
+  EXPECT_LT(relative_error(with->forward(in), without->forward(in)), kDouble);
+}
+
+/// agent_attention without its tables of biases.
+std::shared_ptr<TokenMixer> plain_agents(int64_t side) {
+  auto mixer = image_mixer("agent_attention", {{"agent_side", side}});
+  torch::NoGradGuard no_grad;
+  for (auto& entry : mixer->named_parameters())
+    if (entry.key().find("bias") != std::string::npos) entry.value().zero_();
+  return mixer;
+}
+
+TEST(AgentAttention, OneAgentPoolsForAll) {
+  torch::manual_seed(10);
+  const auto in = cells(4, 6);
+  const auto agent = in.q.mean(2, true);
+  const auto pooled =
+      torch::matmul(torch::softmax(torch::matmul(agent, in.k.transpose(2, 3)) / std::sqrt(8.0), 3), in.v);
+  EXPECT_LT(relative_error(plain_agents(1)->mix(in), pooled.expand_as(in.v)), kDouble);
+}
+
+TEST(AgentAttention, EqualKeysGiveTheMean) {
+  torch::manual_seed(11);
+  auto in = cells(4, 6);
+  in.k = in.k.narrow(2, 0, 1).expand_as(in.k).contiguous();
+  EXPECT_LT(relative_error(plain_agents(2)->mix(in), in.v.mean(2, true).expand_as(in.v)), kDouble);
 }
 
 TEST(AgentAttention, IsTwoSoftmaxMapsOfLowRank) {

@@ -1,6 +1,7 @@
 // The cards of linear attention over sequences, against their formulas in double.
 #include <gtest/gtest.h>
 
+#include "heed/error.h"
 #include "heed/mixers/token_mixer.h"
 #include "heed/nn/feature_map.h"
 #include "heed/nn/random_features.h"
@@ -252,6 +253,117 @@ TEST(FlowAttention, TheLengthOfAllKeysOrQueriesDoesNotMatter) {
   const auto out = mixer->mix({torch::logit(other), torch::logit(features), v});
   EXPECT_LT(relative_error(mixer->mix({torch::logit(other), torch::logit(2 * features), v}), out), kDouble);
   EXPECT_LT(relative_error(mixer->mix({torch::logit(2 * other), torch::logit(features), v}), out), kDouble);
+}
+
+/// flow_attention without causal and eps by its formulas, with what flows named.
+struct Flows {
+  Tensor into_sinks, out_of_sources, competition, out;  ///< Ih [.., n, 1], Oh, m softmax(Oh), R
+};
+Flows flows(const CoreInput& in) {
+  const auto q = torch::sigmoid(in.q), k = torch::sigmoid(in.k);
+  const double n = double(q.size(2)), m = double(k.size(2));
+  const auto map = torch::matmul(q, k.transpose(2, 3));
+  const auto incoming = map.sum(3, true), outgoing = map.sum(2, true);
+  Flows f;
+  f.into_sinks = (map / outgoing).sum(3, true);
+  f.out_of_sources = (map / incoming).sum(2, true);
+  f.competition = m * torch::softmax(f.out_of_sources, 3);
+  f.out = torch::sigmoid(f.into_sinks * (n / m)) * torch::matmul(map / incoming * f.competition, in.v);
+  return f;
+}
+
+TEST(FlowAttention, ConservesWhatFlows) {
+  torch::manual_seed(15);
+  const auto draw = [](int64_t n) { return torch::randn({2, 2, n, 5}, torch::kFloat64); };
+  const CoreInput in{draw(11), draw(17), draw(17)};
+  const auto f = flows(in);
+  EXPECT_LT(relative_error(f.into_sinks.sum(2), torch::full({2, 2, 1}, 17.0)), kDouble);
+  EXPECT_LT(relative_error(f.out_of_sources.sum(3), torch::full({2, 2, 1}, 11.0)), kDouble);
+  EXPECT_LT(relative_error(f.competition.sum(3), torch::full({2, 2, 1}, 17.0)), kDouble);
+  auto mixer =
+      wide_mixer("flow_attention", {{"dim", 10}, {"heads", 2}, {"causal", false}, {"eps", 0.0}, {"clamp", 80.0}});
+  EXPECT_LT(relative_error(mixer->mix(in), f.out), kDouble);
+}
+
+TEST(FlowAttention, PaddingWithoutEpsIsAsIfItWereNotThere) {
+  torch::manual_seed(16);
+  for (const bool causal : {true, false}) {
+    auto mixer = wide_mixer("flow_attention", {{"dim", 10}, {"heads", 2}, {"causal", causal}, {"eps", 0.0}});
+    MixerInput in, rest;
+    in.x = torch::randn({2, 13, 10}, torch::kFloat64).requires_grad_();
+    in.key_padding = torch::zeros({2, 13}, torch::kBool);
+    in.key_padding->select(0, 0).slice(0, 0, 4).fill_(true);
+    in.key_padding->select(0, 1).fill_(true);
+    const auto out = mixer->forward(in);
+    EXPECT_TRUE(test::all_finite(out)) << causal;
+    EXPECT_TRUE(test::all_finite(torch::autograd::grad({out.square().sum()}, {in.x})[0])) << causal;
+    rest.x = in.x.narrow(0, 0, 1).slice(1, 4);
+    EXPECT_LT(relative_error(out.narrow(0, 0, 1).slice(1, 4), mixer->forward(rest)), kDouble) << causal;
+  }
+}
+
+TEST(PlainLinearAttention, IsItsFormula) {
+  torch::manual_seed(17);
+  const auto in = random_core(2, 70, 6, 6);
+  for (const auto* map : {"elu_plus_one", "relu", "exp"})
+    for (const bool causal : {true, false}) {
+      auto mixer =
+          wide_mixer("linear_attention", {{"dim", 12}, {"heads", 2}, {"causal", causal}, {"feature_map", map}});
+      const auto kind = nn::feature_map(map);
+      auto scores = torch::matmul(nn::apply(kind, in.q), nn::apply(kind, in.k).transpose(2, 3));
+      if (causal) scores = scores.tril();
+      const auto expected = torch::matmul(scores / scores.sum(3, true).clamp_min(1e-6), in.v);
+      EXPECT_LT(relative_error(mixer->mix(in), expected), kDouble) << map << causal;
+    }
+  EXPECT_THROW(make_mixer("linear_attention", {{"feature_map", "silu"}}), Error);
+}
+
+TEST(NormAttention, IsNormalisedAttentionUpToAFactorAToken) {
+  torch::manual_seed(18);
+  // One head, so that the norm over all channels is that of a head.
+  auto normed = wide_mixer("norm_attention", {{"dim", 8}, {"heads", 1}});
+  auto divided = wide_mixer("linear_attention", {{"dim", 8}, {"heads", 1}});
+  copy_parameters(*normed, *divided);
+  MixerInput in;
+  in.x = torch::randn({2, 31, 8}, torch::kFloat64);
+  torch::NoGradGuard no_grad;
+  for (auto* mixer : {normed.get(), divided.get()})
+    mixer->named_parameters()["o_proj.weight"].copy_(torch::eye(8, torch::kFloat64));
+  const auto attended = divided->forward(in);
+  const auto expected = attended * torch::rsqrt(attended.square().mean(2, true));
+  // eps of the norm, 1e-6, beside mean squares of sums without a denominator, which are above 1e-3.
+  EXPECT_LT(relative_error(normed->forward(in), expected), 1e-3);
+}
+
+TEST(NormAttention, ADenominatorsGradientIsNotBounded) {
+  // p_j = s_j / sum s has dp_j / ds_j = p_j (1 - p_j) / s_j, at most 1 / (4 s_j); softmax's is at most 1 / 4.
+  torch::manual_seed(19);
+  const auto s = (torch::rand({200}, torch::kFloat64) * 1e-3 + 1e-6).requires_grad_();
+  const auto p = s / s.sum(), softmax = torch::softmax(s, 0);
+  double largest = 0;
+  for (int64_t j = 0; j < 200; j += 17) {
+    const double of_share = torch::autograd::grad({p[j]}, {s}, {}, true)[0][j].item<double>(),
+                 of_softmax = torch::autograd::grad({softmax[j]}, {s}, {}, true)[0][j].item<double>();
+    const double share = p[j].item<double>(), score = s[j].item<double>();
+    EXPECT_NEAR(of_share, share * (1 - share) / score, 1e-9 * of_share);
+    EXPECT_LE(of_share, 1 / (4 * score));
+    EXPECT_LE(of_softmax, 0.25);
+    largest = std::max(largest, of_share);
+  }
+  EXPECT_GT(largest, 1);
+}
+
+TEST(Transnormer, HasTheParametersOfItsFormula) {
+  constexpr int64_t kDim = 24, kHeads = 3, kSize = kDim / kHeads;
+  const auto count = [](const char* name, const json& config) {
+    int64_t sum = 0;
+    for (const auto& parameter : make_mixer(name, config)->parameters()) sum += parameter.numel();
+    return sum;
+  };
+  // q, k, v, o and a gate of rank d_head; nothing of the norm and the decays.
+  EXPECT_EQ(count("tnl", {{"dim", kDim}, {"heads", kHeads}}), 4 * kDim * kDim + 2 * kDim * kSize);
+  // A whole gate, and the angles of every channel of keys.
+  EXPECT_EQ(count("transnormer_llm", {{"dim", kDim}, {"heads", kHeads}}), 5 * kDim * kDim + kDim);
 }
 
 TEST(Transnormer, TurnsDependOnDistancesAlone) {

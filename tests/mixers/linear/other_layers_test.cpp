@@ -1,8 +1,11 @@
-// The cards of other factorisations: Mamba-2, Combiner, Grassmann, positional and random-feature attention.
+// The cards of other factorisations, and recurrences to compare with: Mamba-2, GRU, LSTM, Combiner, Grassmann,
+// positional and random-feature attention.
 #include <gtest/gtest.h>
 
 #include "heed/mixers/token_mixer.h"
 #include "heed/nn/short_conv.h"
+#include "heed/ops/linear_chunk.h"
+#include "heed/ops/selective_scan.h"
 #include "mixers/linear/random_attention.h"
 #include "support/torch_support.h"
 
@@ -55,6 +58,81 @@ TEST(Mamba2, IsItsRecurrence) {
   const auto gated = torch::stack(rows) * torch::silu(parts[0]);
   const auto normed = gated * torch::rsqrt(gated.square().mean(1, true) + 1e-5) * p["norm.weight"];
   EXPECT_LT(relative_error(mixer->forward(in)[0], torch::matmul(normed, p["o_proj.weight"].t())), kDouble);
+}
+
+TEST(Mamba2, IsMambasScanWithOneRateAHead) {
+  torch::manual_seed(4);
+  const int64_t n = 32, heads = 3, size = 4, states = 5, channels = heads * size;
+  const auto x = torch::randn({2, n, channels}, kWide), step = torch::rand({2, n, heads}, kWide);
+  const auto b = torch::randn({2, n, 1, states}, kWide), c = torch::randn({2, n, 1, states}, kWide);
+  const auto rate = -torch::rand({heads}, kWide) * 3;
+  const auto scanned =
+      ops::selective_scan(x, step.repeat_interleave(size, 2),
+                          rate.repeat_interleave(size).unsqueeze(1).expand({channels, states}).contiguous(), b, c);
+  const auto by_head = [&](const Tensor& t) { return t.unflatten(2, {heads, -1}).transpose(1, 2); };
+  const auto written = by_head(x) * step.transpose(1, 2).unsqueeze(3),
+             decay = step.transpose(1, 2) * rate.view({-1, 1});
+  const auto read = c.transpose(1, 2), key = b.transpose(1, 2);
+  const auto chunked = ops::linear_chunk(read, key, written, decay);
+  EXPECT_LT(relative_error(chunked.out.transpose(1, 2).flatten(2), scanned.out), kDouble);
+  EXPECT_LT(relative_error(chunked.state.transpose(2, 3).flatten(1, 2), scanned.state), kDouble);
+  // The semiseparable matrix L (x) C B^T, L_ij = exp(g_{j+1} + ... + g_i).
+  const auto sums = decay.cumsum(2), apart = (sums.unsqueeze(3) - sums.unsqueeze(2)).tril();
+  const auto fading = torch::exp(apart).tril();
+  EXPECT_LT(relative_error(fading.diagonal(0, 2, 3), torch::ones({2, heads, n})), kDouble);
+  const auto matrix = fading * torch::matmul(read, key.transpose(2, 3));
+  EXPECT_LT(relative_error(chunked.out, torch::matmul(matrix, written)), kDouble);
+}
+
+/// Gates of libtorch's layout: blocks of `size` rows, one a gate, from the token and from what is remembered.
+struct CellGates {
+  Tensor token, past;
+  Tensor of(int64_t gate, int64_t size) const {
+    return token.narrow(0, gate * size, size) + past.narrow(0, gate * size, size);
+  }
+};
+
+CellGates cell_gates(const torch::OrderedDict<std::string, Tensor>& p, const Tensor& x, const Tensor& h) {
+  return {torch::mv(p["cells.weight_ih_l0"], x) + p["cells.bias_ih_l0"],
+          torch::mv(p["cells.weight_hh_l0"], h) + p["cells.bias_hh_l0"]};
+}
+
+TEST(Gru, IsItsRecurrence) {
+  torch::manual_seed(2);
+  torch::NoGradGuard no_grad;
+  const int64_t n = 9, size = 7;
+  auto mixer = wide("gru", {{"dim", 5}, {"hidden", size}});
+  const auto p = mixer->named_parameters();
+  const auto in = random_tokens(1, n, 5);
+  auto h = torch::zeros({size}, kWide);
+  std::vector<Tensor> rows;
+  for (int64_t t = 0; t < n; ++t) {
+    const auto gates = cell_gates(p, in.x[0][t], h);
+    const auto reset = torch::sigmoid(gates.of(0, size)), keep = torch::sigmoid(gates.of(1, size));
+    const auto fresh =
+        torch::tanh(gates.token.narrow(0, 2 * size, size) + reset * gates.past.narrow(0, 2 * size, size));
+    h = keep * h + (1 - keep) * fresh;
+    rows.push_back(torch::mv(p["o_proj.weight"], h));
+  }
+  EXPECT_LT(relative_error(mixer->forward(in)[0], torch::stack(rows)), kDouble);
+}
+
+TEST(Lstm, IsItsRecurrence) {
+  torch::manual_seed(3);
+  torch::NoGradGuard no_grad;
+  const int64_t n = 9, size = 7;
+  auto mixer = wide("lstm", {{"dim", 5}, {"hidden", size}});
+  const auto p = mixer->named_parameters();
+  const auto in = random_tokens(1, n, 5);
+  auto h = torch::zeros({size}, kWide), c = torch::zeros({size}, kWide);
+  std::vector<Tensor> rows;
+  for (int64_t t = 0; t < n; ++t) {
+    const auto gates = cell_gates(p, in.x[0][t], h);
+    c = torch::sigmoid(gates.of(1, size)) * c + torch::sigmoid(gates.of(0, size)) * torch::tanh(gates.of(2, size));
+    h = torch::sigmoid(gates.of(3, size)) * torch::tanh(c);
+    rows.push_back(torch::mv(p["o_proj.weight"], h));
+  }
+  EXPECT_LT(relative_error(mixer->forward(in)[0], torch::stack(rows)), kDouble);
 }
 
 TEST(ShortConv, PackedSequencesBeginAnew) {
@@ -228,6 +306,48 @@ TEST(CausalGrassmann, IsItsFormula) {
     rows.push_back(alpha * in.x[0][t] + (1 - alpha) * g);
   }
   EXPECT_LT(relative_error(mixer->forward(in)[0], torch::stack(rows)), kDouble);
+}
+
+TEST(CausalGrassmann, KnowsPlanesNotTheVectorsThatSpanThem) {
+  torch::manual_seed(7);
+  const int64_t rank = 5;
+  // With the identity in front, two tokens are the two vectors; alpha = 0 leaves the lifted plane.
+  auto mixer = wide("causal_grassmann", {{"dim", rank}, {"rank", rank}, {"lags", {1}}, {"norm", false}});
+  torch::NoGradGuard no_grad;
+  auto p = mixer->named_parameters();
+  p["reduce.weight"].copy_(torch::eye(rank, kWide)), p["reduce.bias"].zero_();
+  p["gate_proj.weight"].zero_(), p["gate_proj.bias"].fill_(-1e3);
+  p["lift.bias"].zero_();
+  const auto u = torch::randn({rank}, kWide), v = torch::randn({rank}, kWide);
+  const auto lifted = [&](const Tensor& now, const Tensor& before) {
+    MixerInput in;
+    in.x = torch::stack({before, now}).unsqueeze(0);
+    return mixer->forward(in)[0][1];
+  };
+  const auto plane = lifted(u, v);
+  EXPECT_LT(relative_error(lifted(v, u), -plane), kDouble);
+  EXPECT_LT(relative_error(lifted(3 * u, 0.5 * v), plane), kDouble);
+  EXPECT_LT(relative_error(lifted(u, v + 0.7 * u), plane), kDouble);
+  EXPECT_LT(relative_error(lifted(u - 2 * v, v), plane), kDouble);
+  EXPECT_LT(lifted(u, u).norm().item<double>(), 1e-6);
+  // Coordinates have length 1: Lagrange's identity.
+  const auto wedge = torch::outer(u, v) - torch::outer(v, u);
+  const auto pairs = torch::triu_indices(rank, rank, 1, torch::kInt64);
+  const auto coordinates = wedge.index({pairs[0], pairs[1]});
+  const double squared = (u.dot(u) * v.dot(v) - u.dot(v) * u.dot(v)).item<double>();
+  EXPECT_NEAR(coordinates.square().sum().item<double>(), squared, 1e-12 * squared);
+  EXPECT_LT(relative_error(plane, torch::mv(p["lift.weight"], coordinates / std::sqrt(squared))), kDouble);
+}
+
+TEST(PositionalAttention, KeysAreAsWideAsThereArePositions) {
+  const auto table = [](const json& config) {
+    return make_mixer("positional_attention", config)->named_parameters()["q_table"].sizes().vec();
+  };
+  const json config{{"dim", 12}, {"heads", 2}, {"max_length", 9}};
+  EXPECT_EQ(table(config), (std::vector<int64_t>{9, 2 * 9}));
+  auto narrow = config;
+  narrow["key_dim"] = 5;
+  EXPECT_EQ(table(narrow), (std::vector<int64_t>{9, 2 * 5}));
 }
 
 TEST(PositionalAttention, IsLinearInItsTokens) {

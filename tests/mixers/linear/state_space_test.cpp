@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "heed/error.h"
-#include "heed/mixers/token_mixer.h"
+#include "heed/mixers/recurrent_mixer.h"
 #include "heed/ops/selective_scan.h"
 #include "heed/ops/toeplitz_fft.h"
 #include "mixers/linear/hippo.h"
@@ -130,6 +130,27 @@ TEST(S4, HippoIsNormalButForOneRank) {
     }
     EXPECT_LT(torch::real(hippo.eigenvalues).max().item<double>(), 0);
   }
+}
+
+TEST(S4, EveryStepShrinksItsStates) {
+  auto mixer = in_double("s4", {{"dim", 3}, {"state_dim", 16}, {"output", "none"}});
+  torch::NoGradGuard no_grad;
+  auto parameters = mixer->named_parameters();
+  const auto whole = [](const Tensor& t) { return torch::cat({t, torch::conj(t)}, 1); };
+  const auto lambda = whole(torch::complex(-torch::exp(parameters["log_decay"][0]), parameters["frequency"][0]));
+  const auto p = whole(torch::view_as_complex(parameters["p"][0].contiguous()));
+  const auto identity = torch::eye(16, torch::kComplexDouble);
+  for (const double step : {1e-3, 1e-1, 10.0}) {
+    const auto half = step / 2 * (torch::diag_embed(lambda) - p.unsqueeze(2) * torch::conj(p).unsqueeze(1));
+    const auto discrete = torch::matmul(torch::linalg_inv(identity - half), identity + half);
+    EXPECT_LT(torch::linalg_eigvals(discrete).abs().max().item<double>(), 1) << step;
+  }
+  // And so does what an impulse leaves behind: the slowest rate of HiPPO, -1, is 0.95 / 1.05 a step of 0.1.
+  parameters["log_step"].fill_(std::log(0.1)), parameters["skip"].zero_();
+  auto state = mixer->make_state(1);
+  forward(*mixer, torch::ones({1, 1, 3}, torch::kFloat64), state.get());
+  forward(*mixer, torch::zeros({1, 2000, 3}, torch::kFloat64), state.get());
+  EXPECT_LT(dynamic_cast<RecurrentState&>(*state).slots[0].abs().max().item<double>(), 1e-12);
 }
 
 // The kernel from the generating function, at even lengths with z = -1 among its points, against the recurrence.

@@ -1,0 +1,190 @@
+// The cards of attention by positive random features: performer and kernelized_rpe.
+#include "heed/nn/random_features.h"
+
+#include <gtest/gtest.h>
+
+#include "heed/mixers/token_mixer.h"
+#include "heed/ops/linear_chunk.h"
+#include "support/torch_support.h"
+
+namespace heed::random_features_test {
+namespace {
+
+using nlohmann::json;
+using test::kDouble;
+using test::relative_error;
+using torch::Tensor;
+
+std::shared_ptr<TokenMixer> in_double(const char* name, const json& config) {
+  auto mixer = make_mixer(name, config);
+  mixer->eval();
+  mixer->to(torch::kFloat64);
+  return mixer;
+}
+
+CoreInput random_core(int64_t heads, int64_t n, int64_t d, double deviation = 1) {
+  const auto draw = [&] { return torch::randn({2, heads, n, d}, torch::kFloat64); };
+  return {draw() * deviation, draw() * deviation, draw()};
+}
+
+Tensor past(int64_t n) { return torch::ones({n, n}, torch::kBool).tril(); }
+
+/// Softmax attention whose exp(q . k / sqrt(d)) are estimated from `rows`, in logarithms throughout.
+Tensor estimate(const CoreInput& in, Tensor rows, bool both_signs, const Tensor& seen) {
+  rows = rows.to(torch::kFloat64);
+  if (both_signs) rows = torch::cat({rows, -rows});
+  const double root = std::pow(double(in.q.size(3)), -0.25);
+  const auto q = nn::positive_feature_logits(in.q * root, rows), k = nn::positive_feature_logits(in.k * root, rows);
+  const auto scores = torch::logsumexp(q.unsqueeze(3) + k.unsqueeze(2), {4});
+  return torch::matmul(torch::softmax(scores.masked_fill(~seen, -INFINITY), 3), in.v);
+}
+
+TEST(Performer, EstimatesSoftmaxAttentionOfLargeHeads) {
+  torch::NoGradGuard no_grad;
+  torch::manual_seed(1);
+  constexpr int64_t kSize = 128, kTokens = 48;
+  // Queries and keys of about 1 / d^(1/4), in four clusters, inside which q . k / sqrt(d) is 0.8, and 0 between them.
+  auto in = random_core(1, kTokens, kSize, std::sqrt(0.2 / kSize));
+  const auto centre =
+      torch::eye(kSize, torch::kFloat64).index_select(0, torch::arange(kTokens).remainder(4)) * std::sqrt(0.8);
+  const double root = std::pow(double(kSize), 0.25);
+  in.q = (in.q + centre) * root, in.k = (in.k + centre) * root;
+  const auto scores = torch::matmul(in.q, in.k.transpose(2, 3)) / std::sqrt(double(kSize));
+  for (const bool causal : {true, false}) {
+    const auto seen = causal ? past(kTokens) : torch::ones({kTokens, kTokens}, torch::kBool);
+    const auto exact = torch::matmul(torch::softmax(scores.masked_fill(~seen, -INFINITY), 3), in.v);
+    const auto mean = torch::matmul(seen.to(torch::kFloat64) / seen.sum(1, true), in.v).expand_as(exact);
+    const double of_mean = (mean - exact).norm().item<double>();
+    constexpr int64_t kDraws = 16;
+    double error = 0;
+    auto sum = torch::zeros_like(exact);
+    for (int64_t seed = 0; seed < kDraws; ++seed) {
+      const auto out =
+          in_double("performer", {{"dim", kSize}, {"heads", 1}, {"features", 2048}, {"causal", causal}, {"seed", seed}})
+              ->mix(in);
+      error += (out - exact).norm().item<double>() / kDraws;
+      sum += out / kDraws;
+    }
+    // |q + k|^2 < 4: the variance of a feature is below exp(4) of its square, so 2048 of them leave 0.16 of a weight of
+    // at most exp(0.8), beside the exp(0.8) - 1 by which weights differ.
+    EXPECT_LT(error, 0.3 * of_mean) << "causal " << causal;
+    // What is left after averaging falls by 4 where there is no bias.
+    EXPECT_LT((sum - exact).norm().item<double>(), 0.5 * error) << "causal " << causal;
+  }
+}
+
+TEST(Performer, TheStabiliserCancels) {
+  torch::NoGradGuard no_grad;
+  torch::manual_seed(2);
+  constexpr int64_t kTokens = 70, kSize = 6;  // more than a chunk
+  for (const auto* kind : {"softmax", "hyperbolic"})
+    for (const bool causal : {true, false})
+      for (const bool rising : {true, false}) {
+        // Exponents of keys from about 0 to about -200, one way or the other.
+        auto in = random_core(2, kTokens, kSize);
+        auto length = torch::linspace(0.1, 8, kTokens, torch::kFloat64).view({1, 1, -1, 1});
+        in.k = in.k * (rising ? length : length.flip(2));
+        const json config{{"dim", 2 * kSize}, {"heads", 2},       {"features", 24},
+                          {"eps", 0.0},       {"causal", causal}, {"feature_kind", kind}};
+        auto mixer = in_double("performer", config);
+        const auto seen = causal ? past(kTokens) : torch::ones({kTokens, kTokens}, torch::kBool);
+        const auto want = estimate(in, mixer->named_buffers()["rows"], std::string(kind) == "hyperbolic", seen);
+        EXPECT_LT(relative_error(mixer->mix(in), want), 1e-9) << kind << causal << rising;
+      }
+}
+
+TEST(Performer, StepsBehindPaddingAndPackedSequencesAreOneRun) {
+  torch::NoGradGuard no_grad;
+  torch::manual_seed(3);
+  auto mixer = in_double("performer", {{"dim", 24}, {"heads", 3}, {"features", 20}, {"feature_kind", "hyperbolic"}});
+  for (auto& parameter : mixer->parameters()) parameter.normal_();
+  const auto x = torch::randn({2, 41, 24}, torch::kFloat64);
+  auto padding = torch::zeros({2, 41}, torch::kBool);
+  padding[0].slice(0, 0, 4).fill_(true), padding[1].slice(0, 17, 23).fill_(true);
+  MixerInput all;
+  all.x = x, all.key_padding = padding;
+  const auto whole = mixer->forward(all);
+  EXPECT_TRUE(test::all_finite(whole));
+  auto state = mixer->make_state(2);
+  std::vector<Tensor> parts;
+  for (const auto& [begin, end] : {std::pair{0, 3}, {3, 4}, {4, 20}, {20, 21}, {21, 41}}) {
+    MixerInput part;
+    part.x = x.slice(1, begin, end), part.key_padding = padding.slice(1, begin, end);
+    parts.push_back(mixer->forward(part, state.get()));
+  }
+  EXPECT_LT(relative_error(torch::cat(parts, 1), whole), kDouble);
+  // Padding in front is as if nothing had been there.
+  MixerInput rest, packed;
+  rest.x = x.narrow(0, 0, 1).slice(1, 4);
+  EXPECT_LT(relative_error(whole.narrow(0, 0, 1).slice(1, 4), mixer->forward(rest)), kDouble);
+  packed.x = x.narrow(0, 0, 1), packed.cu_seqlens = torch::tensor({0, 4, 4, 41}, torch::kInt64);
+  EXPECT_LT(relative_error(mixer->forward(packed).slice(1, 4), mixer->forward(rest)), kDouble);
+}
+
+/// phi(x) of kernelized_rpe [.., m], by its formula.
+Tensor unit_features(const Tensor& x, const Tensor& rows) {
+  const auto unit = x / x.norm(2, -1, true);
+  return torch::exp(torch::matmul(unit, rows.t()) - 0.5) / std::sqrt(double(rows.size(0)));
+}
+
+/// The dense O(T^2) formula with weights exp(b) by distance; bias [H, 2 length - 1] of lags i - j.
+Tensor dense_relative(const CoreInput& in, const Tensor& rows, const Tensor& bias, bool causal) {
+  const int64_t n = in.q.size(2), length = (bias.size(1) + 1) / 2;
+  const auto place = torch::arange(n), lag = place.unsqueeze(1) - place.unsqueeze(0);
+  auto c = torch::exp(bias.index_select(1, (lag + length - 1).flatten()).view({1, -1, n, n}));
+  if (causal) c = c.masked_fill(lag < 0, 0);
+  const auto scores = torch::matmul(unit_features(in.q, rows), unit_features(in.k, rows).transpose(2, 3)) * c;
+  return torch::matmul(scores / scores.sum(3, true), in.v);
+}
+
+TEST(KernelizedRpe, IsTheDenseFormulaWithRelativeWeights) {
+  torch::NoGradGuard no_grad;
+  torch::manual_seed(4);
+  for (const bool causal : {true, false}) {
+    auto mixer = in_double("kernelized_rpe",
+                           {{"dim", 12}, {"heads", 2}, {"features", 9}, {"max_length", 40}, {"causal", causal}});
+    const auto rows = mixer->named_buffers()["rows"];
+    auto bias = mixer->named_parameters()["bias"];
+    const auto in = random_core(2, 23, 6);
+    // b = 0: plain normalised features.
+    const auto q = unit_features(in.q, rows), k = unit_features(in.k, rows);
+    ops::LinearChunkOptions options;
+    options.normalize = true;
+    const auto plain =
+        causal ? ops::linear_chunk(q, k, in.v, {}, {}, options).out : ops::linear_noncausal(q, k, in.v, {}, true);
+    EXPECT_LT(relative_error(mixer->mix(in), plain), kDouble) << causal;
+    bias.normal_(0, 2);
+    EXPECT_LT(relative_error(mixer->mix(in), dense_relative(in, rows, bias, causal)), kDouble) << causal;
+  }
+}
+
+TEST(KernelizedRpe, MinusInfinityIsAWindow) {
+  torch::manual_seed(5);
+  constexpr int64_t kLength = 40, kReach = 3, kTokens = 23;
+  for (const bool causal : {true, false}) {
+    auto mixer = in_double("kernelized_rpe",
+                           {{"dim", 12}, {"heads", 2}, {"features", 9}, {"max_length", kLength}, {"causal", causal}});
+    const auto rows = mixer->named_buffers()["rows"];
+    auto bias = mixer->named_parameters()["bias"];
+    {
+      torch::NoGradGuard no_grad;
+      bias.fill_(-INFINITY);
+      bias.slice(1, kLength - 1 - kReach, kLength + kReach).normal_();
+    }
+    auto in = random_core(2, kTokens, 6);
+    const auto out = mixer->mix(in);
+    EXPECT_LT(relative_error(out, dense_relative(in, rows, bias.detach(), causal)), kDouble) << causal;
+    const auto grad = torch::autograd::grad({out.square().sum()}, {bias})[0];
+    EXPECT_TRUE(test::all_finite(grad));
+    EXPECT_EQ(grad.slice(1, 0, kLength - 1 - kReach).abs().max().item<double>(), 0);
+    // A value of weight exp(-10), which a clamp gives, would be seen.
+    in.v = in.v.clone();
+    in.v.select(2, 0).add_(1e6);
+    const auto change = (mixer->mix(in) - out).abs().amax({0, 1, 3});
+    EXPECT_LT(change.slice(0, kReach + 1).max().item<double>(), 1e6 * 1e-12) << causal;
+    EXPECT_GT(change[kReach].item<double>(), 1) << causal;
+  }
+}
+
+}  // namespace
+}  // namespace heed::random_features_test
