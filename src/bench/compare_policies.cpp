@@ -64,6 +64,7 @@ std::vector<Contestant> contestants(const checkpoint::LanguageModel& lm, const P
   }
   if (o.kv.empty()) return all;
   all.push_back({PolicyChoice{}, 1});
+  std::erase_if(all, [](const Contestant& c) { return c.choice.settings.contains("kv"); });
   for (size_t i = 1; i < all.size(); ++i) all[i].choice.settings["kv"] = o.kv;
   return all;
 }
@@ -104,9 +105,34 @@ void count_slots(cache::Session& session, PolicyResult& result) {
   result.scored_bytes = std::llround(result.scored * pair / 2);  // a key is half of a pair
 }
 
+/// Steps of the full cache that take turns with those of every policy, so that a change of the machine's speed meets
+/// both.
+class Reference {
+ public:
+  Reference(const checkpoint::LanguageModel& lm, const cache::Policy& full, const Tensor& tokens,
+            const PolicyCompareOptions& o)
+      : session_(lm.model, full) {
+    session_.prefill(tokens.narrow(1, 0, o.prompt), o.prompt + o.steps);
+    session_.finish_prompt();
+  }
+
+  /// Times the steps of a policy; returns how long those of the full cache took meanwhile.
+  double beside(StepTimer& policy, int64_t rows, const Tensor& tokens) {
+    StepTimer full(session_, rows, tokens);
+    for (int64_t round = 0; round < StepTimer::kRounds; ++round) {
+      full.run(StepTimer::kSteps / StepTimer::kRounds);
+      policy.run(StepTimer::kSteps / StepTimer::kRounds);
+    }
+    return full.result().decode_ms;
+  }
+
+ private:
+  cache::Session session_;
+};
+
 /// One pass over prompt and steps. Returns the logits [steps, vocab] before each stepped token.
 Tensor pass(const checkpoint::LanguageModel& lm, const cache::Policy& policy, const Tensor& tokens,
-            const PolicyCompareOptions& o, PolicyResult& result) {
+            const PolicyCompareOptions& o, Reference& reference, double& reference_ms, PolicyResult& result) {
   std::vector<double> prefill, build, first;
   std::optional<cache::Session> session;
   Tensor last;
@@ -119,10 +145,12 @@ Tensor pass(const checkpoint::LanguageModel& lm, const cache::Policy& policy, co
     result.prompt_bytes = session->cache_bytes();
     session->finish_prompt();
     if (run == 0) {
-      const auto steps = time_steps(*session, lm.model->config().kv_heads, tokens.slice(1, o.prompt));
+      const auto kv_heads = lm.model->config().kv_heads;
+      StepTimer timer(*session, kv_heads, tokens.slice(1, o.prompt));
+      reference_ms = reference.beside(timer, kv_heads, tokens.slice(1, o.prompt));
+      const auto steps = timer.result();
       result.decode_ms = steps.decode_ms;
       result.decode_p95_ms = steps.decode_p95_ms;
-      result.tokens_per_second = 1e3 / steps.decode_ms;
       result.attention_ms = steps.attention_ms;
       result.policy_ms = steps.policy_ms;
       result.read = steps.read;
@@ -222,7 +250,9 @@ std::vector<PolicySpeed> speeds_of(const checkpoint::LanguageModel& lm, const st
       cache::Session session(lm.model, choice.make(shape), batch);
       session.prefill(texts.narrow(1, 0, prompt), prompt + o.steps);
       session.finish_prompt();
-      const auto steps = time_steps(session, batch * shape.kv_heads, texts.narrow(1, prompt, o.steps));
+      StepTimer timer(session, batch * shape.kv_heads, texts.narrow(1, prompt, o.steps));
+      timer.run(StepTimer::kSteps);
+      const auto steps = timer.result();
       speeds.push_back({choice.name, prompt, batch, steps.decode_ms, steps.attention_ms, steps.policy_ms});
     }
   };
@@ -242,11 +272,43 @@ std::vector<PolicySpeed> speeds_of(const checkpoint::LanguageModel& lm, const st
 
 bool within(const PolicyResult& r, const PolicyLimits& limits) {
   return (!limits.max_kl || r.fidelity.kl <= *limits.max_kl) &&
-         (!limits.max_bytes || r.cache_bytes <= *limits.max_bytes) &&
+         (!limits.max_bytes || r.peak_cache_bytes() <= *limits.max_bytes) &&
          (!limits.min_tokens_per_second || r.tokens_per_second >= *limits.min_tokens_per_second);
 }
 
+/// What was timed at another moment, at the speed that the machine has in the median.
+void bring_to_one_speed(std::vector<PolicyResult>& rows, const std::vector<double>& reference_ms) {
+  const double usual = median(reference_ms);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    auto& r = rows[i];
+    for (double* time : {&r.decode_ms, &r.decode_p95_ms, &r.attention_ms, &r.policy_ms})
+      *time *= usual / reference_ms[i];
+    r.tokens_per_second = 1e3 / r.decode_ms;
+  }
+}
+
+/// Whether `a` is no worse than `b` in bytes and in KL, and better in one of them.
+bool dominates(const PolicyResult& a, const PolicyResult& b) {
+  const auto cost = [](const PolicyResult& r) {
+    return std::pair(double(r.cache_bytes), std::max(r.fidelity.kl, 0.0));
+  };
+  const auto [bytes, kl] = cost(a);
+  const auto [other_bytes, other_kl] = cost(b);
+  return bytes <= other_bytes && kl <= other_kl && (bytes < other_bytes || kl < other_kl);
+}
+
 }  // namespace
+
+void decide(PolicyComparison& c) {
+  c.chosen.reset();
+  for (size_t i = 0; i < c.rows.size(); ++i) {
+    auto& row = c.rows[i];
+    row.allowed = within(row, c.options.limits);
+    row.pareto = std::none_of(c.rows.begin(), c.rows.end(), [&](const auto& other) { return dominates(other, row); });
+    const auto cost = [](const PolicyResult& r) { return std::pair(r.cache_bytes, r.read + r.scored); };
+    if (row.allowed && (!c.chosen || cost(row) < cost(c.rows[*c.chosen]))) c.chosen = i;
+  }
+}
 
 PolicyComparison compare_policies(
     const checkpoint::LanguageModel& lm, const std::string& text, const PolicyCompareOptions& options,
@@ -292,10 +354,12 @@ PolicyComparison compare_policies(
   const auto next = tokens[0].slice(0, options.prompt);
   Tensor full;
   std::vector<int64_t> full_text;
+  Reference reference(lm, policies[0], tokens, options);
+  std::vector<double> reference_ms;
   for (size_t i = 0; i < all.size(); ++i) {
     if (progress) progress(int64_t(i), int64_t(all.size()), all[i].choice.name);
     PolicyResult result{all[i].choice, all[i].budget};
-    const auto logits = pass(lm, policies[i], tokens, options, result);
+    const auto logits = pass(lm, policies[i], tokens, options, reference, reference_ms.emplace_back(), result);
     if (i == 0) {
       full = logits;
       full_text = greedy(lm, policies[0], tokens, options, {});
@@ -305,14 +369,11 @@ PolicyComparison compare_policies(
     if (all[i].budget == kMeasured)
       result.budget = std::min(result.prompt_density, double(result.cache_bytes) / double(c.rows.front().cache_bytes));
     if (task) result.task = cache::score_task(lm, policies[i], *task, tasks::Split::test, options.task_samples);
-    result.allowed = within(result, options.limits);
     c.rows.push_back(std::move(result));
   }
+  bring_to_one_speed(c.rows, reference_ms);
   c.speeds = speeds_of(lm, text, all, options);
-  for (size_t i = 0; i < c.rows.size(); ++i) {
-    const auto cost = [](const PolicyResult& r) { return std::pair(r.cache_bytes, r.read + r.scored); };
-    if (c.rows[i].allowed && (!c.chosen || cost(c.rows[i]) < cost(c.rows[*c.chosen]))) c.chosen = i;
-  }
+  decide(c);
   return c;
 }
 

@@ -26,11 +26,13 @@ std::string source_text(const PolicyComparison& c) {
 constexpr const char* kProtocol =
     "<p>The prompt goes through the model in chunks, then the text's own next tokens are fed one at a time under each "
     "policy. <b>KL</b> is the mean over these positions of KL(full cache || policy) in nats, <b>top-1</b> the share of "
-    "positions with the same likeliest token. Times are those of 64 steps at the length of the prompt, after 8: the "
-    "cache forgets the token of every step; medians. <b>Attention</b> and <b>policy</b> split the time of a step's "
+    "positions with the same likeliest token. Times are those of 64 steps at the length of the prompt, after 8, in "
+    "turns with steps of the full cache, whose speed all are brought to: the cache forgets the token of every step; "
+    "medians. <b>Attention</b> and <b>policy</b> split the time of a step's "
     "layers: reading the cache, and storing, selecting and dropping. <b>Cache</b> is the most that is held after the "
-    "prompt, scores and summaries included, <b>peak</b> the most that the allocator gave out for prompt and steps "
-    "beside the weights. <b>Read</b> counts the pairs of key and value that a step attends to, <b>scored</b> the "
+    "prompt, scores and summaries included, <b>in prompt</b> what is held when it is read, before it is compressed, "
+    "<b>peak</b> the most that the allocator gave out for prompt and steps beside the weights. A limit on bytes is one "
+    "on both of the first two. <b>Read</b> counts the pairs of key and value that a step attends to, <b>scored</b> the "
     "key-sized vectors touched only to select, both per layer and KV head. <b>Budget</b> is the share of the prompt "
     "that a policy was given, sinks, windows and what it observes inside it; of policies with another dial, the share "
     "that was measured. Task answers are greedy, with 95 % Wilson intervals.</p>\n";
@@ -66,6 +68,7 @@ nlohmann::ordered_json to_json(const PolicyComparison& c) {
                                {"policy_ms", r.policy_ms},
                                {"cache_bytes", r.cache_bytes},
                                {"prompt_bytes", r.prompt_bytes},
+                               {"peak_cache_bytes", r.peak_cache_bytes()},
                                {"peak_bytes", r.peak_bytes},
                                {"kv_bytes_hot", r.kv_bytes_hot},
                                {"kv_bytes_cold", r.kv_bytes_cold},
@@ -90,7 +93,8 @@ nlohmann::ordered_json to_json(const PolicyComparison& c) {
                                {"out_rel_err", r.out_rel_err},
                                {"first_divergence", r.first_divergence},
                                {"layers", nlohmann::ordered_json::array()},
-                               {"allowed", r.allowed}};
+                               {"allowed", r.allowed},
+                               {"pareto", r.pareto}};
     for (const auto& layer : r.layers)
       row["layers"].push_back({{"layer", layer.layer},
                                {"mass", layer.mass},
@@ -139,15 +143,16 @@ std::string decision(const PolicyComparison& c) {
 std::string policy_table(const PolicyComparison& c) {
   std::string text = machine_line(c.machine) + "\n" + source_text(c) + "\n";
   const auto after = [](const std::string& last) { return last.empty() ? "" : "  " + last; };
-  text += fmt::format("  {:<19} {:>7} {:>9} {:>9} {:>9} {:>9} {:>10} {:>10} {:>9} {:>8} {:>9} {:>6}{}\n", "policy",
-                      "budget", "prefill", "tokens/s", "attention", "policy", "cache", "peak", "read", "scored", "KL",
-                      "top-1", after(c.options.task));
+  text += fmt::format("  {:<19} {:>7} {:>9} {:>9} {:>9} {:>9} {:>10} {:>10} {:>10} {:>9} {:>8} {:>9} {:>6}{}\n",
+                      "policy", "budget", "prefill", "tokens/s", "attention", "policy", "cache", "in prompt", "peak",
+                      "read", "scored", "KL", "top-1", after(c.options.task));
   for (const auto& r : c.rows)
     text += fmt::format(
-        "{} {:<19} {:>7.3g} {:>9} {:>9.1f} {:>9} {:>9} {:>10} {:>10} {:>9.0f} {:>8.0f} {:>9.2g} {:>6.3f}{}\n",
+        "{} {:<19} {:>7.3g} {:>9} {:>9.1f} {:>9} {:>9} {:>10} {:>10} {:>10} {:>9.0f} {:>8.0f} {:>9.2g} {:>6.3f}{}\n",
         c.chosen && &r == &c.rows[*c.chosen] ? "*" : " ", r.choice.name, r.budget, time_text(r.prefill_s),
         r.tokens_per_second, time_text(1e-3 * r.attention_ms), time_text(1e-3 * r.policy_ms), bytes_text(r.cache_bytes),
-        bytes_text(r.peak_bytes), r.read, r.scored, r.fidelity.kl, r.fidelity.top1, after(task_text(r)));
+        bytes_text(r.prompt_bytes), bytes_text(r.peak_bytes), r.read, r.scored, r.fidelity.kl, r.fidelity.top1,
+        after(task_text(r)));
   return text + decision(c) + "\n" + speed_table(c);
 }
 
@@ -155,13 +160,14 @@ std::string policy_html(const PolicyComparison& c) {
   std::string rows, formats;
   for (const auto& r : c.rows) {
     rows += fmt::format(
-        "<tr{}><td>{}</td><td>{:.3g}</td><td>{}</td><td>{:.1f}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>"
+        "<tr{}><td>{}</td><td>{:.3g}</td><td>{}</td><td>{:.1f}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</"
+        "td>"
         "<td>{:.0f}</td><td>{:.0f}</td><td>{:.2g}</td><td>{:.3f}</td><td>{}</td><td class=\"word\"><code>{}</code></td>"
         "</tr>\n",
         c.chosen && &r == &c.rows[*c.chosen] ? " class=\"exact\"" : "", escape_xml(r.choice.name), r.budget,
         time_text(r.prefill_s), r.tokens_per_second, time_text(1e-3 * r.attention_ms), time_text(1e-3 * r.policy_ms),
-        bytes_text(r.cache_bytes), bytes_text(r.peak_bytes), r.read, r.scored, r.fidelity.kl, r.fidelity.top1,
-        task_text(r), escape_xml(settings_text(r.choice.settings)));
+        bytes_text(r.cache_bytes), bytes_text(r.prompt_bytes), bytes_text(r.peak_bytes), r.read, r.scored,
+        r.fidelity.kl, r.fidelity.top1, task_text(r), escape_xml(settings_text(r.choice.settings)));
     if (r.choice.settings.contains("kv") || r.choice.name == "full")
       formats += fmt::format(
           "<tr><td>{}</td><td><code>{}</code></td><td>{}</td><td>{:.1f} %</td><td>{:.2g}</td><td>{:.3f}</td><td>{}</td>"
@@ -174,7 +180,8 @@ std::string policy_html(const PolicyComparison& c) {
   for (const auto& plot : policy_plots(c)) figures += "<figure>" + plot + "</figure>\n";
   const auto body = fmt::format(
       "<p class=\"finding\">{0}</p>\n{1}<h2>Figures</h2>\n<div class=\"scroll\"><table>\n<tr><th>policy</th>"
-      "<th>budget</th><th>prefill</th><th>tokens/s</th><th>attention</th><th>policy</th><th>cache</th><th>peak</th>"
+      "<th>budget</th><th>prefill</th><th>tokens/s</th><th>attention</th><th>policy</th><th>cache</th>"
+      "<th>in prompt</th><th>peak</th>"
       "<th>read</th><th>scored</th><th>KL</th><th>top-1</th><th>{2}</th><th>settings</th></tr>\n{3}</table></div>\n"
       "<h2>Few bits</h2>\n<p>Keys and values stored as codes, against the bytes that they take.</p>\n<div "
       "class=\"scroll\">"

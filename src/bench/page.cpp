@@ -29,6 +29,7 @@ svg text { font-family: inherit; fill: var(--ink); } svg .tick { font-size: 12px
 svg .name { font-size: 12px; } svg .grid { stroke: var(--faint); stroke-width: 1; } svg .minor { stroke-dasharray: 1 4; } svg .axis { stroke: var(--rule); stroke-width: 1; }
 svg .series { fill: none; stroke-width: 2; } svg .series.muted { stroke-width: 1; } svg .leader { fill: none; stroke-width: 1; opacity: .6; }
 svg .point { stroke: var(--ground); stroke-width: 1; } svg .d1 { stroke-dasharray: 6 4; } svg .d2 { stroke-dasharray: 2 4; } svg .point.d1, svg .point.d2 { stroke-dasharray: none; }
+svg .front { fill: none; stroke: var(--soft); stroke-width: 1.5; stroke-dasharray: 3 3; } svg .ring { fill: none; stroke: var(--ink); stroke-width: 2; }
 svg .heat { fill: var(--c0); } svg .name.on { fill: var(--ground); }
 svg .h0 { opacity: .03; } svg .h1 { opacity: .1; } svg .h2 { opacity: .2; } svg .h3 { opacity: .3; } svg .h4 { opacity: .4; } svg .h5 { opacity: .5; }
 svg .h6 { opacity: .6; } svg .h7 { opacity: .7; } svg .h8 { opacity: .8; } svg .h9 { opacity: .9; }

@@ -175,6 +175,13 @@ std::string line_plot(const PlotAxes& axes, const std::vector<Series>& series, c
   for (const double tick : ticks) x_ticks.push_back({tick});
   draw_frame(svg, axes, f, x_ticks);
 
+  std::vector<Point> stairs;
+  for (const auto& [x, y] : axes.front) {
+    if (!stairs.empty()) stairs.emplace_back(f.x.at(x), stairs.back().second);
+    stairs.emplace_back(f.x.at(x), f.y.at(y));
+  }
+  if (stairs.size() > 1) svg.polyline(stairs, "front");
+
   std::vector<const Series*> named;
   std::vector<double> wanted;
   // What stands in the background is drawn first.
@@ -192,6 +199,9 @@ std::string line_plot(const PlotAxes& axes, const std::vector<Series>& series, c
       wanted.push_back(path.back().second);
     }
   }
+  if (axes.ring)
+    svg.marker(Marker::circle, {f.x.at(axes.ring->first), f.y.at(axes.ring->second)}, 2 * kMarkerSize, "ring",
+               "chosen");
   const auto heights = spread(wanted);
   for (size_t i = 0; i < named.size(); ++i) {
     const auto& s = *named[i];

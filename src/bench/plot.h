@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -41,7 +42,9 @@ struct Series {
 struct PlotAxes {
   std::string title, x_label, y_label;
   Unit x = Unit::length, y = Unit::seconds;
-  bool y_downwards = false;  ///< small values at the top
+  bool y_downwards = false;     ///< small values at the top
+  std::vector<Point> front{};   ///< points by their x that none excels: a line of stairs through them
+  std::optional<Point> ring{};  ///< a point to be ringed
 };
 
 /// Lines with their names at the right. `ticks` are the x values to name.

@@ -69,7 +69,9 @@ std::string of_rows(const PolicyComparison& c, const PlotAxes& axes, const std::
                     const std::function<Point(const PolicyResult&)>& point) {
   ByPolicy series(c);
   for (const auto& row : c.rows) series.add(row.choice.name, point(row), tooltip_of(row));
-  return line_plot(axes, series.take(), ticks);
+  auto ringed = axes;
+  if (c.chosen) ringed.ring = point(c.rows[*c.chosen]);
+  return line_plot(ringed, series.take(), ticks);
 }
 
 double kl_of(const PolicyResult& r) { return std::max(r.fidelity.kl, kLeastKl); }
@@ -113,15 +115,19 @@ std::string settings_text(const nlohmann::json& settings) {
 }
 
 std::vector<std::string> policy_plots(const PolicyComparison& c) {
-  PlotAxes axes{"Distance from the full cache against bytes held", "bytes of the cache", "KL(full || policy), nats"};
+  PlotAxes axes{"Distance from the full cache against bytes held, with the Pareto front and the choice",
+                "bytes of the cache", "KL(full || policy), nats"};
   axes.x = Unit::bytes;
   axes.y = Unit::error;
+  for (const auto& row : c.rows)
+    if (row.pareto) axes.front.emplace_back(double(row.cache_bytes), kl_of(row));
+  std::sort(axes.front.begin(), axes.front.end());
   const auto bytes = powers_of_four(c);
   std::vector<std::string> plots{of_rows(c, axes, bytes, [](const PolicyResult& r) {
     return Point{double(r.cache_bytes), kl_of(r)};
   })};
   if (!c.rows.empty() && c.rows.front().task) {
-    axes = {"Score against bytes held", "bytes of the cache", c.options.task + ", score"};
+    axes = {"Score against bytes held, with the choice", "bytes of the cache", c.options.task + ", score"};
     axes.x = Unit::bytes;
     axes.y = Unit::share;
     plots.push_back(of_rows(c, axes, bytes, [](const PolicyResult& r) {

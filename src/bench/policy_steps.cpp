@@ -8,7 +8,7 @@
 namespace heed::bench {
 namespace {
 
-constexpr int64_t kWarmUp = 8, kSteps = 64;
+constexpr int64_t kWarmUp = 8;
 
 /// A step, and back to the lengths before it.
 void repeatable_step(cache::Session& session, const torch::Tensor& token, std::vector<double>& times) {
@@ -23,31 +23,38 @@ void repeatable_step(cache::Session& session, const torch::Tensor& token, std::v
 
 }  // namespace
 
-PolicySteps time_steps(cache::Session& session, int64_t rows, const torch::Tensor& tokens) {
-  std::vector<double> times, attention, policy;
-  const auto next = [&](int64_t i) { return tokens.select(1, i % tokens.size(1)); };
-  for (int64_t i = 0; i < kWarmUp; ++i) repeatable_step(session, next(i), times);
-  times.clear();
-  const auto begin = session.reads();
-  auto last = begin;
-  for (int64_t i = 0; i < kSteps; ++i) {
-    repeatable_step(session, next(kWarmUp + i), times);
-    const auto reads = session.reads();
-    attention.push_back(reads.attention_seconds - last.attention_seconds);
-    policy.push_back(reads.policy_seconds - last.policy_seconds);
-    last = reads;
+StepTimer::StepTimer(cache::Session& session, int64_t rows, torch::Tensor tokens)
+    : session_(session), rows_(rows), tokens_(std::move(tokens)) {
+  for (int64_t i = 0; i < kWarmUp; ++i) step();
+  times_.clear();
+  begin_ = last_ = session_.reads();
+}
+
+void StepTimer::step() { repeatable_step(session_, tokens_.select(1, next_++ % tokens_.size(1)), times_); }
+
+void StepTimer::run(int64_t steps) {
+  for (int64_t i = 0; i < steps; ++i) {
+    step();
+    const auto reads = session_.reads();
+    attention_.push_back(reads.attention_seconds - last_.attention_seconds);
+    policy_.push_back(reads.policy_seconds - last_.policy_seconds);
+    last_ = reads;
   }
+}
+
+PolicySteps StepTimer::result() const {
   PolicySteps steps;
-  steps.decode_ms = 1e3 * median(times);
-  steps.attention_ms = 1e3 * median(attention);
-  steps.policy_ms = 1e3 * median(policy);
-  std::sort(times.begin(), times.end());
-  steps.decode_p95_ms = 1e3 * times[size_t(std::ceil(0.95 * double(times.size()))) - 1];
-  const double layer_steps = double(last.steps - begin.steps);
+  steps.decode_ms = 1e3 * median(times_);
+  steps.attention_ms = 1e3 * median(attention_);
+  steps.policy_ms = 1e3 * median(policy_);
+  auto sorted = times_;
+  std::sort(sorted.begin(), sorted.end());
+  steps.decode_p95_ms = 1e3 * sorted[size_t(std::ceil(0.95 * double(sorted.size()))) - 1];
+  const double layer_steps = double(last_.steps - begin_.steps);
   if (layer_steps > 0) {
-    steps.read = double(last.attended - begin.attended) / layer_steps / double(rows);
-    steps.scored = double(last.scored - begin.scored) / layer_steps / double(rows);
-    steps.full_steps = double(last.full_steps - begin.full_steps) / layer_steps;
+    steps.read = double(last_.attended - begin_.attended) / layer_steps / double(rows_);
+    steps.scored = double(last_.scored - begin_.scored) / layer_steps / double(rows_);
+    steps.full_steps = double(last_.full_steps - begin_.full_steps) / layer_steps;
   }
   return steps;
 }

@@ -14,6 +14,24 @@ struct PolicySteps {
 /// Steps with the tokens int64 [batch, n] in turn; `rows`: sequences times KV heads. Behind each the cache forgets the
 /// token by which it has grown, so that every step is one at the length of the prompt. The session is of no use
 /// afterwards.
-PolicySteps time_steps(cache::Session& session, int64_t rows, const torch::Tensor& tokens);
+class StepTimer {
+ public:
+  /// The steps that are timed, and the rounds in which sessions that take turns do them.
+  static constexpr int64_t kSteps = 64, kRounds = 8;
+
+  StepTimer(cache::Session& session, int64_t rows, torch::Tensor tokens);
+
+  void run(int64_t steps);
+  PolicySteps result() const;
+
+ private:
+  void step();
+
+  cache::Session& session_;
+  int64_t rows_, next_ = 0;
+  torch::Tensor tokens_;
+  cache::Reads begin_, last_;
+  std::vector<double> times_, attention_, policy_;
+};
 
 }  // namespace heed::bench

@@ -31,11 +31,12 @@ void LayerCache::truncate(int64_t tokens) {
 }
 
 void LayerCache::hold_at(int64_t slots) {
-  if (kv_.longest() <= slots) return;
+  const int64_t lost = kv_.longest() - slots;
+  if (lost <= 0) return;
   bool whole = true;  // no row has dropped anything: places follow the slots
   for (int64_t r = 0; r < kv_.rows(); ++r) whole &= kv_.length(r) == seen_;
   kv_.shorten(slots);
-  if (whole) seen_ = slots;
+  whole ? seen_ = slots : forgotten_ += lost;
   shortened(slots);
 }
 

@@ -87,6 +87,8 @@ Policy make_policy(std::string_view name, const nlohmann::json& settings, const 
     if (policy.row.name != name) continue;
     ConfigReader reader("policy " + policy.row.name, settings);
     const auto storage = read_storage(reader, policy.storage);
+    require(storage.exact() || shape.positions.kind != "alibi",
+            "{}: kv = exact is accepted for a model with ALiBi, whose cached keys hold their position", reader.owner());
     auto made = policy.make(reader, shape);
     reader.finish();
     if (storage.exact()) return made;
@@ -106,6 +108,8 @@ PolicyChoice PolicyChoice::parse(const std::string& name_or_file) {
           "{}: an object with \"policy\" and \"settings\" is accepted", name_or_file);
   PolicyChoice choice{json["policy"].get<std::string>()};
   if (json.contains("settings")) choice.settings = json["settings"];
+  require(choice.settings.is_object(), "{}: settings are {}: an object is accepted", name_or_file,
+          choice.settings.type_name());
   for (const auto& [key, value] : json.items())
     require(key == "policy" || key == "settings", "{}: unknown key {}: policy and settings are accepted", name_or_file,
             formats::quote(key));

@@ -24,6 +24,20 @@ Tensor packed_positions(const Tensor& cu_seqlens, int64_t tokens) {
   return positions;
 }
 
+/// ALiBi's -slope (i - j), but for what all keys of a query share, as one more channel: keys hold their position in it,
+/// queries their head's slope. So a policy drops and scores keys with what their distance costs them.
+void slopes_as_channel(AttentionOptions& options, Tensor& q, Tensor& k, const Tensor& positions) {
+  require(options.softcap == 0, "a cache policy and ALiBi go with no soft cap, not {}", options.softcap);
+  require(k.scalar_type() == torch::kFloat32 || k.scalar_type() == torch::kFloat64,
+          "a cache policy and ALiBi go with float32 or float64, not {}: keys hold their position",
+          c10::toString(k.scalar_type()));
+  if (options.scale == 0) options.scale = 1 / std::sqrt(double(q.size(3)));
+  const auto slopes = options.alibi_slopes->to(q.scalar_type()) / options.scale;
+  q = torch::cat({q, slopes.view({1, -1, 1, 1}).expand({q.size(0), -1, q.size(2), 1})}, 3);
+  k = torch::cat({k, positions.to(k.scalar_type()).view({1, 1, -1, 1}).expand({k.size(0), k.size(1), -1, 1})}, 3);
+  options.alibi_slopes.reset();
+}
+
 }  // namespace
 
 std::unique_ptr<MixerState> TokenMixer::make_state(int64_t) const {
@@ -177,18 +191,18 @@ Tensor AttentionMixer::mix(const CoreInput& input) {
   return nn::attention(input.q, input.k, input.v, options_for(input), input.report);
 }
 
-Tensor AttentionMixer::attend_cached(const MixerInput& in, AttentionCache& cache, const Tensor& q, const Tensor& k,
-                                     const Tensor& v, const Tensor& positions) {
+Tensor AttentionMixer::attend_cached(const MixerInput& in, AttentionCache& cache, const Tensor& raw_q,
+                                     const Tensor& raw_k, const Tensor& v, const Tensor& positions) {
+  auto q = raw_q, k = raw_k;
   const auto& kind = config_.positions.kind;
-  require(config_.causal && kind != "alibi" && kind != "t5",
-          "{}: a cache policy serves causal attention whose positions are no score terms, not {} positions", name_,
-          kind);
+  require(config_.causal && kind != "t5", "{}: a cache policy serves causal attention without t5 positions", name_);
   require(serves_caches(), "{}: a cache policy serves mixers that are attention under a mask", name_);
   require(!in.key_padding, "{}: a cache policy takes prompts without padding", name_);
   AttentionOptions options = options_for({q, k, v});
   require(options.normalizer == NormalizerKind::softmax && !options.sink_logit && !options.bias &&
               !options.temperature && !options.multiplier && !options.blocks,
           "{}: a cache policy serves plain softmax attention", name_);
+  if (options.alibi_slopes) slopes_as_channel(options, q, k, positions);
   auto heads = after_core(in, cache.attend({in.layer, q, k, v, positions, positions_.get(), options, in.residual}));
   if (in.taps) in.taps->core_output(in.layer, heads);
   return heads;

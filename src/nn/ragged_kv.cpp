@@ -11,8 +11,8 @@ namespace {
 
 using torch::Tensor;
 
-/// Spare slots that a row which must grow gets, so that a token is moved rarely.
-constexpr int64_t kMostSpare = 512;
+/// Spare slots that a row which must grow gets, so that a token is moved about 16 times: a share of it, and at most.
+constexpr int64_t kSpareShare = 16, kMostSpare = 512;
 
 int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
@@ -108,7 +108,7 @@ void RaggedKv::append(const Tensor& k, const Tensor& v, int64_t first, const std
   for (int64_t r = 0; r < rows(); ++r) {
     const int64_t needed = lengths_[r] + n;
     if (needed <= capacities[r] || !gets(r)) continue;
-    const int64_t spare = capacities[r] == 0 ? 0 : std::min(needed / 4, kMostSpare);
+    const int64_t spare = capacities[r] == 0 ? 0 : std::min(needed / kSpareShare, kMostSpare);
     capacities[r] = rounded(std::max(needed + spare, reserved_));
     moves = true;
   }

@@ -70,9 +70,11 @@ class Encoder {
     x_ = model_->blocks[size_t(layer)]->forward(input);
   }
 
-  /// The `count` patches with the largest scores [B, N] remain, in their order; returns where they were.
+  /// The `count` patches with the largest scores [B, N] remain, of equals the first, in their order; returns where they
+  /// were.
   Tensor keep(const Tensor& scores, int64_t count) {
-    const auto index = std::get<0>(std::get<1>(scores.topk(count, 1)).sort(1));
+    const auto best = scores.argsort(/*stable=*/true, 1, /*descending=*/true).narrow(1, 0, count);
+    const auto index = std::get<0>(best.sort(1));
     kept_ = kept_.gather(1, index);
     const auto of = index.unsqueeze(2).expand({-1, -1, x_.size(2)});
     x_ = torch::cat({x_.slice(1, 0, first_), x_.slice(1, first_).gather(1, of)}, 1);

@@ -168,6 +168,23 @@ TEST(PolicyChoice, IsWrittenAndReadBack) {
   EXPECT_EQ(read.settings, choice.settings);
   std::ofstream(folder / "other.json") << R"({"policy": "quest", "setings": {}})";
   EXPECT_THROW(PolicyChoice::parse((folder / "other.json").string()), Error);
+  for (const char* settings : {"[1]", "7", "null", "\"budget=64\""}) {
+    std::ofstream(folder / "other.json") << R"({"policy": "quest", "settings": )" << settings << "}";
+    EXPECT_THROW(PolicyChoice::parse((folder / "other.json").string()), Error) << settings;
+  }
+}
+
+TEST_F(Shipped, AFileOfAPolicyDrivesASession) {
+  const TemporaryDirectory folder;
+  PolicyChoice{"streaming_llm", {{"sinks", 4}, {"window", 28}}}.save(folder / "policy.json");
+  const auto policy = PolicyChoice::parse((folder / "policy.json").string()).make(shape_of(lm.model->config()));
+  Session session(lm.model, policy);
+  const auto tokens = torch::arange(32, 112).unsqueeze(0);
+  session.prefill(tokens);
+  session.step(torch::tensor({int64_t{65}}));
+  each_cache(session.state(), [](LayerCache& layer) {
+    for (int64_t r = 0; r < layer.kv().rows(); ++r) EXPECT_EQ(layer.kv().length(r), 32);
+  });
 }
 
 }  // namespace

@@ -257,6 +257,20 @@ TEST(RazorAttention, EqualDroppedKeysCostNothing) {
   EXPECT_LE(off(), 4e-6);
 }
 
+TEST(RazorAttention, WithoutCompensationItDropsLikeOtherWindows) {
+  Text text(2, 90, 37);
+  auto settings = razor_settings();
+  settings["compensation"] = false;
+  const auto razor = cache_of("razor_attention", settings);
+  const auto got = text.drive(*razor, 70).select(2, 89);
+  EXPECT_EQ(razor->policy_bytes(), 0);
+  const auto kept = [&](const Tensor& x) {
+    return torch::cat({x.slice(0, 0, kSinks), x.slice(0, 90 - buffer(90), 90)});
+  };
+  const auto want = kept(text.logits(0, 3, 89)).softmax(0).unsqueeze(0).mm(kept(text.values(0, 3, 89)))[0];
+  EXPECT_LE(largest_difference(got[0][3], want), 1e-5);
+}
+
 // Jensen: the slot never weighs more than the tokens it stands for. Their values are 1, all others 0, so that the
 // output is the share of the weight.
 TEST(RazorAttention, TheSlotNeverWeighsMoreThanWhatWasDropped) {

@@ -5,8 +5,9 @@
 
 namespace heed::testing {
 
-/// Layers of `heads` query heads over `kv_heads`, RoPE, random weights of a fixed seed.
-inline DecoderLm small_decoder(int64_t heads = 4, int64_t kv_heads = 2, int64_t layers = 2) {
+/// Layers of `heads` query heads over `kv_heads`, random weights of a fixed seed.
+inline DecoderLm small_decoder(int64_t heads = 4, int64_t kv_heads = 2, int64_t layers = 2,
+                               const char* positions = "rope") {
   DecoderConfig config;
   config.vocab_size = 40;
   config.dim = 32;
@@ -14,7 +15,7 @@ inline DecoderLm small_decoder(int64_t heads = 4, int64_t kv_heads = 2, int64_t 
   config.kv_heads = kv_heads;
   config.head_dim = 16;
   config.hidden = 48;
-  config.positions.kind = "rope";
+  config.positions.kind = positions;
   config.layers.resize(layers);
   torch::manual_seed(11);
   DecoderLm model(config);
@@ -29,8 +30,8 @@ inline torch::Tensor random_tokens(int64_t batch, int64_t length, uint64_t seed)
   return torch::randint(40, {batch, length}, torch::kInt64);
 }
 
-/// Sequence b of `tokens` [B, N] where it was, the others replaced. A batch of the same shape, since how a matrix product
-/// rounds may depend on its rows, and codes and selections make a large difference of a rounding.
+/// Sequence b of `tokens` [B, N] where it was, the others replaced. A batch of the same shape, since how a matrix
+/// product rounds may depend on its rows, and codes and selections make a large difference of a rounding.
 inline torch::Tensor among_others(const torch::Tensor& tokens, int64_t b) {
   auto others = random_tokens(tokens.size(0), tokens.size(1), 1000 + uint64_t(b));
   others[b] = tokens[b];

@@ -77,6 +77,19 @@ TEST_F(SinksTest, APlantedSinkIsFoundWithItsLayerAndLifetime) {
   EXPECT_EQ(found(planted(0)), nullptr);
 }
 
+TEST(SinkLevel, OfDeepModelsCountsLayersAndOfOthersShares) {
+  // 36 layers: all but 15 are 21, whatever the first token's own lifetime is.
+  EXPECT_EQ(sink_level(21, 29, 36), SinkLevel::primary);
+  EXPECT_EQ(sink_level(20, 20, 36), SinkLevel::secondary);
+  EXPECT_EQ(sink_level(5, 29, 36), SinkLevel::secondary);
+  EXPECT_EQ(sink_level(4, 4, 36), SinkLevel::noise);
+  // 12 layers, the first token lives for 10: shares of 0.8 and 0.15.
+  EXPECT_EQ(sink_level(8, 10, 12), SinkLevel::primary);
+  EXPECT_EQ(sink_level(7, 10, 12), SinkLevel::secondary);
+  EXPECT_EQ(sink_level(2, 10, 12), SinkLevel::secondary);
+  EXPECT_EQ(sink_level(1, 10, 12), SinkLevel::noise);
+}
+
 TEST_F(SinksTest, TheCosineGrowsWithWhatIsPlanted) {
   double before = -1;
   for (const double c : {0.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0}) {

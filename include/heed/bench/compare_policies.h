@@ -2,6 +2,7 @@
 // person's limits allow.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -15,7 +16,7 @@ namespace heed::bench {
 
 struct PolicyLimits {
   std::optional<double> max_kl;                 ///< nats, mean over positions
-  std::optional<int64_t> max_bytes;             ///< of the cache, peak after the prompt
+  std::optional<int64_t> max_bytes;             ///< of the cache at any time, the prompt included
   std::optional<double> min_tokens_per_second;  ///< of decoding
 };
 
@@ -43,12 +44,15 @@ struct PolicyResult {
   /// Share of the prompt; 1 for the full cache and for policies of a file. Of policies with another dial the share that
   /// they were measured to hold or, of the pairs of the prompt, to visit.
   double budget = 1;
-  double prefill_s = 0, decode_ms = 0, tokens_per_second = 0;  ///< medians; a step of the whole model
+  /// Medians; a step of the whole model. Steps are timed in turns with those of the full cache, and all policies' times
+  /// are brought to the same speed of these.
+  double prefill_s = 0, decode_ms = 0, tokens_per_second = 0;
   double build_s = 0;  ///< the part of prefill_s that indexes and compresses once the prompt is read
   double ttft_s = 0;   ///< median time until the first token is chosen
   double decode_p95_ms = 0;
   int64_t cache_bytes = 0;   ///< largest after the prompt, everything that is held
-  int64_t prompt_bytes = 0;  ///< largest during the prompt
+  int64_t prompt_bytes = 0;  ///< held when the prompt is read, before policies compress it
+  int64_t peak_cache_bytes() const { return std::max(cache_bytes, prompt_bytes); }
   /// Most that tensors and kernels took beside the weights, by the allocator's count: prompt, cache and steps.
   int64_t peak_bytes = 0;
   int64_t kv_bytes_hot = 0, kv_bytes_cold = 0;  ///< keys and values at the end; cold: found by an index
@@ -67,6 +71,7 @@ struct PolicyResult {
   int64_t first_divergence = 0;  ///< greedy tokens until they differ from the full cache's; `steps` where they do not
   std::optional<cache::TaskScore> task;
   bool allowed = true;  ///< within the limits
+  bool pareto = false;  ///< no other holds as few bytes at as small a KL, and less of one
 };
 
 /// Time of a step at one length, for a batch of sequences.
@@ -81,7 +86,7 @@ struct PolicyComparison {
   PolicyCompareOptions options;
   std::vector<PolicyResult> rows;   ///< the full cache first
   std::vector<PolicySpeed> speeds;  ///< of every policy with a budget, by policy and length
-  std::optional<size_t> chosen;     ///< fewest bytes within the limits; of equals the fewest pairs read
+  std::optional<size_t> chosen;  ///< fewest bytes after the prompt within the limits; of equals the fewest pairs read
 };
 
 /// `text` is tokenised and its first prompt + steps tokens are used, repeated if it is shorter; the steps are teacher
@@ -89,6 +94,9 @@ struct PolicyComparison {
 PolicyComparison compare_policies(
     const checkpoint::LanguageModel& lm, const std::string& text, const PolicyCompareOptions& options,
     const std::function<void(int64_t done, int64_t total, const std::string& next)>& progress = {});
+
+/// Which rows the limits allow, which of them are on the Pareto front of bytes and KL, and which is chosen.
+void decide(PolicyComparison& comparison);
 
 nlohmann::ordered_json to_json(const PolicyComparison& comparison);
 std::string policy_table(const PolicyComparison& comparison);

@@ -43,8 +43,9 @@ class LayerCache : public AttentionCache {
     expected_ = std::max(expected_, tokens);
     kv_.reserve(reserved_slots(tokens));
   }
-  /// Keys and values are kept in this format once the prompt is over, which attends and is compressed exactly. Who
-  /// selects later goes by what is stored.
+  /// Keys and values are kept in this format once the prompt is over, which attends and is compressed exactly. Summaries
+  /// that were made of the prompt (page bounds, means, chunk keys, the search graph) stay those of the exact keys;
+  /// scores of single keys go by what is stored.
   void store_as(const nn::KvFormat& format) { storage_ = format; }
 
   /// Held by tensors: keys, values, positions and what the policy keeps beside them.
@@ -72,6 +73,8 @@ class LayerCache : public AttentionCache {
  protected:
   /// Every row has just lost all but its first `slots` slots, for a policy that keeps notes beside them.
   virtual void shortened(int64_t slots) {}
+  /// Tokens of `seen()` that `hold_at` has taken back.
+  int64_t forgotten() const { return forgotten_; }
 
   /// New tokens, rotated by the rule; `kv()` holds them already.
   struct Chunk {
@@ -146,7 +149,7 @@ class LayerCache : public AttentionCache {
 
   Reads reads_;
   nn::KvFormat storage_;
-  int64_t seen_ = 0, expected_ = 0;
+  int64_t seen_ = 0, expected_ = 0, forgotten_ = 0;
   bool in_prompt_ = true, recording_ = false;
   torch::Tensor tokens_read_;
 };

@@ -30,7 +30,7 @@ class MoaSparse : public LayerCache {
     for (const auto& rule : rules_) bands_.push_back(rule.band(length, block_));
     dropped_.resize(bands_.size(), 0);
     LayerCache::store(chunk);
-    if (!in_prompt() && chunk.size() == 1) drop_hidden_from(chunk.first);
+    if (!in_prompt() && chunk.size() == 1) drop_hidden_from(chunk.first - forgotten());
   }
 
   Tensor attend_chunk(const Chunk& chunk) override {
@@ -56,7 +56,7 @@ class MoaSparse : public LayerCache {
 
   Tensor attend_step(const Chunk& chunk) override { return decode(chunk.q, everything(), decode_options(chunk)).out; }
 
-  void after_chunk(const Chunk&) override { drop_hidden_from(seen()); }
+  void after_chunk(const Chunk&) override { drop_hidden_from(seen() - forgotten()); }
 
  private:
   /// The first block behind block 0 that a query at `position` sees.

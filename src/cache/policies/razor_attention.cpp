@@ -16,7 +16,8 @@ using torch::Tensor;
 /// and values with the logit bias ln(their number).
 class RazorAttention : public SinkWindow {
  public:
-  RazorAttention(const Settings& settings, double compression) : SinkWindow(settings), compression_(compression) {}
+  RazorAttention(const Settings& settings, double compression, bool compensates)
+      : SinkWindow(settings), compression_(compression), compensates_(compensates) {}
   int64_t policy_bytes() const override { return dropped_ ? int64_t(k_.nbytes() + v_.nbytes()) : 0; }
 
  protected:
@@ -26,6 +27,7 @@ class RazorAttention : public SinkWindow {
   }
 
   void leaving(const std::vector<int64_t>& slots) override {
+    if (!compensates_) return;
     if (dropped_ == 0) {
       k_ = torch::zeros({kv_.batch(), kv_.heads(), 1, kv_.key_slab().dim()});
       v_ = torch::zeros({kv_.batch(), kv_.heads(), 1, kv_.value_slab().dim()});
@@ -80,7 +82,8 @@ class RazorAttention : public SinkWindow {
   }
 
   double compression_;
-  int64_t dropped_ = 0;  // tokens of each streaming row
+  bool compensates_;
+  int64_t dropped_ = 0;  // tokens of each streaming row that the slot stands for
   Tensor k_, v_;         // float [B, Hkv, 1, D|Dv]
   Tensor bias_;
 };
@@ -137,10 +140,11 @@ Policy make_razor(ConfigReader& reader, const ModelShape& shape) {
   const auto compression = reader.get<double>("compression", 5);
   require(compression >= 1 && std::isfinite(compression), "{}: compression = {}: 1 or more is accepted", reader.owner(),
           compression);
+  const auto compensates = reader.get<bool>("compensation", true);
   return [=](const LayerContext& layer) {
     auto own = settings;
     own.full = retrieval[size_t(layer.index)];
-    return std::make_unique<RazorAttention>(own, compression);
+    return std::make_unique<RazorAttention>(own, compression, compensates);
   };
 }
 
@@ -162,7 +166,8 @@ PolicyRow razor_attention() {
        {"epsilon", 1e-3, "weight below which they see nothing"},
        {"sinks", 4, "first tokens that the other heads keep"},
        {"least_buffer", 4000, "recent tokens that they keep at least"},
-       {"compression", 5, "they keep N / compression recent tokens where that is more"}},
+       {"compression", 5, "they keep N / compression recent tokens where that is more"},
+       {"compensation", true, "whether one slot stands for what they drop"}},
       make_razor);
   row.at_mean_budget = [](int64_t budget, int64_t prompt, const HeadRanking& ranking) {
     const SplitBudget split(budget, prompt, ranking.size());

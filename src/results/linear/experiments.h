@@ -9,6 +9,7 @@ namespace heed::results::linear {
 Experiment magnitude();
 Experiment injectivity();
 Experiment rank();
+Experiment random_features();
 // speed.cpp: time and memory against length and state
 Experiment constant_speed();
 Experiment state_size();
@@ -35,6 +36,7 @@ Experiment far_copies();
 Experiment nested_lists();
 // digits.cpp: images
 Experiment digits();
+Experiment scanned_images();
 // series.cpp: numbers
 Experiment forecasts();
 Experiment algorithms();

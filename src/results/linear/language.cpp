@@ -144,7 +144,7 @@ Experiment bounded_gradients() {
     for (uint64_t seed = 0; seed < 3; ++seed) {
       report(double(seed) / 3, fmt::format("seed {}", seed));
       add("norm_attention", nlohmann::json::object(), seed, norm);
-      add("performer", {{"features", 64}}, seed, denominator);
+      add("performer", {{"features", 64}, {"feature_kind", "relu"}}, seed, denominator);
     }
     finding.tables.push_back(table);
     finding.claims = {exceeds(denominator, norm)};

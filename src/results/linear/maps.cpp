@@ -171,4 +171,53 @@ Experiment rank() {
           run};
 }
 
+Experiment random_features() {
+  const auto run = [](const Report& report) {
+    const std::vector<int64_t> counts{64, 256, 1024};
+    const std::vector<double> norms{1, 2, 4, 8};
+    constexpr uint64_t kSeeds = 5;
+    Table table{"", {"norm of queries and keys"}, {}};
+    for (const auto m : counts) table.columns.push_back(fmt::format("{} features", m));
+    table.columns.push_back("the mean of the values");
+    std::vector<std::vector<Figure>> errors;
+    for (const double norm : norms) {
+      report(double(errors.size()) / double(norms.size()), fmt::format("norm {:g}", norm));
+      auto& row = errors.emplace_back(counts.size() + 1);
+      for (uint64_t seed = 0; seed < kSeeds; ++seed) {
+        const auto scaled = [&](uint64_t which) {
+          const auto x = drawn({kCells, kHeadSize}, 3 * seed + which);
+          return norm * x / x.norm(2, 1, true);
+        };
+        const auto q = scaled(1), k = scaled(2), v = drawn({kCells, kCells}, 3 * seed + 3);
+        const auto exact = torch::matmul(softmax_map(q, k), v);
+        const auto off = [&](const Tensor& map) {
+          return ((torch::matmul(map, v) - exact).norm() / exact.norm()).item<double>();
+        };
+        for (size_t i = 0; i < counts.size(); ++i)
+          row[i].values.push_back(
+              off(map_of("performer", {{"features", counts[i]}, {"causal", false}, {"seed", seed}}, q, k)));
+        row.back().values.push_back(off(torch::full({kCells, kCells}, 1.0 / double(kCells))));
+      }
+      std::vector<std::string> cells{fmt::format("{:g}", norm)};
+      for (size_t i = 0; i < row.size(); ++i) {
+        row[i].name = fmt::format("error with {} at a norm of {:g}", table.columns[i + 1], norm);
+        cells.push_back(row[i].text());
+      }
+      table.rows.push_back(std::move(cells));
+    }
+    return Finding{fmt::format("Attention of {0} queries to {0} keys of {1} channels, all of one norm, and values of a "
+                               "normal distribution: relative error of the outputs against softmax, {2} draws.",
+                               kCells, kHeadSize, kSeeds),
+                   {table},
+                   {exceeds(errors[1][0], errors[1][1]), exceeds(errors[1][1], errors[1][2]),
+                    exceeds(errors[3][2], errors[0][2], 3), exceeds(errors[2].back(), errors[2][2])}};
+  };
+  return {"random_features",
+          "Random features in the place of the exponential",
+          {"performer"},
+          "the error falls with the number of features, and explodes with the length of queries and keys (arXiv "
+          "2009.14794).",
+          run};
+}
+
 }  // namespace heed::results::linear

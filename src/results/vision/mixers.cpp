@@ -136,7 +136,7 @@ Experiment spectra() {
   const auto run = [](const Report& report) {
     auto lesson = digits(1);
     lesson.model.layers = 4;
-    lesson.training.steps = 150;
+    lesson.training.steps = 400;
     const nlohmann::json size{{"height", 8}, {"width", 8}};
     const auto mixed = [&](const char* name, const char* layers) {
       return Learner{name, layers, {{"spectral_gating", size}, {"dense", {{"causal", false}}}}, {}, {}};
