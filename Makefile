@@ -26,6 +26,7 @@ fuzz:
 	@scripts/install-deps.sh --analysis
 	cmake --preset fuzz
 	cmake --build --preset fuzz
+	@ls build-fuzz/tests/fuzz/*_fuzz >/dev/null || { echo "no fuzz target was built"; exit 1; }
 	ls build-fuzz/tests/fuzz/*_fuzz | xargs -P 2 -I{} sh -c '{} -max_total_time=$(FUZZ_SECONDS) >{}.log 2>&1 || { tail -n 40 {}.log; exit 1; }'
 
 clean:

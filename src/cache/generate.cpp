@@ -8,6 +8,9 @@
 namespace heed::cache {
 namespace {
 
+/// New tokens that room is made for at once; a larger limit is often meant as none.
+constexpr int64_t kExpected = 4096;
+
 /// Holds back text that may turn out to be the beginning of a stop string.
 class StopWatch {
  public:
@@ -46,6 +49,13 @@ std::string to_string(Finish finish) {
   return names[static_cast<int>(finish)];
 }
 
+int64_t room_behind(const DecoderConfig& config, int64_t prompt_tokens) {
+  if (!config.learned_positions) return INT64_MAX;
+  require(prompt_tokens <= config.learned_positions, "a prompt of {} tokens: the model has learned positions for {}",
+          prompt_tokens, config.learned_positions);
+  return config.learned_positions - prompt_tokens + 1;  // the last token needs none
+}
+
 Generated generate(Session& session, const formats::Tokenizer& tokenizer, const std::vector<int64_t>& prompt,
                    const GenerateOptions& options, const std::function<void(const std::string&)>& on_text) {
   require(!prompt.empty(), "the prompt has no token: text, or a tokenizer that begins with one, is accepted");
@@ -55,6 +65,7 @@ Generated generate(Session& session, const formats::Tokenizer& tokenizer, const 
 
   Generated result;
   result.prompt_tokens = int64_t(prompt.size());
+  const int64_t max_tokens = std::min(options.max_tokens, room_behind(session.config(), result.prompt_tokens));
   formats::TextStream stream(tokenizer);
   StopWatch watch(options.stop);
   const auto give = [&](const std::string& text) {
@@ -65,13 +76,13 @@ Generated generate(Session& session, const formats::Tokenizer& tokenizer, const 
 
   auto start = Clock::now();
   auto logits =
-      session.prefill(torch::tensor(prompt, torch::kInt64).unsqueeze(0), result.prompt_tokens + options.max_tokens)[0];
+      session.prefill(torch::tensor(prompt, torch::kInt64).unsqueeze(0), result.prompt_tokens + std::min(max_tokens, kExpected))[0];
   result.peak_cache_bytes = session.cache_bytes();
   session.finish_prompt();
   result.prefill_seconds = seconds_since(start);
 
   start = Clock::now();
-  while (int64_t(result.ids.size()) < options.max_tokens) {
+  while (int64_t(result.ids.size()) < max_tokens) {
     const int64_t id = sample(logits, options.sampling, int64_t(result.ids.size()));
     if (std::find(options.eos.begin(), options.eos.end(), id) != options.eos.end()) {
       result.finish = Finish::eos;
@@ -83,7 +94,7 @@ Generated generate(Session& session, const formats::Tokenizer& tokenizer, const 
       result.finish = Finish::stop;
       break;
     }
-    if (int64_t(result.ids.size()) == options.max_tokens) break;
+    if (int64_t(result.ids.size()) == max_tokens) break;
     logits = session.step(torch::tensor({id}, torch::kInt64))[0];
     ++result.decode_steps;
     result.peak_cache_bytes = std::max(result.peak_cache_bytes, session.cache_bytes());

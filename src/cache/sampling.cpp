@@ -18,7 +18,8 @@ Tensor distribution(const Tensor& logits, const Sampling& s) {
   const auto [sorted, order] = logits.to(torch::kFloat64).sort(/*stable=*/true, /*dim=*/0, /*descending=*/true);
   auto values = sorted.clone();
   if (s.top_k > 0 && s.top_k < values.size(0)) values.slice(0, s.top_k).fill_(-INFINITY);
-  auto p = torch::softmax(values / s.temperature, 0);
+  // From the largest on, so that no temperature makes infinities of it.
+  auto p = torch::softmax((values - values[0]) / s.temperature, 0);
   p = p.masked_fill(p < s.min_p * p[0], 0);
   p = p / p.sum();
   // A token stays when those before it do not hold the mass yet.
@@ -29,6 +30,7 @@ Tensor distribution(const Tensor& logits, const Sampling& s) {
 
 int64_t sample(const Tensor& logits, const Sampling& s, int64_t index) {
   require(!logits.isnan().any().item<bool>(), "the model's logits are NaN: no token can be chosen");
+  require(logits.max().isfinite().item<bool>(), "the model's largest logit is infinite: no token can be chosen");
   if (s.temperature == 0) {
     // argmax promises nothing about ties.
     return torch::nonzero(logits == logits.max())[0].item<int64_t>();

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "checkpoint/architectures/decoders.h"
+#include "checkpoint/within_files.h"
 #include "heed/checkpoint/tensor_file.h"
 #include "heed/error.h"
 #include "heed/formats/atomic_file.h"
@@ -79,13 +80,15 @@ std::string dtype_name(torch::ScalarType dtype) {
   }
 }
 
-/// A lower bound: what a token mixer other than attention has is not known here.
+/// A lower bound: what token mixers have is not known here, but for attention of the model's own sizes.
 double least_parameters(const DecoderConfig& c) {
   const double dim = double(c.dim);
   double count = dim * double(c.vocab_size + c.learned_positions);
   for (const auto& layer : c.layers) {
     count += 2 * dim * double(c.hidden);
-    if (layer.mixer == "dense" || layer.mixer == "sliding_window")
+    const bool own_sizes =
+        layer.config.contains("heads") || layer.config.contains("kv_heads") || layer.config.contains("head_dim");
+    if (!own_sizes && (layer.mixer == "dense" || layer.mixer == "sliding_window"))
       count += 2 * dim * double((c.heads + c.kv_heads) * c.head_dim);
   }
   return count;
@@ -94,7 +97,8 @@ double least_parameters(const DecoderConfig& c) {
 DecoderLm model_from(const formats::DecoderModelConfig& file, const TensorSource& source, torch::ScalarType dtype) {
   const auto config = decoder_config(file);
   expect_parameters(least_parameters(config), source);
-  DecoderLm model(config, dtype);
+  DecoderLm model{nullptr};
+  within_files(source, [&] { model = DecoderLm(config, dtype); });
   fill(*model, decoder_layout(file.architecture, config), source);
   return model;
 }

@@ -1,6 +1,7 @@
 #include "heed/checkpoint/encoder_checkpoint.h"
 
 #include "checkpoint/architectures/encoders.h"
+#include "checkpoint/within_files.h"
 #include "heed/error.h"
 
 namespace heed::checkpoint {
@@ -69,7 +70,8 @@ Encoder load_encoder(const std::filesystem::path& directory, torch::ScalarType d
   expect_parameters(least_parameters(config) +
                         double(config.dim) * double(config.vocab_size + config.position_rows + config.token_types),
                     *source);
-  Encoder model(config, dtype);
+  Encoder model{nullptr};
+  within_files(*source, [&] { model = Encoder(config, dtype); });
   fill(*model, layout, *source);
   return model;
 }
@@ -83,7 +85,8 @@ VisionTransformer load_vision(const std::filesystem::path& directory, torch::Sca
   const double patch = double(config.patch_height) * double(config.patch_width) * double(config.channels);
   expect_parameters(least_parameters(config) + double(config.dim) * (patch + double(config.patches() + config.labels)),
                     *source);
-  VisionTransformer model(config, dtype);
+  VisionTransformer model{nullptr};
+  within_files(*source, [&] { model = VisionTransformer(config, dtype); });
   fill(*model, layout, *source);
   return model;
 }

@@ -4,6 +4,7 @@
 
 #include "heed/checkpoint/decoder_checkpoint.h"
 #include "heed/error.h"
+#include "heed/formats/generation_config.h"
 #include "heed/formats/gguf_config.h"
 #include "heed/formats/gguf_tokenizer.h"
 #include "heed/formats/json_file.h"
@@ -15,14 +16,8 @@ std::vector<int64_t> ending_tokens(const std::filesystem::path& directory) {
   auto eos = formats::read_decoder_config(directory / "config.json").eos_token_ids;
   const auto path = directory / "generation_config.json";
   if (!std::filesystem::exists(path)) return eos;
-  const auto json = formats::read_json_file(path);
-  if (!json.is_object() || !json.contains("eos_token_id") || json["eos_token_id"].is_null()) return eos;
-  const auto& given = json["eos_token_id"];
-  for (const auto& id : given.is_array() ? given : nlohmann::json::array({given})) {
-    require(id.is_number_integer(), "{}: eos_token_id is {}, accepted: a token id or a list of them", path.string(),
-            given.dump());
-    if (std::find(eos.begin(), eos.end(), id.get<int64_t>()) == eos.end()) eos.push_back(id.get<int64_t>());
-  }
+  for (const int64_t id : formats::parse_ending_tokens(formats::read_json_file(path), path.string()))
+    if (std::find(eos.begin(), eos.end(), id) == eos.end()) eos.push_back(id);
   return eos;
 }
 

@@ -126,13 +126,18 @@ void fill(torch::nn::Module& model, const Layout& layout, const TensorSource& so
   }
 }
 
-void expect_parameters(double parameters, const TensorSource& source) {
+double held_numbers(const TensorSource& source) {
   double held = 0;
   for (const auto& name : source.names()) {
     double size = 1;
     for (const auto n : *source.shape(name)) size *= double(n);
     held += size;
   }
+  return held;
+}
+
+void expect_parameters(double parameters, const TensorSource& source) {
+  const double held = held_numbers(source);
   require(parameters <= held, "{}: the configuration describes {:.0f} parameters or more, the tensors hold {:.0f}",
           source.place(), parameters, held);
 }

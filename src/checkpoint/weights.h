@@ -56,6 +56,8 @@ std::string file_name(const Layout& layout, const std::string& parameter);
 /// another shape than the model's.
 void fill(torch::nn::Module& model, const Layout& layout, const TensorSource& source);
 
+/// How many numbers the tensors hold.
+double held_numbers(const TensorSource& source);
 /// Throws heed::Error when a model of at least `parameters` numbers cannot come from `source`: asked before it is
 /// allocated.
 void expect_parameters(double parameters, const TensorSource& source);

@@ -148,8 +148,10 @@ void add_bench_simulate(CLI::App& bench) {
   command->add_option("--query-tile", o->query_tile, "queries of a tile an axis (default: the kernel's)");
   command->add_option("--key-tile", o->key_tile, "keys of a tile an axis (default: the kernel's)");
   command->add_flag("--dynamic", o->dynamic, "key tiles begin where the windows of a query tile do");
-  command->add_option("--attention-share", o->attention_share,
-                      "also the speed-up of a model that spends this share of its time on attention");
+  command
+      ->add_option("--attention-share", o->attention_share,
+                   "also the speed-up of a model that spends this share of its time on attention")
+      ->check(number(0, 1));
   command->add_flag("--measure", o->measure, "also time the kernel and dense attention, one head of 64");
   add_threads(*command, o->common);
   add_json(*command, o->common);

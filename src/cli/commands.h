@@ -16,6 +16,20 @@ struct Common {
   bool json_given = false;
 };
 
+/// What an option accepts: whole numbers in a range.
+CLI::Validator whole(int64_t low, int64_t high = int64_t{1} << 30);
+/// Finite numbers in a range.
+CLI::Validator number(double low, double high = 1e18);
+/// Finite numbers above 0.
+CLI::Validator positive();
+
+/// Names of files, or folders, that can be written: asked before any work begins. Leaves nothing behind.
+CLI::Validator writable_file();
+CLI::Validator writable_folder();
+
+/// The text of a file, or of stdin (-). Throws heed::Error, which names it, where it cannot be read or is endless.
+std::string read_text(const std::string& file);
+
 /// --threads
 void add_threads(CLI::App& command, Common& common);
 /// --seed

@@ -151,7 +151,9 @@ void add_compare(CLI::App& app) {
   const auto of_policies = [&](const char* name, auto& value, const char* meaning) {
     return command->add_option(name, value, meaning)->needs(policies)->group("with --policies");
   };
-  of_policies("--budgets", o->policy.budgets, "shares of the prompt (default 0.0625,0.125,0.25,0.5)")->delimiter(',');
+  of_policies("--budgets", o->policy.budgets, "shares of the prompt (default 0.0625,0.125,0.25,0.5)")
+      ->delimiter(',')
+      ->check(positive());
   of_policies("--prompt", o->policy.prompt, "tokens of the prompt (default 1024)")->check(CLI::Range(2, 1 << 24));
   of_policies("--steps", o->policy.steps, "tokens fed one at a time after it (default 256)")
       ->check(CLI::Range(2, 1 << 24));
@@ -166,7 +168,8 @@ void add_compare(CLI::App& app) {
               "prompts at which a step is timed, too (default: a quarter, half and all of --prompt)")
       ->delimiter(',')
       ->check(CLI::Range(2, 1 << 24));
-  of_policies("--speed-budget", o->policy.speed_budget, "share of the prompt that policies get there (default 0.25)");
+  of_policies("--speed-budget", o->policy.speed_budget, "share of the prompt that policies get there (default 0.25)")
+      ->check(positive());
   of_policies("--batches", o->policy.batches, "sequences of those steps, as 1,4 (default 1)")
       ->delimiter(',')
       ->check(CLI::Range(1, 4096));
@@ -176,11 +179,13 @@ void add_compare(CLI::App& app) {
                  "streaming_llm beside whatever --only names")
       ->needs(policies)
       ->group("with --policies");
-  of_policies("--max-kl", o->policy.limits.max_kl, "allow at most this mean KL, in nats");
-  of_policies("--max-bytes", o->policy.limits.max_bytes, "allow at most so many bytes of cache");
-  of_policies("--min-tokens-per-second", o->policy.limits.min_tokens_per_second, "allow no slower decoding");
-  of_policies("--save-policy", o->save_policy,
-              "write the cheapest allowed policy here, for --policy of other commands");
+  of_policies("--max-kl", o->policy.limits.max_kl, "allow at most this mean KL, in nats")->check(number(0));
+  of_policies("--max-bytes", o->policy.limits.max_bytes, "allow at most so many bytes of cache")
+      ->check(whole(0, INT64_MAX));
+  of_policies("--min-tokens-per-second", o->policy.limits.min_tokens_per_second, "allow no slower decoding")
+      ->check(number(0));
+  of_policies("--save-policy", o->save_policy, "write the cheapest allowed policy here, for --policy of other commands")
+      ->check(writable_file());
   auto* mixers = command
                      ->add_option("--mixers", o->learned.mixers,
                                   "train these on --task instead, at equal parameters and steps, as dense,gla,"
@@ -193,10 +198,9 @@ void add_compare(CLI::App& app) {
   of_mixers("--task-set", o->task_settings, "parameters of the task, key=value");
   of_mixers("--beyond", o->beyond, "test on the task under other parameters, too, as length=128 or scale=2,length=16");
   of_mixers("--train-steps", o->learned.training.steps, "steps of each (default 1000)")->check(CLI::Range(1, 1 << 30));
-  of_mixers("--budget", o->learned.budget_minutes, "minutes of all, in place of --train-steps")
-      ->check(CLI::PositiveNumber);
+  of_mixers("--budget", o->learned.budget_minutes, "minutes of all, in place of --train-steps")->check(positive());
   of_mixers("--batch", o->learned.training.batch, "samples a step (default 32)")->check(CLI::Range(1, 1 << 20));
-  of_mixers("--lr", o->learned.training.learning_rate, "peak learning rate (default 1e-3)")->check(CLI::PositiveNumber);
+  of_mixers("--lr", o->learned.training.learning_rate, "peak learning rate (default 1e-3)")->check(positive());
   of_mixers("--model-layers", o->learned.model.layers, "layers (default 2)")->check(CLI::Range(1, 256));
   of_mixers("--model-dim", o->learned.model.dim, "channels (default 64)")->check(CLI::Range(1, 1 << 16));
   of_mixers("--model-heads", o->learned.model.heads, "heads (default 4)")->check(CLI::Range(1, 1 << 12));
@@ -208,7 +212,7 @@ void add_compare(CLI::App& app) {
   add_backbone(*command, o->learned.model, o->backbone_settings, mixers, "with --mixers");
   of_mixers("--seeds", o->seeds, "runs of each, from --seed on (default 1)")->check(CLI::Range(1, 1000));
   of_mixers("--test-samples", o->learned.samples, "of the test split (default 256)")->check(CLI::Range(1, 1 << 24));
-  command->add_option("--html", o->html, "write a page with plots to this file");
+  command->add_option("--html", o->html, "write a page with plots to this file")->check(writable_file());
   add_seed(*command, o->common);
   add_threads(*command, o->common);
   add_json(*command, o->common);

@@ -1,10 +1,13 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
 #include "cli/intervention.h"
 #include "cli/policy.h"
+#include "cli/task_lengths.h"
 #include "heed/assets.h"
 #include "heed/bench/depth_map.h"
 #include "heed/bench/suite_map.h"
@@ -25,6 +28,8 @@ struct EvalOptions {
   int64_t context = 0, windows = 1 << 30, samples = 200, depths = 11;
   double threshold = 0.75;
 };
+
+constexpr int64_t kLeastSuiteLength = 64, kSuiteAnswer = 64;
 
 tasks::Split parse_split(const std::string& name) {
   for (auto split : {tasks::Split::train, tasks::Split::valid, tasks::Split::test})
@@ -65,6 +70,8 @@ void run_text(EvalOptions& o) {
                                          bar->update(done);
                                        });
   bar.reset();
+  require(std::isfinite(score.nats), "{}: the text's likelihood is {}: the model's logits are no finite numbers",
+          o.model, score.nats);
   nlohmann::ordered_json result{{"model", o.model}, {"split", o.split}, {"context", o.context}};
   if (!o.intervention.name.empty()) result["intervention"] = o.intervention.name;
   if (!o.policy.empty() || !o.kv.empty()) result["policy"] = choice.name, result["settings"] = choice.settings;
@@ -81,7 +88,7 @@ void run_task(EvalOptions& o) {
   for (const auto& row : tasks::task_rows())
     for (const auto& parameter : row.parameters)
       if (row.name == o.task && parameter.name == "max_tokens" && !parameters.contains("max_tokens"))
-        parameters["max_tokens"] = o.context ? o.context : lm.model->config().max_length;
+        parameters["max_tokens"] = o.context ? o.context : lengths_for(lm, o.task, parameters, 0).front();
   const auto task = tasks::make_text_task(o.task, parameters, cache::token_count(lm));
   const auto choice = choice_of(o);
   const auto policy = caches_of(choice, o.intervention, cache::shape_of(lm.model->config()));
@@ -111,9 +118,7 @@ void run_task(EvalOptions& o) {
 void run_depths(EvalOptions& o) {
   const auto lm = load(o);
   const auto choice = choice_of(o);
-  if (o.lengths.empty())
-    for (int64_t n = lm.model->config().max_length / 8; n <= lm.model->config().max_length; n *= 2)
-      o.lengths.push_back(n);
+  if (o.lengths.empty()) o.lengths = lengths_for(lm, o.task, parse_settings(o.set), 3);
   std::unique_ptr<Progress> bar;
   auto map = bench::depth_map(lm, choice, o.task, parse_settings(o.set), o.lengths, o.depths, o.samples,
                               [&](int64_t done, int64_t total) {
@@ -130,9 +135,10 @@ void run_suite(EvalOptions& o) {
   const auto& suite = tasks::suite(o.suite);
   const auto lm = load(o);
   const auto choice = choice_of(o);
-  if (o.lengths.empty())
-    for (int64_t n = lm.model->config().max_length / 4; n <= lm.model->config().max_length; n *= 2)
-      o.lengths.push_back(n);
+  if (o.lengths.empty()) {
+    const int64_t longest = std::max<int64_t>(kLeastSuiteLength, longest_prompt(lm, kSuiteAnswer));
+    for (int64_t n = std::max(kLeastSuiteLength, longest / 4); n <= longest; n *= 2) o.lengths.push_back(n);
+  }
   std::unique_ptr<Progress> bar;
   auto map = bench::suite_map(lm, choice, suite, parse_settings(o.set), o.lengths, o.samples, o.threshold,
                               [&](int64_t done, int64_t total) {
@@ -142,7 +148,12 @@ void run_suite(EvalOptions& o) {
   bar.reset();
   map.model = o.model;
   if (!o.html.empty()) formats::write_file(o.html, bench::suite_html(map));
-  if (!write_json(o.common, bench::to_json(map).dump(1))) fmt::print("{}", bench::suite_table(map));
+  if (write_json(o.common, bench::to_json(map).dump(1))) return;
+  fmt::print("{}", bench::suite_table(map));
+  const bool gaps = std::any_of(map.rows.begin(), map.rows.end(), [](const auto& row) {
+    return std::any_of(row.cells.begin(), row.cells.end(), [](const auto& cell) { return !cell; });
+  });
+  if (gaps) fmt::print("  -: the task's least sample has more tokens\n");
 }
 
 }  // namespace
@@ -167,8 +178,7 @@ void add_eval(CLI::App& app) {
       "by token\nexample: heed eval text --text /usr/share/doc --context 1024 --windows 20");
   text->alias("ppl");
   text->add_option("--text", o->text, "files and folders of text")->required();
-  text->add_option("--windows", o->windows, "at most this many windows, spread evenly (default: all)")
-      ->check(CLI::PositiveNumber);
+  text->add_option("--windows", o->windows, "at most this many windows, spread evenly (default: all)")->check(whole(1));
   of_split(text);
   shared(text);
   add_intervention(*text, o->intervention);
@@ -196,7 +206,7 @@ void add_eval(CLI::App& app) {
       ->check(CLI::Range(64, 1 << 24));
   niah->add_option("--depths", o->depths, "depths from 0 to 100 % (default 11)")->check(CLI::Range(2, 101));
   niah->add_option("--samples", o->samples, "samples a cell (default 200)")->check(CLI::Range(1, 1 << 24));
-  niah->add_option("--html", o->html, "write a page with the map to this file");
+  niah->add_option("--html", o->html, "write a page with the map to this file")->check(writable_file());
   shared(niah);
   niah->callback([o] { run_depths(*o); });
 
@@ -211,8 +221,8 @@ void add_eval(CLI::App& app) {
       ->check(CLI::Range(64, 1 << 24));
   suite->add_option("--samples", o->samples, "samples a cell (default 200)")->check(CLI::Range(1, 1 << 24));
   suite->add_option("--threshold", o->threshold, "score that counts for the effective context (default 0.75)")
-      ->check(CLI::Range(0.0, 1.0));
-  suite->add_option("--html", o->html, "write a page with the map to this file");
+      ->check(number(0, 1));
+  suite->add_option("--html", o->html, "write a page with the map to this file")->check(writable_file());
   shared(suite);
   suite->callback([o] { run_suite(*o); });
 }

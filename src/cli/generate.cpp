@@ -1,9 +1,6 @@
 #include <fmt/format.h>
 
 #include <cstdio>
-#include <fstream>
-#include <iostream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -35,11 +32,7 @@ struct GenerateCommand {
 std::string prompt_of(const GenerateCommand& o) {
   require(o.prompt.empty() != o.file.empty(), "--prompt TEXT or --file FILE (- for stdin): one of the two is accepted");
   if (!o.prompt.empty()) return o.prompt;
-  std::ifstream file;
-  if (o.file != "-") file.open(o.file, std::ios::binary);
-  require(o.file == "-" || file.good(), "{}: can't be read", o.file);
-  std::istream& in = o.file == "-" ? std::cin : file;
-  return {std::istreambuf_iterator<char>(in), {}};
+  return read_text(o.file);
 }
 
 /// The prompt as a conversation in the words of the checkpoint's own template.
@@ -54,6 +47,22 @@ std::string conversation(const GenerateCommand& o, const std::string& checkpoint
   messages.push_back({{"role", "user"}, {"content", prompt}});
   return chat->render(messages);
 }
+
+/// Says once that a text goes past what a model was trained on.
+class ContextNotice {
+ public:
+  explicit ContextNotice(int64_t context) : context_(context) {}
+  void look(int64_t tokens) {
+    if (said_ || tokens <= context_) return;
+    said_ = true;
+    fmt::print(stderr, "heed: {} tokens go past the {} that the model was trained on: its words may get worse\n",
+               tokens, context_);
+  }
+
+ private:
+  int64_t context_;
+  bool said_ = false;
+};
 
 void run(GenerateCommand& o) {
   apply(o.common);
@@ -72,6 +81,10 @@ void run(GenerateCommand& o) {
   const bench::MemoryMeter meter;
   cache::Session session(lm.model, policy, 1, o.chunk);
   const auto prompt = lm.tokenizer.encode(text, !o.chat);  // a template writes special tokens out
+  const int64_t length = int64_t(prompt.size());
+  cache::room_behind(session.config(), length);  // before anything is printed
+  ContextNotice notice(session.config().max_length);
+  notice.look(length);
   const bool streams = !o.common.json_given || o.common.json != "-";
   if (o.echo && streams) fmt::print("{}", text);
   const auto result = cache::generate(session, lm.tokenizer, prompt, o.options, [&](const std::string& piece) {
@@ -80,9 +93,13 @@ void run(GenerateCommand& o) {
     std::fflush(stdout);
   });
   if (streams) fmt::print("\n");
+  std::fflush(stdout);
+  notice.look(session.seen());
 
   const auto reads = session.reads();
-  const auto per_step = [&](int64_t count) { return reads.steps ? double(count) / double(reads.steps) : 0.0; };
+  const auto per_step = [&](int64_t count) {
+    return reads.steps ? double(count) / double(reads.steps * lm.model->config().kv_heads) : 0.0;
+  };
   nlohmann::ordered_json json{{"model", directory},
                               {"policy", choice.name},
                               {"settings", choice.settings},
@@ -98,15 +115,15 @@ void run(GenerateCommand& o) {
                               {"policy_bytes", session.policy_bytes()},
                               {"weight_bytes", weights},
                               {"peak_tensor_bytes", weights + meter.peak()},
-                              {"pairs_per_step_and_layer", per_step(reads.attended)},
-                              {"scored_per_step_and_layer", per_step(reads.scored)}};
+                              {"pairs_read", per_step(reads.attended)},
+                              {"scored", per_step(reads.scored)}};
   if (!o.intervention.name.empty()) json["intervention"] = o.intervention.name;
   // Only policies that skip pairs of the prompt count them.
   if (reads.prompt_visible) json["prompt_density"] = double(reads.prompt_pairs) / double(reads.prompt_visible);
   if (write_json(o.common, json.dump(1))) return;
   fmt::print(stderr,
              "{} prompt tokens in {:.2f} s, {} new at {:.1f} tokens/s; cache {:.2f} MB (peak {:.2f}), {:.0f} keys and "
-             "values read a step and layer\n",
+             "values read a step, layer and KV head\n",
              result.prompt_tokens, result.prefill_seconds, result.ids.size(), result.tokens_per_second(),
              double(result.cache_bytes) * 1e-6, double(result.peak_cache_bytes) * 1e-6, per_step(reads.attended));
 }
@@ -125,9 +142,10 @@ void add_generate(CLI::App& app) {
   command->add_flag("--chat", o->chat, "the prompt is what a user says, in the checkpoint's chat template");
   command->add_option("--system", o->system, "with --chat: what the model is told before");
   command->add_option("--max-tokens", o->options.max_tokens, "new tokens at most (default 128)")
-      ->check(CLI::NonNegativeNumber);
+      ->check(whole(0, 1 << 24));
   command->add_option("--temperature", o->options.sampling.temperature, "0: greedy (default)");
-  command->add_option("--top-k", o->options.sampling.top_k, "only the k likeliest tokens (default 0: all)");
+  command->add_option("--top-k", o->options.sampling.top_k, "only the k likeliest tokens (default 0: all)")
+      ->check(whole(0));
   command->add_option("--top-p", o->options.sampling.top_p, "the fewest tokens that hold this probability (default 1)");
   command->add_option("--min-p", o->options.sampling.min_p,
                       "tokens with this share of the likeliest one's probability");
@@ -137,7 +155,7 @@ void add_generate(CLI::App& app) {
   add_policy(*command, o->policy, o->kv, o->set);
   add_intervention(*command, o->intervention);
   command->add_option("--chunk", o->chunk, "tokens of the prompt that pass the model at a time (default 512)")
-      ->check(CLI::PositiveNumber);
+      ->check(whole(1, 1 << 24));
   command->add_option("--dtype", o->dtype, "float32 (default), bfloat16 or float16");
   add_seed(*command, o->common);
   add_threads(*command, o->common);

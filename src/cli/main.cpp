@@ -2,8 +2,12 @@
 #include <fmt/format.h>
 #include <malloc.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <exception>
+#include <iostream>
+#include <stdexcept>
 
 #include "cli/commands.h"
 #include "heed/error.h"
@@ -29,6 +33,13 @@ void check_command(const CLI::App& app, int argc, char** argv) {
     names.push_back(command->get_name());
   }
   heed::fail("unknown command {}: {}", argv[1], heed::suggest(argv[1], names));
+}
+
+/// What was printed has to arrive; a full disk is found out when the last of it is written.
+void flush_output() {
+  std::cout.flush();
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) || !std::cout)
+    throw std::runtime_error(fmt::format("cannot write to standard output: {}", std::strerror(errno)));
 }
 
 /// Tensors of more than 32 MiB would be mapped anew each time: a page fault every 4 KiB costs more than many kernels
@@ -61,10 +72,13 @@ int main(int argc, char** argv) {
   heed::cli::add_doctor(app);
   try {
     check_command(app, argc, argv);
-    app.parse(argc, argv);
+    try {
+      app.parse(argc, argv);
+    } catch (const CLI::Success& done) {
+      app.exit(done);  // prints the help or the version
+    }
+    flush_output();
     return 0;
-  } catch (const CLI::Success& done) {
-    return app.exit(done);
   } catch (const CLI::ParseError& error) {
     return complain(kBadInput, error.what());
   } catch (const heed::Error& error) {

@@ -20,6 +20,7 @@ inline std::function<void(int64_t done, int64_t total)> progress_bar(std::unique
   };
 }
 
+void add_probe_heads(CLI::App& probe);
 void add_probe_duo(CLI::App& probe);
 void add_probe_moa(CLI::App& probe);
 void add_probe_minference(CLI::App& probe);

@@ -93,29 +93,28 @@ void add_probe_duo(CLI::App& probe) {
   duo->add_option("--text", o->text, "files and folders of text to hide passkeys in (default: generated prose)");
   duo->add_option("--context", o->context, "bytes of the longest sample (default: the model's context, at most 32000)")
       ->check(CLI::Range(256, 1 << 24));
-  duo->add_option("--steps", o->gates.steps, "default 2000")->check(CLI::PositiveNumber);
-  duo->add_option("--lr", o->gates.learning_rate, "peak learning rate (default 0.02)")->check(CLI::PositiveNumber);
-  duo->add_option("--lambda", o->gates.lambda, "weight of the mean gate (default 0.05)")->check(CLI::NonNegativeNumber);
+  duo->add_option("--steps", o->gates.steps, "default 2000")->check(whole(1));
+  duo->add_option("--lr", o->gates.learning_rate, "peak learning rate (default 0.02)")->check(positive());
+  duo->add_option("--lambda", o->gates.lambda, "weight of the mean gate (default 0.05)")->check(number(0));
   duo->add_option("--train-sinks", o->gates.sinks, "sinks of streaming heads in training (default 128)")
-      ->check(CLI::NonNegativeNumber);
-  duo->add_option("--train-recent", o->gates.recent, "and their recent tokens (default 256)")
-      ->check(CLI::PositiveNumber);
+      ->check(whole(0));
+  duo->add_option("--train-recent", o->gates.recent, "and their recent tokens (default 256)")->check(whole(1));
   duo->add_option("--full-from", o->full_from, "full attention of teacher (default) or student");
   duo->add_option("--heads", o->heads, "a file of gates: none are trained");
-  duo->add_option("--save-heads", o->save, "write the gates as a head table, for duo_attention's setting heads");
+  duo->add_option("--save-heads", o->save, "write the gates as a head table, for duo_attention's setting heads")
+      ->check(writable_file());
   duo->add_flag("--compare", o->compare,
                 "tasks with heads chosen by gates, by attention entropy and at random; all streaming; window alone");
   duo->add_option("--tasks", o->choices.tasks, "of these (default niah_single)")->delimiter(',');
   duo->add_option("--task-context", o->choices.context, "tokens of their prompts (default 1024)")
       ->check(CLI::Range(64, 1 << 24));
   duo->add_option("--sparsities", o->choices.sparsities, "shares of streaming heads (default 0.25,0.5,0.75)")
-      ->delimiter(',');
-  duo->add_option("--samples", o->choices.samples, "prompts of each (default 50)")->check(CLI::PositiveNumber);
-  duo->add_option("--draws", o->choices.draws, "random choices (default 5)")->check(CLI::PositiveNumber);
-  duo->add_option("--sinks", o->choices.sinks, "sinks that streaming heads keep (default 64)")
-      ->check(CLI::NonNegativeNumber);
-  duo->add_option("--recent", o->choices.recent, "recent tokens that they keep (default 256)")
-      ->check(CLI::PositiveNumber);
+      ->delimiter(',')
+      ->check(number(0, 1));
+  duo->add_option("--samples", o->choices.samples, "prompts of each (default 50)")->check(whole(1));
+  duo->add_option("--draws", o->choices.draws, "random choices (default 5)")->check(whole(1));
+  duo->add_option("--sinks", o->choices.sinks, "sinks that streaming heads keep (default 64)")->check(whole(0));
+  duo->add_option("--recent", o->choices.recent, "recent tokens that they keep (default 256)")->check(whole(1));
   add_seed(*duo, o->common);
   add_threads(*duo, o->common);
   add_json(*duo, o->common);

@@ -94,12 +94,12 @@ void add_probe_features(CLI::App& probe) {
   command->add_option("--probes", o->probes, "of mean, multi_head, efficient (default: all)")->delimiter(',');
   command->add_option("--queries", o->queries, "queries, or heads, of a probe (default 4,8,16,32)")
       ->delimiter(',')
-      ->check(CLI::PositiveNumber);
+      ->check(whole(1));
   command->add_option("--shrink", o->shrink, "values of the efficient probe have dim / shrink channels (default 1)")
-      ->check(CLI::PositiveNumber);
-  command->add_option("--steps", o->training.steps, "of a probe (default 400)")->check(CLI::PositiveNumber);
-  command->add_option("--encoder-steps", o->encoder.steps, "of the encoder (default 500)")->check(CLI::PositiveNumber);
-  command->add_option("--masked", o->encoder.share, "share of hidden patches (default 0.6)");
+      ->check(whole(1));
+  command->add_option("--steps", o->training.steps, "of a probe (default 400)")->check(whole(1));
+  command->add_option("--encoder-steps", o->encoder.steps, "of the encoder (default 500)")->check(whole(1));
+  command->add_option("--masked", o->encoder.share, "share of hidden patches (default 0.6)")->check(number(0, 1));
   command->add_option("--layers", o->layers, "of the encoder (default 4)")->check(CLI::Range(1, 256));
   command->add_option("--dim", o->dim, "channels of the encoder (default 64)")->check(CLI::Range(1, 1 << 16));
   command->add_option("--heads", o->heads, "heads of the encoder (default 4)")->check(CLI::Range(1, 1 << 12));

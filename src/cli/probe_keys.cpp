@@ -83,12 +83,11 @@ void add_probe_keys(CLI::App& probe) {
   keys->add_option("--length", o->length, "tokens of it (default: the model's context, at most 4096)")
       ->check(CLI::Range(16, 1 << 24));
   keys->add_option("--layers", o->indices.layers, "layers to take, as 0,5 (default: all)")->delimiter(',');
-  keys->add_option("--ask", o->indices.ask, "last tokens, whose queries ask (default 64)")->check(CLI::PositiveNumber);
+  keys->add_option("--ask", o->indices.ask, "last tokens, whose queries ask (default 64)")->check(whole(1));
   keys->add_option("--top", o->indices.top, "keys of the largest products that are to be found (default 20)")
-      ->check(CLI::PositiveNumber);
-  keys->add_option("--recall", o->indices.recall, "share of them (default 0.95)")->check(CLI::Range(0.01, 1.0));
-  keys->add_option("--sinks", o->indices.sinks, "first tokens that are left out (default 4)")
-      ->check(CLI::NonNegativeNumber);
+      ->check(whole(1));
+  keys->add_option("--recall", o->indices.recall, "share of them (default 0.95)")->check(number(0.01, 1));
+  keys->add_option("--sinks", o->indices.sinks, "first tokens that are left out (default 4)")->check(whole(0));
   add_threads(*keys, o->common);
   add_json(*keys, o->common);
   keys->callback([o] { run(*o); });

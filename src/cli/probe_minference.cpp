@@ -82,8 +82,9 @@ void add_probe_minference(CLI::App& probe) {
   command
       ->add_option("--scale", o->scale,
                    "of the paper's patterns, which are for 128k tokens (default: 4 x length / 128k, at most 1)")
-      ->check(CLI::PositiveNumber);
-  command->add_option("--save-policy", o->save, "write the choice as a policy, for --policy of other commands");
+      ->check(positive());
+  command->add_option("--save-policy", o->save, "write the choice as a policy, for --policy of other commands")
+      ->check(writable_file());
   add_threads(*command, o->common);
   add_json(*command, o->common);
   command->callback([o] { run(*o); });

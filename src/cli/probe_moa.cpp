@@ -117,24 +117,26 @@ void add_probe_moa(CLI::App& probe) {
   moa->add_option("--model", o->model, "folder of the checkpoint (default: the shipped one)");
   moa->add_option("--task", o->profile.task, "a text task whose prompts the model answers (default kv_lookup)");
   moa->add_option("--set", o->set, "parameters of the task, key=value");
-  moa->add_option("--samples", o->profile.samples, "prompts of each length (default 8)")->check(CLI::PositiveNumber);
+  moa->add_option("--samples", o->profile.samples, "prompts of each length (default 8)")->check(whole(1));
   moa->add_option("--lengths", o->lengths, "tokens (default: a quarter, half and all of the model's context)")
       ->delimiter(',')
       ->check(CLI::Range(128, 1 << 24));
   moa->add_option("--unseen", o->unseen, "length at which the plan is chosen (default: 3/4 of the longest)")
       ->check(CLI::Range(128, 1 << 24));
   moa->add_option("--density", o->search.density, "share of the causal half that heads read on average (default 0.5)")
-      ->check(CLI::Range(0.001, 1.0));
+      ->check(number(0.001, 1));
   moa->add_option("--step", o->step, "tokens between the a of candidates (default: 1/8 of the longest)")
-      ->check(CLI::PositiveNumber);
+      ->check(whole(1));
   moa->add_option("--target", o->search.target, "longest text that the plan is for (default: the longest profiled)")
-      ->check(CLI::NonNegativeNumber);
-  moa->add_option("--save-heads", o->save, "write the plan as a head table, for moa_sparse's setting heads");
-  moa->add_option("--save-policy", o->save_policy, "write it as a policy, for --policy of other commands");
+      ->check(whole(0));
+  moa->add_option("--save-heads", o->save, "write the plan as a head table, for moa_sparse's setting heads")
+      ->check(writable_file());
+  moa->add_option("--save-policy", o->save_policy, "write it as a policy, for --policy of other commands")
+      ->check(writable_file());
   moa->add_flag("--compare", o->compare,
                 "score the task with the plan, with one window for all heads and with DuoAttention, each of as many "
                 "bytes, at the longest length and at twice as many tokens");
-  moa->add_option("--compare-samples", o->windows.samples, "prompts of each (default 20)")->check(CLI::PositiveNumber);
+  moa->add_option("--compare-samples", o->windows.samples, "prompts of each (default 20)")->check(whole(1));
   moa->add_option("--heads", o->ranking,
                   "head table by which DuoAttention keeps heads whole (default: induction scores, measured)");
   add_threads(*moa, o->common);

@@ -53,11 +53,11 @@ void add_probe_picture(CLI::App& probe) {
   command->add_option("picture", o->picture, "PNG or JPEG")->required();
   command->add_option("--model", o->model, "folder of a vision transformer in Hugging Face's layout")->required();
   command->add_option("--layer", o->layer, "show this layer, from 0 (default: the rollout through all)")
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--head", o->head, "and this head of it, from 0 (default: their mean)")
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--out", o->out, "write the picture with the map on it, as PNG");
-  command->add_option("--html", o->html, "write a page with all layers and the last one's heads");
+      ->check(whole(0));
+  command->add_option("--head", o->head, "and this head of it, from 0 (default: their mean)")->check(whole(0));
+  command->add_option("--out", o->out, "write the picture with the map on it, as PNG")->check(writable_file());
+  command->add_option("--html", o->html, "write a page with all layers and the last one's heads")
+      ->check(writable_file());
   add_threads(*command, o->common);
   add_json(*command, o->common);
   command->callback([o] { run(*o); });

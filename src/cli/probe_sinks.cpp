@@ -1,14 +1,15 @@
 #include <fmt/format.h>
 
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "bench/page.h"
+#include "bench/plot.h"
 #include "cli/probe.h"
 #include "heed/assets.h"
 #include "heed/checkpoint/language_model.h"
 #include "heed/checkpoint/tensor_file.h"
 #include "heed/error.h"
+#include "heed/formats/atomic_file.h"
 #include "heed/probe/sinks.h"
 #include "heed/tasks/task.h"
 
@@ -17,7 +18,7 @@ namespace {
 
 struct ProbeSinks {
   Common common;
-  std::string model, file, save;
+  std::string model, file, save, html;
   probe::SinkOptions options;
   std::vector<double> norms;
   int64_t context = 1024, most = 24;
@@ -28,9 +29,7 @@ std::string text_of(const ProbeSinks& o) {
     return tasks::make_text_task("niah_single", {{"max_tokens", o.context}, {"filler", "prose"}})
         ->sample(tasks::Split::valid, o.common.seed)
         .prompt;
-  std::ifstream file(o.file, std::ios::binary);
-  require(file.good(), "{}: can't be read", o.file);
-  return {std::istreambuf_iterator<char>(file), {}};
+  return read_text(o.file);
 }
 
 /// Largest score of a token in the layers in which it is a sink.
@@ -106,6 +105,63 @@ void print(const probe::SinkReport& report, const formats::Tokenizer& tokenizer,
   fmt::print("\n");
 }
 
+/// The sinks with the channel mixers' sink vectors at one norm.
+struct Steered {
+  double norm = 0;
+  size_t sinks = 0;
+  double score = 0, lifetime = 0;  // means
+};
+
+Steered steered_at(double norm, const ProbeSinks& o, DecoderLm& model, const torch::Tensor& tokens,
+                   const probe::SinkReport& plain) {
+  probe::SinkSteering steering(plain.mlp, plain.begin, plain.end, norm);
+  const auto report = find_sinks(model, tokens, o.options, &steering);
+  Steered result{norm, report.sinks.size()};
+  const double count = std::max<double>(1, double(result.sinks));
+  for (const auto& s : report.sinks) {
+    result.score += score_of(report, s) / count;
+    result.lifetime += double(s.lifetime) / count;
+  }
+  return result;
+}
+
+std::string figure(const bench::PlotAxes& axes, const std::vector<bench::Series>& series) {
+  std::vector<double> ticks;
+  for (const auto& [x, y] : series.front().points) ticks.push_back(x);
+  return fmt::format("<h2>{}</h2>\n<figure>\n{}</figure>\n", axes.title, line_plot(axes, series, ticks));
+}
+
+std::string page_of(const ProbeSinks& o, const probe::SinkReport& report, const std::vector<Steered>& steered) {
+  using bench::Unit;
+  std::vector<bench::Series> weights{{"mean of heads", {0}, {}, {}}, {"largest head", {1}, {}, {}}},
+      norms{{"first token", {0}, {}, {}}};
+  const auto add = [](bench::Series& series, double x, double y) {
+    series.points.push_back({x, y});
+    series.tooltips.push_back(fmt::format("{:g}: {:.4g}", x, y));
+  };
+  for (int64_t l = 0; l < report.norms.size(0); ++l) {
+    add(weights[0], double(l), report.first[l].mean().item<double>());
+    add(weights[1], double(l), report.first[l].max().item<double>());
+    add(norms[0], double(l), report.norms[l][0].item<double>());
+  }
+  std::string body = figure({"Weight on the first token", "layer", "mean weight", Unit::value, Unit::share}, weights) +
+                     figure({"Norm of the first token's state", "layer", "norm", Unit::value, Unit::value}, norms);
+  if (!steered.empty()) {
+    std::vector<bench::Series> score{{"sinks", {0}, {}, {}}}, lifetime = score;
+    for (const auto& s : steered) {
+      add(score[0], s.norm, s.score);
+      add(lifetime[0], s.norm, s.lifetime);
+    }
+    const auto* norm = "norm of the channel mixers' sink vectors";
+    body += figure({"Weight of secondary sinks", norm, "mean weight", Unit::value, Unit::value}, score) +
+            figure({"Lifetime of secondary sinks", norm, "layers", Unit::value, Unit::value}, lifetime);
+  }
+  return bench::page(
+      "heed probe sinks", "Where attention sinks",
+      fmt::format("{}: {} secondary sinks, {} later ones", o.model, report.sinks.size(), report.later.size()), body,
+      "");
+}
+
 void run(ProbeSinks& o) {
   apply(o.common);
   if (o.model.empty()) o.model = find_asset("tiny-lm").string();
@@ -119,18 +175,15 @@ void run(ProbeSinks& o) {
   auto json = as_json(report, o);
   const bool quiet = o.common.json_given && o.common.json == "-";
   if (!quiet) print(report, lm.tokenizer, tokens, o.most);
+  std::vector<Steered> steered;
   for (const double norm : o.norms) {
-    probe::SinkSteering steering(report.mlp, report.begin, report.end, norm);
-    const auto steered = find_sinks(lm.model, tokens, o.options, &steering);
-    double score = 0, lifetime = 0;
-    for (const auto& s : steered.sinks) score += score_of(steered, s), lifetime += double(s.lifetime);
-    const double count = std::max<double>(1, double(steered.sinks.size()));
-    json["steered"].push_back(
-        {{"norm", norm}, {"sinks", steered.sinks.size()}, {"score", score / count}, {"lifetime", lifetime / count}});
+    const auto& s = steered.emplace_back(steered_at(norm, o, lm.model, tokens, report));
+    json["steered"].push_back({{"norm", norm}, {"sinks", s.sinks}, {"score", s.score}, {"lifetime", s.lifetime}});
     if (!quiet)
       fmt::print("channel mixers along the first token's at norm {}: {} sinks, weight {:.4f}, lifetime {:.1f}\n", norm,
-                 steered.sinks.size(), score / count, lifetime / count);
+                 s.sinks, s.score, s.lifetime);
   }
+  if (!o.html.empty()) formats::write_file(o.html, page_of(o, report, steered));
   write_json(o.common, json.dump(1));
 }
 
@@ -147,14 +200,17 @@ void add_probe_sinks(CLI::App& probe) {
   sinks->add_option("--context", o->context, "bytes of the generated text (default 1024)")
       ->check(CLI::Range(64, 1 << 24));
   sinks->add_option("--cosine", o->options.cosine, "with the first token's state, of a sink (default 0.9)")
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(number(0, 1));
   sinks->add_option("--threshold", o->options.threshold, "mean weight of a later sink (default 0.1)")
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(number(0, 1));
   sinks->add_option("--norms", o->norms, "measure again with the channel mixers' sink vectors at these norms")
       ->delimiter(',')
-      ->check(CLI::NonNegativeNumber);
-  sinks->add_option("--show", o->most, "sinks of each kind that are printed (default 24)")->check(CLI::PositiveNumber);
-  sinks->add_option("--save-directions", o->save, "write the first token's directions to this safetensors file");
+      ->check(number(0));
+  sinks->add_option("--show", o->most, "sinks of each kind that are printed (default 24)")->check(whole(1));
+  sinks->add_option("--html", o->html, "write a page: the first token by layer, sinks by the norms of --norms")
+      ->check(writable_file());
+  sinks->add_option("--save-directions", o->save, "write the first token's directions to this safetensors file")
+      ->check(writable_file());
   add_seed(*sinks, o->common);
   add_threads(*sinks, o->common);
   add_json(*sinks, o->common);

@@ -69,8 +69,10 @@ void add_results(CLI::App& app) {
       "try what the papers claim, at small scale, and write what came out as a page\nexample: heed results linear");
   command->add_option("page", o->page, fmt::format("which page: {}", fmt::join(results::pages(), ", ")))->required();
   command->add_option("--only", o->only, "experiments to run again (default: all of the page)")->delimiter(',');
-  command->add_option("--out", o->out,
-                      "folder of PAGE.md and PAGE.json, where other experiments are kept (default docs/results)");
+  command
+      ->add_option("--out", o->out,
+                   "folder of PAGE.md and PAGE.json, where other experiments are kept (default docs/results)")
+      ->check(writable_folder());
   command->add_flag("--list", o->list, "name the experiments and run nothing");
   add_threads(*command, o->common);
   add_json(*command, o->common);

@@ -17,10 +17,13 @@ void add_run(CLI::App& app) {
       "example: heed run op:flash --in qkv.safetensors --out out.safetensors --set causal=true window=256");
   command->add_option("name", o->request.name, "a mixer, core:MIXER or op:OPERATOR of `heed list`")->required();
   command->add_option("--in", o->request.in, "safetensors file with x, or q, k, v")->required();
-  command->add_option("--out", o->request.out, "safetensors file to write: out, lse, gradients")->required();
+  command->add_option("--out", o->request.out, "safetensors file to write: out, lse, gradients")
+      ->check(writable_file())
+      ->required();
   command->add_option("--set", o->set, "parameters, key=value");
   command->add_option("--weights", o->request.weights, "parameters of a mixer (default: drawn from --seed)");
-  command->add_option("--save-weights", o->request.save_weights, "write the parameters of a mixer");
+  command->add_option("--save-weights", o->request.save_weights, "write the parameters of a mixer")
+      ->check(writable_file());
   command->add_flag("--grad", o->request.grad, "also write the gradients of sum(out * grad) as d_NAME");
   add_threads(*command, o->common);
   add_seed(*command, o->common);

@@ -98,8 +98,9 @@ void add_steer(CLI::App& app) {
   search->add_option("--task", o->task, "of `heed list --kind task` (default niah_single)");
   search->add_option("--task-set", o->task_set, "parameters of the task, key=value");
   search->add_option("--context", o->context, "tokens of a prompt (default 512)")->check(CLI::Range(64, 1 << 24));
-  search->add_option("--samples", o->samples, "prompts of each score (default 50)")->check(CLI::PositiveNumber);
-  search->add_option("--save-heads", o->save, "write the gains as a head table, for the intervention's setting heads");
+  search->add_option("--samples", o->samples, "prompts of each score (default 50)")->check(whole(1));
+  search->add_option("--save-heads", o->save, "write the gains as a head table, for the intervention's setting heads")
+      ->check(writable_file());
   add_threads(*search, o->common);
   add_json(*search, o->common);
   search->callback([o] { run(*o); });
@@ -109,16 +110,17 @@ void add_steer(CLI::App& app) {
                                         "train a small vision-text model on images of paired objects, and compare its "
                                         "captions under var_redistribution,\n"
                                         "FlowCut and their controls\nexample: heed steer pairworld --steps 6000");
-  world->add_option("--steps", p->training.steps, "of training (default 6000)")->check(CLI::PositiveNumber);
-  world->add_option("--batch", p->training.batch, "images a step (default 64)")->check(CLI::PositiveNumber);
-  world->add_option("--lr", p->training.learning_rate, "peak learning rate (default 0.004)")
-      ->check(CLI::PositiveNumber);
-  world->add_option("--sink", p->training.sink, "size of the planted sink (default 20)")->check(CLI::NonNegativeNumber);
-  world->add_option("--images", p->captions.images, "of each test split (default 512)")->check(CLI::PositiveNumber);
+  world->add_option("--steps", p->training.steps, "of training (default 6000)")->check(whole(1));
+  world->add_option("--batch", p->training.batch, "images a step (default 64)")->check(whole(1));
+  world->add_option("--lr", p->training.learning_rate, "peak learning rate (default 0.004)")->check(positive());
+  world->add_option("--sink", p->training.sink, "size of the planted sink (default 20)")->check(number(0));
+  world->add_option("--images", p->captions.images, "of each test split (default 512)")->check(whole(1));
   world->add_option("--targets", p->captions.targets, "patches that are left (default 12,8,6,4)")
       ->delimiter(',')
-      ->check(CLI::PositiveNumber);
-  world->add_option("--kept", p->captions.kept, "shares that sinks keep under var_redistribution")->delimiter(',');
+      ->check(whole(1));
+  world->add_option("--kept", p->captions.kept, "shares that sinks keep under var_redistribution")
+      ->delimiter(',')
+      ->check(number(0, 1));
   add_seed(*world, p->common);
   add_threads(*world, p->common);
   add_json(*world, p->common);

@@ -141,29 +141,27 @@ void add_surgery(CLI::App& app) {
       "distilled (EchoAtt)\nexample: heed surgery echo_att --text book.txt --out shared --first 1 --last 1 --least "
       "0.5");
   echo->add_option("--model", o->model, "folder of the checkpoint (default: the shipped one)");
-  echo->add_option("--out", o->out, "folder of the new one");
+  echo->add_option("--out", o->out, "folder of the new one")->check(writable_folder());
   echo->add_option("--text", o->text, "files and folders of text (default: a text that the system has)");
   echo->add_option("--blocks", o->blocks, "layers that share a map, as 2-3,4-6 (default: by similarity)");
-  echo->add_option("--first", o->choice.first, "first layers that are left alone (default 2)")
-      ->check(CLI::NonNegativeNumber);
-  echo->add_option("--last", o->choice.last, "and last ones (default 2)")->check(CLI::NonNegativeNumber);
+  echo->add_option("--first", o->choice.first, "first layers that are left alone (default 2)")->check(whole(0));
+  echo->add_option("--last", o->choice.last, "and last ones (default 2)")->check(whole(0));
   echo->add_option("--size", o->choice.size, "layers of a block (default 2)")->check(CLI::Range(2, 4096));
   echo->add_option("--least", o->choice.least, "mean similarity of a block that shares its map (default 0.9)")
-      ->check(CLI::Range(-1.0, 1.0));
+      ->check(number(-1, 1));
   echo->add_option("--samples", o->samples, "texts for the similarity (default 8)")->check(CLI::Range(1, 1 << 20));
-  echo->add_option("--steps", o->training.distill_steps, "of distillation (default 200)")
-      ->check(CLI::NonNegativeNumber);
+  echo->add_option("--steps", o->training.distill_steps, "of distillation (default 200)")->check(whole(0));
   echo->add_option("--text-steps", o->training.text_steps, "then of ordinary training on the text (default 0)")
-      ->check(CLI::NonNegativeNumber);
+      ->check(whole(0));
   echo->add_option("--batch", o->training.batch, "texts a step (default 8)")->check(CLI::Range(1, 1 << 20));
   echo->add_option("--context", o->training.context, "tokens of a text (default 256)")->check(CLI::Range(2, 1 << 24));
-  echo->add_option("--lr", o->training.learning_rate, "peak learning rate (default 5e-4)")->check(CLI::PositiveNumber);
+  echo->add_option("--lr", o->training.learning_rate, "peak learning rate (default 5e-4)")->check(positive());
   echo->add_option("--weights", o->weights, "of labels, KL and hidden states in the distillation (default 1,1,1)")
       ->delimiter(',')
       ->expected(3)
-      ->check(CLI::NonNegativeNumber);
+      ->check(number(0));
   echo->add_option("--windows", o->training.windows, "of the valid split that are scored (default 32)")
-      ->check(CLI::PositiveNumber);
+      ->check(whole(1));
   echo->add_flag("--compare", o->compare,
                  "what one block costs: the most and the least similar inner one, and the first layers");
   echo->add_option("--dtype", o->dtype, "of the new weights: float32, bfloat16 or float16 (default bfloat16)");

@@ -131,7 +131,7 @@ void add_ruler_tiny(CLI::App& train) {
       "a byte model of 4 layers that learns to retrieve: induction, recall, niah_single_1 and niah_multikey_2, loss on "
       "the answers alone, contexts from 64 to 512\nexample: heed train ruler_tiny --out ruler-tiny && heed compare "
       "--policies --model ruler-tiny --task niah_single_1 --prompt 512");
-  ruler->add_option("--out", o->out, "folder of the checkpoint")->required();
+  ruler->add_option("--out", o->out, "folder of the checkpoint")->check(writable_folder())->required();
   ruler->add_flag("--resume", o->resume, "go on where a stopped training in --out was");
   ruler->add_option("--curriculum", o->curriculum, "contexts in turn (default 64,128,256,512)")
       ->delimiter(',')
@@ -139,7 +139,7 @@ void add_ruler_tiny(CLI::App& train) {
   ruler->add_option("--batch", o->batch, "sequences of the last context a step (default 8)")
       ->check(CLI::Range(1, 1 << 20));
   ruler->add_option("--steps", o->training.steps, "steps (default 4000)")->check(CLI::Range(1, 1 << 30));
-  ruler->add_option("--lr", o->training.learning_rate, "peak learning rate (default 1e-3)")->check(CLI::PositiveNumber);
+  ruler->add_option("--lr", o->training.learning_rate, "peak learning rate (default 1e-3)")->check(positive());
   add_threads(*ruler, o->common);
   add_seed(*ruler, o->common);
   ruler->callback([o] { run(*o); });
@@ -157,7 +157,7 @@ void add_train(CLI::App& app) {
   auto* lm = command->add_subcommand(
       "lm", "a byte language model on text and tasks\nexample: heed train lm --text book.txt --out my-lm --steps 2000");
   lm->add_option("--text", options->text, "files and folders of text");
-  lm->add_option("--out", options->out, "folder of the checkpoint")->required();
+  lm->add_option("--out", options->out, "folder of the checkpoint")->check(writable_folder())->required();
   lm->add_option("--from", options->from, "begin with the weights of this checkpoint");
   lm->add_flag("--resume", options->resume, "go on where a stopped training in --out was");
   lm->add_option("--mix", options->mixture,
@@ -171,19 +171,15 @@ void add_train(CLI::App& app) {
       ->check(CLI::Range(8, 1 << 24));
   lm->add_option("--batch", options->batch, "sequences a step (default 8)")->check(CLI::Range(1, 1 << 20));
   lm->add_option("--steps", options->training.steps, "steps (default 1000)")->check(CLI::Range(1, 1 << 30));
-  lm->add_option("--lr", options->training.learning_rate, "peak learning rate (default 1e-3)")
-      ->check(CLI::PositiveNumber);
-  lm->add_option("--warmup", options->training.warmup, "steps of warm-up (default 100)")->check(CLI::NonNegativeNumber);
+  lm->add_option("--lr", options->training.learning_rate, "peak learning rate (default 1e-3)")->check(positive());
+  lm->add_option("--warmup", options->training.warmup, "steps of warm-up (default 100)")->check(whole(0));
   lm->add_option("--final-rate", options->training.final_rate, "share of the peak at the end (default 0.1)")
-      ->check(CLI::Range(0.0, 1.0));
-  lm->add_option("--weight-decay", options->training.weight_decay, "on matrices (default 0.1)")
-      ->check(CLI::NonNegativeNumber);
-  lm->add_option("--clip", options->training.clip, "largest gradient norm (default 1; 0: none)")
-      ->check(CLI::NonNegativeNumber);
+      ->check(number(0, 1));
+  lm->add_option("--weight-decay", options->training.weight_decay, "on matrices (default 0.1)")->check(number(0));
+  lm->add_option("--clip", options->training.clip, "largest gradient norm (default 1; 0: none)")->check(number(0));
   lm->add_option("--save-every", options->training.save_every, "steps between checkpoints (default 200)")
-      ->check(CLI::PositiveNumber);
-  lm->add_option("--eval-every", options->training.eval_every, "steps between reports (default 200)")
-      ->check(CLI::PositiveNumber);
+      ->check(whole(1));
+  lm->add_option("--eval-every", options->training.eval_every, "steps between reports (default 200)")->check(whole(1));
   lm->add_option("--dtype", options->dtype, "float32, or bfloat16 for the matrix products (default float32)");
   lm->add_option("--layers", options->layers, "layers (default 6)")->check(CLI::Range(1, 4096));
   lm->add_option("--dim", options->model.dim, "model width (default 256)")->check(CLI::Range(1, 1 << 20));
@@ -191,10 +187,10 @@ void add_train(CLI::App& app) {
   lm->add_option("--kv-heads", options->model.kv_heads, "key and value heads (default 4)")->check(CLI::Range(1, 4096));
   lm->add_option("--head-dim", options->model.head_dim, "head size (default 32)")->check(CLI::Range(1, 4096));
   lm->add_option("--hidden", options->model.hidden, "width of the SwiGLU (default 704)")->check(CLI::Range(1, 1 << 20));
-  lm->add_option("--rope-theta", options->rope_theta, "RoPE base (default 10000)")->check(CLI::PositiveNumber);
+  lm->add_option("--rope-theta", options->rope_theta, "RoPE base (default 10000)")->check(positive());
   lm->add_option("--rope-scaling", options->rope_scaling,
                  "stretch RoPE beyond the loaded checkpoint's context: linear, dynamic, yarn, llama3");
-  lm->add_option("--rope-factor", options->rope_factor, "by how much (default 1)")->check(CLI::Range(1.0, 1e6));
+  lm->add_option("--rope-factor", options->rope_factor, "by how much (default 1)")->check(number(1, 1e6));
   add_threads(*lm, options->common);
   add_seed(*lm, options->common);
   lm->callback([options] { run(*options); });

@@ -138,17 +138,15 @@ void add_speech(CLI::App& train) {
   speech->add_option("--connection", o->model.connection, "of the two: state or concatenated (default state)");
   speech->add_flag("--no-mean", o->no_mean, "without the gated mean of the speech");
   speech->add_flag("--causal", o->causal, "the encoder sees no later frames, as mixers of one direction need");
-  speech->add_option("--steps", o->training.steps, "of training (default 600)")->check(CLI::PositiveNumber);
-  speech->add_option("--batch", o->training.batch, "utterances a step (default 32)")->check(CLI::PositiveNumber);
-  speech->add_option("--lr", o->training.learning_rate, "peak learning rate (default 0.004)")
-      ->check(CLI::PositiveNumber);
-  speech->add_option("--dim", o->model.dim, "channels (default 64)")->check(CLI::PositiveNumber);
-  speech->add_option("--layers", o->layers, "of encoder and of decoder (default 2)")->check(CLI::PositiveNumber);
-  speech->add_option("--symbols", o->speech.most, "most symbols of an utterance (default 5)")
-      ->check(CLI::PositiveNumber);
+  speech->add_option("--steps", o->training.steps, "of training (default 600)")->check(whole(1));
+  speech->add_option("--batch", o->training.batch, "utterances a step (default 32)")->check(whole(1));
+  speech->add_option("--lr", o->training.learning_rate, "peak learning rate (default 0.004)")->check(positive());
+  speech->add_option("--dim", o->model.dim, "channels (default 64)")->check(whole(1));
+  speech->add_option("--layers", o->layers, "of encoder and of decoder (default 2)")->check(whole(1));
+  speech->add_option("--symbols", o->speech.most, "most symbols of an utterance (default 5)")->check(whole(1));
   speech->add_option("--noise", o->speech.noise, "mean power of a band, beside 1 of a tone (default 0.05)")
-      ->check(CLI::PositiveNumber);
-  speech->add_option("--utterances", o->utterances, "of the test (default 500)")->check(CLI::PositiveNumber);
+      ->check(positive());
+  speech->add_option("--utterances", o->utterances, "of the test (default 500)")->check(whole(1));
   add_threads(*speech, o->common);
   add_seed(*speech, o->common);
   add_json(*speech, o->common);
@@ -170,18 +168,16 @@ void add_world(CLI::App& train) {
                     "of the sequence model, NAME or NAME:{json}, or none (no memory); one model each (default none and "
                     "mamba2)");
   world->add_flag("--no-actor", o->no_actor, "the models alone, from random steps");
-  world->add_option("--updates", o->training.updates, "of model and actor (default 1500)")->check(CLI::PositiveNumber);
-  world->add_option("--experience", o->training.experience, "steps in the world (default 8000)")
-      ->check(CLI::PositiveNumber);
-  world->add_option("--lr", o->training.learning_rate, "peak learning rate (default 0.002)")
-      ->check(CLI::PositiveNumber);
+  world->add_option("--updates", o->training.updates, "of model and actor (default 1500)")->check(whole(1));
+  world->add_option("--experience", o->training.experience, "steps in the world (default 8000)")->check(whole(1));
+  world->add_option("--lr", o->training.learning_rate, "peak learning rate (default 0.002)")->check(positive());
   world->add_option("--imagined", o->training.imagined, "rollouts of an update of the actor (default 256)")
-      ->check(CLI::PositiveNumber);
+      ->check(whole(1));
   world->add_option("--side", o->world.side, "cells of the grid's side (default 5)")->check(CLI::Range(3, 1 << 20));
-  world->add_option("--limit", o->world.limit, "steps of an episode (default 24)")->check(CLI::PositiveNumber);
-  world->add_option("--dim", o->model.dim, "channels of the sequence model (default 64)")->check(CLI::PositiveNumber);
-  world->add_option("--layers", o->layers, "of the sequence model (default 2)")->check(CLI::PositiveNumber);
-  world->add_option("--episodes", o->episodes, "of the test (default 500)")->check(CLI::PositiveNumber);
+  world->add_option("--limit", o->world.limit, "steps of an episode (default 24)")->check(whole(1));
+  world->add_option("--dim", o->model.dim, "channels of the sequence model (default 64)")->check(whole(1));
+  world->add_option("--layers", o->layers, "of the sequence model (default 2)")->check(whole(1));
+  world->add_option("--episodes", o->episodes, "of the test (default 500)")->check(whole(1));
   add_threads(*world, o->common);
   add_seed(*world, o->common);
   add_json(*world, o->common);

@@ -124,19 +124,19 @@ void add_train_task(CLI::App& train) {
   option("--beyond", o->beyond, "test on the task under other parameters, too, as length=128 or scale=2,length=16");
   option("--steps", o->training.steps, "steps (default 1000)")->check(CLI::Range(1, 1 << 30));
   option("--batch", o->training.batch, "samples a step (default 32)")->check(CLI::Range(1, 1 << 20));
-  option("--lr", o->training.learning_rate, "peak learning rate (default 1e-3)")->check(CLI::PositiveNumber);
+  option("--lr", o->training.learning_rate, "peak learning rate (default 1e-3)")->check(positive());
   option("--layers", o->model.layers, "layers (default 2)")->check(CLI::Range(1, 256));
   option("--dim", o->model.dim, "channels (default 64)")->check(CLI::Range(1, 1 << 16));
   option("--heads", o->model.heads, "heads (default 4)")->check(CLI::Range(1, 1 << 12));
   option("--hidden", o->model.hidden, "width of the channel mixer (default 128)")->check(CLI::Range(1, 1 << 20));
-  option("--parameters", o->model.parameters, "of the model, in place of --hidden")->check(CLI::PositiveNumber);
+  option("--parameters", o->model.parameters, "of the model, in place of --hidden")->check(whole(1));
   train.add_flag("--bare", o->model.bare, "blocks without norms and residuals, whose answers scale with their inputs")
       ->needs(task)
       ->group("with --task");
   add_backbone(train, o->model, o->backbone_settings, task, "with --task");
   option("--test-samples", o->samples, "of the test split (default 256)")->check(CLI::Range(1, 1 << 24));
-  option("--eval-every", o->eval_every, "steps between reports (default: a tenth of them)")->check(CLI::PositiveNumber);
-  option("--out", o->out, "write the model here, where it is a decoder");
+  option("--eval-every", o->eval_every, "steps between reports (default: a tenth of them)")->check(whole(1));
+  option("--out", o->out, "write the model here, where it is a decoder")->check(writable_folder());
   add_seed(train, o->common);
   add_threads(train, o->common);
   add_json(train, o->common);

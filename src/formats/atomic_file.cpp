@@ -106,6 +106,26 @@ void write_file(const fs::path& path, std::string_view contents) {
   file.commit();
 }
 
+void check_writable(const fs::path& path) {
+  const fs::path target = absolute_target(path);
+  struct stat info {};
+  // A pipe's reader would take an opening that is closed again for the end.
+  if (::stat(target.c_str(), &info) == 0 && !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode))
+    require(::access(target.c_str(), W_OK) == 0, "cannot write '{}': {}", target.string(), reason());
+  else
+    AtomicFile(target).write(std::string_view());
+}
+
+void check_writable_directory(const fs::path& path) {
+  require(!path.empty(), "cannot write to a directory without a name");
+  std::error_code ignored;
+  fs::path folder = fs::absolute(path, ignored);
+  while (!fs::exists(fs::symlink_status(folder, ignored)) && folder.has_relative_path()) folder = folder.parent_path();
+  require(fs::is_directory(folder, ignored), "cannot write the directory '{}': '{}' is none", path.string(),
+          folder.string());
+  AtomicFile(folder / ".heed-check").write(std::string_view());
+}
+
 AtomicDirectory::AtomicDirectory(const fs::path& path) : target_(absolute_target(path)) {
   std::error_code error;
   require(!fs::exists(target_, error) || fs::is_directory(target_, error),

@@ -11,8 +11,6 @@ using Json = nlohmann::json;
 
 namespace {
 
-std::string shown(const Json& json) { return quote(json.dump(-1, ' ', false, Json::error_handler_t::replace)); }
-
 // Keys by which some architecture changes what a layer computes, with the values that change nothing. Where an
 // architecture does follow one of them it has asked for it, and the key is not looked up here.
 struct Neutral {
@@ -48,7 +46,7 @@ const std::vector<Neutral>& neutral_values() {
 ConfigFields::ConfigFields(const Json& json, std::string_view source, std::string prefix)
     : json_(json), source_(source), prefix_(std::move(prefix)) {
   const std::string name = prefix_.empty() ? "the text" : prefix_.substr(0, prefix_.size() - 1);
-  require(json.is_object(), "{}: {} is {}, accepted: an object", source, name, shown(json));
+  require(json.is_object(), "{}: {} is {}, accepted: an object", source, name, quote_value(json));
 }
 
 const Json* ConfigFields::find(std::string_view key) {
@@ -119,7 +117,7 @@ int64_t ConfigFields::as_whole(std::string_view key, const Json& json) const {
 }
 
 void ConfigFields::wrong(std::string_view key, const Json& json, std::string_view accepted) const {
-  fail("{}: {}{} is {}, accepted: {}", source_, prefix_, key, shown(json), accepted);
+  fail("{}: {}{} is {}, accepted: {}", source_, prefix_, key, quote_value(json), accepted);
 }
 
 Json ConfigFields::rest() const {
@@ -136,7 +134,7 @@ void finish(const ConfigFields& fields, ModelConfig& config) {
     if (found == config.extra.end() || found->is_null()) continue;
     require(std::find(values.begin(), values.end(), *found) != values.end(),
             "{}: {} is {}, which changes what {} computes in a way that heed does not follow", fields.source(), key,
-            shown(*found), config.architecture);
+            quote_value(*found), config.architecture);
   }
 }
 

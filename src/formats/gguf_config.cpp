@@ -49,7 +49,7 @@ class Metadata {
       const auto* value = file_.find(key(name));
       const bool neutral = !value || *value == 0 || *value == false;
       require(neutral, "{}: {} is {}, which heed does not follow", source(), key(name),
-              quote(neutral ? "" : value->dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)));
+              neutral ? "" : quote_value(*value));
     }
     const auto causal = file_.flag(key("attention.causal"));
     require(causal.value_or(true), "{}: {} is false, accepted: true", source(), key("attention.causal"));

@@ -166,7 +166,7 @@ uint64_t alignment_of(const GgufHeader& header, std::string_view source) {
   const auto& value = found->second;
   const bool fits =
       value.is_number_integer() && value > 0 && value <= kMaxAlignment && std::has_single_bit(value.get<uint64_t>());
-  require(fits, "{}: general.alignment is {}, accepted: a power of two up to {}", source, quote(value.dump()),
+  require(fits, "{}: general.alignment is {}, accepted: a power of two up to {}", source, quote_value(value),
           kMaxAlignment);
   return value.get<uint64_t>();
 }

@@ -83,4 +83,10 @@ std::string quote(std::string_view text) {
   return out + "'";
 }
 
+std::string quote_value(const nlohmann::json& value) {
+  if (value.is_string() && !nlohmann::json::accept(value.get_ref<const std::string&>()))
+    return quote(value.get_ref<const std::string&>());
+  return quote(value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+}
+
 }  // namespace heed::formats

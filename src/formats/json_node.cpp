@@ -8,8 +8,7 @@ namespace heed::formats {
 using Json = nlohmann::json;
 
 void JsonNode::refuse(std::string_view accepted) const {
-  const auto shown = quote(json_->dump(-1, ' ', false, Json::error_handler_t::replace));
-  fail("{}: {} is {}, accepted: {}", source_, place_.empty() ? "the text" : place_, shown, accepted);
+  fail("{}: {} is {}, accepted: {}", source_, place_.empty() ? "the text" : place_, quote_value(*json_), accepted);
 }
 
 std::optional<JsonNode> JsonNode::find(const char* key) const {

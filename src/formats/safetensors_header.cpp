@@ -17,10 +17,6 @@ uint64_t read_u64(std::span<const std::byte> bytes) {
   return value;
 }
 
-std::string shown(const nlohmann::json& value) {
-  return quote(value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
-}
-
 // Everything that is said of one tensor, with what a message needs to name it.
 struct Entry {
   std::string_view source, name;
@@ -40,19 +36,19 @@ struct Entry {
       if (found != kTensorTypeNames.end()) return static_cast<TensorType>(found - kTensorTypeNames.begin());
     }
     fail("{}: tensor {} has dtype {}, accepted: F64, F32, F16, BF16, I64, I32, I16, I8, U8, BOOL", source, quote(name),
-         shown(value));
+         quote_value(value));
   }
 
   uint64_t whole(const nlohmann::json& value, const char* what) const {
     require(value.is_number_unsigned(), "{}: tensor {} has {} {}, accepted: a whole number from 0 to 2^64 - 1", source,
-            quote(name), what, shown(value));
+            quote(name), what, quote_value(value));
     return value.get<uint64_t>();
   }
 
   std::vector<int64_t> shape() const {
     const auto& value = field("shape");
     require(value.is_array() && value.size() <= kMaxTensorRank,
-            "{}: tensor {} has shape {}, accepted: a list of at most {} sizes", source, quote(name), shown(value),
+            "{}: tensor {} has shape {}, accepted: a list of at most {} sizes", source, quote(name), quote_value(value),
             kMaxTensorRank);
     std::vector<int64_t> sizes;
     for (const auto& size : value) {
@@ -76,7 +72,7 @@ std::optional<uint64_t> byte_count(const TensorInfo& info) {
 
 TensorInfo read_tensor(const Entry& entry, uint64_t data_bytes) {
   require(entry.fields.is_object(), "{}: tensor {} is {}, accepted: an object with dtype, shape and data_offsets",
-          entry.source, quote(entry.name), shown(entry.fields));
+          entry.source, quote(entry.name), quote_value(entry.fields));
   for (const auto& [key, value] : entry.fields.items()) {
     require(key == "dtype" || key == "shape" || key == "data_offsets",
             "{}: tensor {} has a field {}, accepted: dtype, shape, data_offsets", entry.source, quote(entry.name),
@@ -87,7 +83,7 @@ TensorInfo read_tensor(const Entry& entry, uint64_t data_bytes) {
   info.shape = entry.shape();
   const auto& offsets = entry.field("data_offsets");
   require(offsets.is_array() && offsets.size() == 2, "{}: tensor {} has data_offsets {}, accepted: [begin, end]",
-          entry.source, quote(entry.name), shown(offsets));
+          entry.source, quote(entry.name), quote_value(offsets));
   info.begin = entry.whole(offsets[0], "an offset of");
   info.end = entry.whole(offsets[1], "an offset of");
   require(info.begin <= info.end && info.end <= data_bytes,
@@ -95,18 +91,18 @@ TensorInfo read_tensor(const Entry& entry, uint64_t data_bytes) {
           entry.source, quote(entry.name), info.begin, info.end, data_bytes);
   const auto expected = byte_count(info);
   require(expected.has_value(), "{}: tensor {} has shape {}, whose product leaves 64 bits", entry.source,
-          quote(entry.name), shown(entry.field("shape")));
+          quote(entry.name), quote_value(entry.field("shape")));
   require(*expected == info.bytes(),
           "{}: tensor {} of dtype {} and shape {} takes {} bytes, but data_offsets [{}, {}] hold {}", entry.source,
-          quote(entry.name), name_of(info.dtype), shown(entry.field("shape")), *expected, info.begin, info.end,
+          quote(entry.name), name_of(info.dtype), quote_value(entry.field("shape")), *expected, info.begin, info.end,
           info.bytes());
   return info;
 }
 
 void read_metadata(const nlohmann::json& value, std::string_view source, SafetensorsHeader& header) {
-  require(value.is_object(), "{}: __metadata__ is {}, accepted: an object of strings", source, shown(value));
+  require(value.is_object(), "{}: __metadata__ is {}, accepted: an object of strings", source, quote_value(value));
   for (const auto& [key, text] : value.items()) {
-    require(text.is_string(), "{}: __metadata__ {} is {}, accepted: a string", source, quote(key), shown(text));
+    require(text.is_string(), "{}: __metadata__ {} is {}, accepted: a string", source, quote(key), quote_value(text));
     header.metadata.emplace(key, text.get_ref<const std::string&>());
   }
 }

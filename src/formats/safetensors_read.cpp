@@ -23,6 +23,24 @@ bool is_plain_name(std::string_view name) {
 
 }  // namespace
 
+std::map<std::string, std::string, std::less<>> parse_safetensors_index(const nlohmann::json& json,
+                                                                        std::string_view source) {
+  const auto map = json.is_object() ? json.find("weight_map") : json.end();
+  require(json.is_object() && map != json.end() && map->is_object(),
+          "{}: accepted: an object with 'weight_map', from tensor names to file names", source);
+  std::map<std::string, std::string, std::less<>> shards;
+  for (const auto& [name, value] : map->items()) {
+    require(value.is_string() && is_plain_name(value.get_ref<const std::string&>()),
+            "{}: tensor {} lies in {}, accepted: the name of a file beside the index", source, quote(name),
+            quote_value(value));
+    const auto& shard = value.get_ref<const std::string&>();
+    require(!shard.ends_with(".json"), "{}: tensor {} lies in {}: an index in place of a shard is not followed", source,
+            quote(name), quote(shard));
+    shards.emplace(name, shard);
+  }
+  return shards;
+}
+
 SafetensorsFile SafetensorsFile::open(const fs::path& path) {
   MappedFile file(path);
   auto header = parse_safetensors_header(file.bytes(), path.string());
@@ -42,9 +60,10 @@ SafetensorsCheckpoint SafetensorsCheckpoint::open(const fs::path& path) {
   fs::path file = path;
   if (std::error_code ignored; fs::is_directory(path, ignored)) {
     file = path / "model.safetensors";
-    if (!fs::exists(file, ignored)) file = path / "model.safetensors.index.json";
-    require(fs::exists(file, ignored), "{}: holds neither model.safetensors nor model.safetensors.index.json",
-            path.string());
+    // A link that leads nowhere is there, and what opens it says what is wrong with it.
+    const auto there = [&] { return fs::exists(fs::symlink_status(file, ignored)); };
+    if (!there()) file = path / "model.safetensors.index.json";
+    require(there(), "{}: holds neither model.safetensors nor model.safetensors.index.json", path.string());
   }
   if (file.extension() == ".json") {
     checkpoint.read_index(file);
@@ -57,16 +76,8 @@ SafetensorsCheckpoint SafetensorsCheckpoint::open(const fs::path& path) {
 }
 
 void SafetensorsCheckpoint::read_index(const fs::path& index) {
-  const nlohmann::json json = read_json_file(index, kMaxIndexBytes);
-  const auto map = json.is_object() ? json.find("weight_map") : json.end();
-  require(json.is_object() && map != json.end() && map->is_object(),
-          "{}: accepted: an object with 'weight_map', from tensor names to file names", index.string());
   std::map<std::string, size_t, std::less<>> opened;
-  for (const auto& [name, value] : map->items()) {
-    require(value.is_string() && is_plain_name(value.get_ref<const std::string&>()),
-            "{}: tensor {} lies in {}, accepted: the name of a file beside the index", index.string(), quote(name),
-            quote(value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)));
-    const auto& shard = value.get_ref<const std::string&>();
+  for (const auto& [name, shard] : parse_safetensors_index(read_json_file(index, kMaxIndexBytes), index.string())) {
     auto found = opened.find(shard);
     if (found == opened.end()) {
       files_.push_back(SafetensorsFile::open(index.parent_path() / shard));

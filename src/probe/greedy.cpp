@@ -15,7 +15,9 @@ std::string greedy_answer(cache::Session& session, const checkpoint::LanguageMod
   std::string text;
   formats::TextStream stream(lm.tokenizer);
   int64_t token = prompt.back();
+  const int64_t table = session.config().learned_positions;
   for (int64_t i = 0; i < bytes && int64_t(text.size()) < bytes; ++i) {  // no token is shorter than a byte
+    if (table && session.seen() >= table) break;
     token = session.step(torch::full({1}, token, torch::kInt64)).argmax(1).item<int64_t>();
     if (std::find(lm.eos.begin(), lm.eos.end(), token) != lm.eos.end()) break;
     if (emitted) emitted(token);

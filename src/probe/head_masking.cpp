@@ -109,14 +109,23 @@ Heads heads_above(const HeadScore& score, double threshold) {
   return heads;
 }
 
+Heads top_heads(const HeadScore& score, int64_t count) {
+  auto heads = heads_above(score, -INFINITY);
+  heads.resize(std::min(heads.size(), size_t(std::max<int64_t>(0, count))));
+  return heads;
+}
+
 MaskingResult mask_heads(const checkpoint::LanguageModel& lm, const Heads& found, Masking masking,
                          const MaskingOptions& options, const ProgressFunction& progress) {
   torch::NoGradGuard no_grad;
   const auto& config = lm.model->config();
+  const auto holds = [](const Heads& heads, std::pair<int64_t, int64_t> head) {
+    return std::find(heads.begin(), heads.end(), head) != heads.end();
+  };
   Heads others;
   for (int64_t l = 0; l < int64_t(config.layers.size()); ++l)
     for (int64_t h = 0; h < config.heads; ++h)
-      if (std::find(found.begin(), found.end(), std::pair(l, h)) == found.end()) others.push_back({l, h});
+      if (!holds(found, {l, h}) && !holds(options.spared, {l, h})) others.push_back({l, h});
   require(!found.empty(), "no head to mask: none scores above the threshold");
   require(others.size() >= found.size(), "{} heads are found and {} others are left to draw as many from", found.size(),
           others.size());

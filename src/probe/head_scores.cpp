@@ -1,6 +1,7 @@
 #include "heed/probe/head_scores.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <set>
 
@@ -17,9 +18,23 @@ namespace {
 
 using torch::Tensor;
 
+constexpr const char* kRetrievalMeaning = "share of the needle's tokens copied while answering";
 constexpr const char* kInductionMeaning = "mass on what followed the earlier occurrences of the current token";
 
+constexpr std::pair<const char*, const char*> kMeanings[] = {
+    {"retrieval", kRetrievalMeaning},
+    {"retrieval_events", "steps that copied from the needle, over its length"},
+    {"induction", kInductionMeaning},
+    {"echo", "mass on the earlier occurrences of the current token"},
+    {"previous", "mass on the token before"},
+    {"streaming", "mass on sinks and recent tokens"},
+    {"first", "mass on the first token"},
+    {"later_sinks", "mass on later sinks: tokens that draw much of the head's weight from all that see them"},
+    {"entropy", "entropy of the weights, nats"},
+    {"distance", "mean distance looked back, tokens"}};
+
 constexpr int64_t kRowsOfAPrompt = 128;  // whose weights are measured
+constexpr int64_t kRowsOfASink = 16;     // of them see a token that counts as a sink
 
 struct Sums {
   explicit Sums(const DecoderConfig& config) : layers(int64_t(config.layers.size())), heads(config.heads) {}
@@ -44,22 +59,54 @@ cache::Session observed_session(const checkpoint::LanguageModel& lm, const Obser
   return session;
 }
 
+/// What tokens get from the measured rows of one prompt.
+struct Received {
+  Received(int64_t layers, int64_t heads, int64_t tokens)
+      : columns(torch::zeros({layers, heads, tokens}, torch::kFloat64)),
+        rows(torch::zeros({tokens}, torch::kFloat64)) {}
+
+  void add(int64_t layer, const Tensor& weights, const Tensor& positions) {
+    const int64_t tokens = weights.size(3);
+    columns[layer].slice(1, 0, tokens) += weights.to(torch::kFloat64).sum(2).sum(0);
+    if (!counts(layer)) return;
+    rows.slice(0, 0, tokens) += (positions.unsqueeze(1) >= torch::arange(tokens)).sum(0);
+  }
+
+  /// Whether the rows of this layer are counted: of one layer, the first that attends.
+  bool counts(int64_t layer) {
+    if (first_layer < 0) first_layer = layer;
+    return layer == first_layer;
+  }
+
+  /// Sums over the rows, as of the other scores: the first token, and tokens behind it that are sinks of the head.
+  void add_to(Sums& sums, double threshold) const {
+    sums.of("first") += columns.select(2, 0);
+    const auto sinks = (columns > threshold * rows) & (rows >= double(kRowsOfASink));
+    sums.of("later_sinks") += (columns * sinks).slice(2, 1).sum(2);
+  }
+
+  int64_t first_layer = -1;
+  Tensor columns, rows;  // float64 [L, H, N]; [N]: rows that see a token
+};
+
 /// Rows of the second half of a prompt, spread evenly.
-Observer prompt_observer(int64_t length, const HeadScoreOptions& o, Sums& sums, int64_t& rows_seen) {
+Observer prompt_observer(int64_t length, const HeadScoreOptions& o, Sums& sums, Received& received,
+                         int64_t& rows_seen) {
   Observer observer;
   observer.rows = [=](int64_t first, int64_t size) {
     const int64_t stride = std::max<int64_t>(1, length / 2 / kRowsOfAPrompt), half = std::max<int64_t>(1, length / 2);
     const int64_t begin = first >= half ? first + (stride - (first - half) % stride) % stride : half;
     return begin < first + size ? torch::arange(begin - first, size, stride) : Tensor();
   };
-  observer.weights = [&sums, &rows_seen, o](int64_t layer, const Tensor& weights, const Tensor& positions) {
+  observer.weights = [&sums, &received, &rows_seen, o](int64_t layer, const Tensor& weights, const Tensor& positions) {
     const auto distance = positions.unsqueeze(1) - torch::arange(weights.size(3));
     const auto at = [&](const Tensor& pairs) { return (weights * pairs).sum(3); };
     sums.add("previous", layer, at(distance == 1));
     sums.add("streaming", layer, at((distance < o.recent) | (torch::arange(weights.size(3)) < o.sinks)));
     sums.add("entropy", layer, -torch::xlogy(weights, weights).sum(3));
     sums.add("distance", layer, at(distance.clamp_min(0)));
-    if (layer == 0) rows_seen += positions.numel();
+    received.add(layer, weights, positions);
+    if (received.counts(layer)) rows_seen += positions.numel();
   };
   return observer;
 }
@@ -139,11 +186,13 @@ void score_task(const checkpoint::LanguageModel& lm, const HeadScoreOptions& o, 
     const auto [begin, end] = tokens_of(lm.tokenizer, ids, std::string(sample.answer_spans[0].of(sample.prompt)));
     require(begin < end, "task {}: the answer is not found among the tokens of the prompt", o.task);
     Copies copies(ids, begin, end, sums.layers, sums.heads);
-    auto observer = prompt_observer(int64_t(ids.size()), o, sums, rows);
+    Received received(sums.layers, sums.heads, int64_t(ids.size()));
+    auto observer = prompt_observer(int64_t(ids.size()), o, sums, received, rows);
     observer.arg_max = [&](int64_t layer, const Tensor& tokens) { copies.looked[layer].copy_(tokens[0]); };
     auto session = observed_session(lm, observer);
     const auto text =
         greedy_answer(session, lm, ids, task->answer_bytes(), [&](int64_t token) { copies.emitted(token); });
+    received.add_to(sums, o.sink_weight);
     if (task->score(sample, text) > 0.5) {
       ++result.answered;
       copies.add_to(sums);
@@ -153,11 +202,17 @@ void score_task(const checkpoint::LanguageModel& lm, const HeadScoreOptions& o, 
   result.samples = o.samples;
   for (const char* name : {"retrieval", "retrieval_events"})
     sums.of(name) /= double(std::max<int64_t>(1, result.answered));
-  for (const char* name : {"previous", "streaming", "entropy", "distance"})
+  for (const char* name : {"previous", "streaming", "first", "later_sinks", "entropy", "distance"})
     sums.of(name) /= double(std::max<int64_t>(1, rows));
 }
 
 }  // namespace
+
+std::vector<std::string> head_score_names() {
+  std::vector<std::string> names;
+  for (const auto& [name, meaning] : kMeanings) names.push_back(name);
+  return names;
+}
 
 const HeadScore& HeadScores::at(const std::string& name) const {
   std::vector<std::string> names;
@@ -178,17 +233,32 @@ HeadScores score_heads(const checkpoint::LanguageModel& lm, const HeadScoreOptio
   Sums sums(lm.model->config());
   score_task(lm, options, result, sums, progress);
   score_repeated(lm, options, result, sums);
-  const std::vector<std::pair<const char*, const char*>> all{
-      {"retrieval", "share of the needle's tokens copied while answering"},
-      {"retrieval_events", "steps that copied from the needle, over its length"},
-      {"induction", kInductionMeaning},
-      {"echo", "mass on the earlier occurrences of the current token"},
-      {"previous", "mass on the token before"},
-      {"streaming", "mass on sinks and recent tokens"},
-      {"entropy", "entropy of the weights, nats"},
-      {"distance", "mean distance looked back, tokens"}};
-  for (const auto& [name, meaning] : all) result.scores.push_back({name, meaning, sums.of(name)});
+  for (const auto& [name, meaning] : kMeanings) result.scores.push_back({name, meaning, sums.of(name)});
   return result;
+}
+
+HeadScores retrieval_scores(const checkpoint::LanguageModel& lm, const HeadScoreOptions& options,
+                            const ProgressFunction& progress) {
+  require(options.samples >= 1, "samples of 1 or more are accepted");
+  torch::NoGradGuard no_grad;
+  HeadScores result;
+  Sums sums(lm.model->config());
+  score_task(lm, options, result, sums, progress);
+  result.scores.push_back({"retrieval", kRetrievalMeaning, sums.of("retrieval")});
+  return result;
+}
+
+double rank_correlation(const HeadScore& a, const HeadScore& b) {
+  require(a.values.sizes() == b.values.sizes(), "scores of different models have no rank correlation");
+  // The rank of a value: how many are smaller, and half of its equals.
+  const auto ranks = [](const HeadScore& score) {
+    const auto values = score.values.flatten();
+    const auto rows = values.unsqueeze(1);
+    const auto ranks = (rows > values).to(torch::kFloat64).sum(1) + 0.5 * (rows == values).to(torch::kFloat64).sum(1);
+    return ranks - ranks.mean();
+  };
+  const auto x = ranks(a), y = ranks(b);
+  return (x * y).sum().item<double>() / std::sqrt((x * x).sum().item<double>() * (y * y).sum().item<double>());
 }
 
 HeadScore induction_scores(const checkpoint::LanguageModel& lm, const HeadScoreOptions& options) {

@@ -71,17 +71,14 @@ class Trace : public Taps {
     find_range();
     const auto flagged = report.cosines.slice(0, report.begin, report.end).abs() > options_.cosine;
     const auto lifetimes = flagged.sum(0);
-    const double own = double(report.end - report.begin);
+    const int64_t own = report.end - report.begin;
     for (int64_t t = 1; t < flagged.size(1); ++t) {
       Sink sink;
       sink.lifetime = lifetimes[t].item<int64_t>();
       if (sink.lifetime == 0) continue;
       sink.token = t;
       sink.created = report.begin + flagged.select(1, t).to(torch::kInt64).argmax().item<int64_t>();
-      const double share = double(sink.lifetime) / own;
-      sink.level = share >= options_.primary     ? SinkLevel::primary
-                   : share >= options_.secondary ? SinkLevel::secondary
-                                                 : SinkLevel::noise;
+      sink.level = sink_level(sink.lifetime, own, layers_, options_);
       sink.by_mlp = std::abs(before_[sink.created][t].item<double>()) <= options_.cosine;
       measure_stages(sink);
       report.sinks.push_back(std::move(sink));
@@ -156,6 +153,15 @@ class Trace : public Taps {
 };
 
 }  // namespace
+
+SinkLevel sink_level(int64_t lifetime, int64_t own, int64_t layers, const SinkOptions& options) {
+  constexpr int64_t kDeep = 28, kMissing = 15, kShort = 5;
+  const bool deep = layers >= kDeep;
+  if (deep ? lifetime >= layers - kMissing : double(lifetime) >= options.primary * double(own))
+    return SinkLevel::primary;
+  if (deep ? lifetime >= kShort : double(lifetime) >= options.secondary * double(own)) return SinkLevel::secondary;
+  return SinkLevel::noise;
+}
 
 std::string to_string(SinkLevel level) {
   return level == SinkLevel::primary ? "primary" : level == SinkLevel::secondary ? "secondary" : "noise";

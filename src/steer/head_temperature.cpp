@@ -1,6 +1,4 @@
 // A temperature for each head: above 1 a head spreads its weights, below it sharpens them.
-#include <cmath>
-
 #include "cache/head_sets.h"
 #include "heed/error.h"
 #include "steer/altered_attention.h"
@@ -29,11 +27,15 @@ class HeadTemperature : public AlteredAttention {
   Tensor temperature_;
 };
 
+// Logits are divided in float32, which must not end in infinities.
+constexpr double kLeast = 1e-3, kMost = 1e6;
+bool is_temperature(double t) { return t >= kLeast && t <= kMost; }
+
 cache::Policy make_tempered(ConfigReader& reader, const cache::ModelShape& shape) {
   auto heads = chosen_heads(reader, shape, 0, 0);
   const auto one = reader.get("temperature", 1.0);
   const auto file = reader.get<std::string>("temperatures", "");
-  require(one > 0 && std::isfinite(one), "{}: temperature = {}: above 0 is accepted", reader.owner(), one);
+  require(is_temperature(one), "{}: temperature = {}: {} to {} is accepted", reader.owner(), one, kLeast, kMost);
   std::vector<std::vector<double>> temperatures(heads.size());
   for (size_t l = 0; l < heads.size(); ++l) temperatures[l].assign(heads[l].size(), one);
   if (!file.empty()) {
@@ -41,7 +43,8 @@ cache::Policy make_tempered(ConfigReader& reader, const cache::ModelShape& shape
     for (size_t l = 0; l < heads.size(); ++l)
       for (size_t i = 0; i < heads[l].size(); ++i) {
         const double t = table.number(int64_t(l), heads[l][i] * table.heads() / shape.heads);
-        require(t > 0, "{}: {}: a temperature of {}: above 0 is accepted", reader.owner(), file, t);
+        require(is_temperature(t), "{}: {}: a temperature of {}: {} to {} is accepted", reader.owner(), file, t, kLeast,
+                kMost);
         temperatures[l][i] = t;
       }
   }

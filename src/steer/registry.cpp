@@ -27,6 +27,12 @@ InterventionRow intervention_row(std::string name, std::string paper, int year, 
 
 }  // namespace rows
 
+namespace {
+
+constexpr const char* kFlowCut = "flow_cut";
+
+}  // namespace
+
 std::span<const InterventionRow> interventions() {
   static const std::vector<InterventionRow> rows{
       rows::act_calibration(),
@@ -41,7 +47,7 @@ std::span<const RegistryRow> intervention_rows() {
     std::vector<RegistryRow> rows;
     for (const auto& intervention : interventions()) rows.push_back(intervention.row);
     RegistryRow cut = rows::act_calibration().row;
-    cut.name = "flow_cut";
+    cut.name = kFlowCut;
     cut.paper = "FlowCut: Rethinking Redundancy via Information Flow for Efficient Vision-Language Models";
     cut.year = 2025;
     cut.patterns = {.noncausal_self = true};
@@ -56,6 +62,10 @@ std::span<const RegistryRow> intervention_rows() {
 }
 
 cache::Policy make_intervention(std::string_view name, const nlohmann::json& settings, const cache::ModelShape& shape) {
+  require(name != kFlowCut,
+          "intervention {}: it drops patches of a vision transformer, not what a text model attends to; `heed steer "
+          "pairworld` and heed/steer/flow_cut.h run it",
+          name);
   std::vector<std::string> known;
   for (const auto& intervention : interventions()) {
     known.push_back(intervention.row.name);
@@ -75,6 +85,8 @@ InterventionChoice InterventionChoice::parse(const std::string& name_or_file) {
           "{}: an object with \"intervention\" and \"settings\" is accepted", name_or_file);
   InterventionChoice choice{json["intervention"].get<std::string>()};
   if (json.contains("settings")) choice.settings = json["settings"];
+  require(choice.settings.is_object(), "{}: settings are {}: an object is accepted", name_or_file,
+          choice.settings.type_name());
   for (const auto& [key, value] : json.items())
     require(key == "intervention" || key == "settings", "{}: unknown key {}: intervention and settings are accepted",
             name_or_file, formats::quote(key));

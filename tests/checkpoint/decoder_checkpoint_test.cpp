@@ -145,6 +145,37 @@ TEST_F(DecoderCheckpoint, StepsEqualTheWhole) {
   EXPECT_EQ(state.seen(), 20);
 }
 
+// A configuration of a few bytes must not make a model of gigabytes before its files are looked at.
+TEST_F(DecoderCheckpoint, SizesThatTheFilesCannotFillAreRefusedBeforeTheyTakeMemory) {
+  auto config = small();
+  config.layers[1] = {"sliding_window", {{"window", 7}}};  // so that settings of layers are written
+  auto model = model_of(config);
+  checkpoint::save_decoder(folder_, model, torch::kFloat32);
+  std::ifstream file(folder_ / "config.json");
+  const auto good = nlohmann::json::parse(file);
+  for (const auto& [mixer, settings] :
+       std::vector<std::pair<const char*, nlohmann::json>>{{"dense", {{"heads", 65536}, {"head_dim", 65536}}},
+                                                           {"base_conv", {{"dim", 1048576}, {"expand", 64}}},
+                                                           {"base_conv", {{"expand", 64}}},
+                                                           {"mamba", {{"state_dim", 65536}, {"expand", 64}}},
+                                                           {"mamba", {{"state_dim", 1 << 24}, {"expand", 1 << 24}}}}) {
+    auto bad = good;
+    bad["heed"]["layers"][0] = {{"mixer", mixer}, {"config", settings}};
+    std::ofstream(folder_ / "config.json") << bad;
+    try {
+      checkpoint::load_decoder(folder_);
+      ADD_FAILURE() << "accepted: " << mixer << settings;
+    } catch (const Error& error) {
+      const std::string what = error.what();
+      EXPECT_EQ(what.find('\n'), std::string::npos) << what;
+      EXPECT_EQ(what.find("enforce"), std::string::npos) << what;
+      EXPECT_LT(what.size(), 400u) << what;
+    }
+  }
+  std::ofstream(folder_ / "config.json") << good;
+  EXPECT_NO_THROW(checkpoint::load_decoder(folder_));
+}
+
 TEST_F(DecoderCheckpoint, DamageIsNamed) {
   auto model = model_of(small());
   const auto refuse = [&](const std::string& word) {

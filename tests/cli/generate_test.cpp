@@ -104,6 +104,25 @@ TEST(GenerateCommand, ChatNeedsATemplate) {
   EXPECT_NE(result.err.find("chat_template: line 1, column 7"), std::string::npos) << result.err;
 }
 
+TEST(GenerateCommand, ATemperatureNearNothingIsGreedy) {
+  const std::string prompt = "generate --prompt 'The file system' --max-tokens 6 ";
+  EXPECT_EQ(test::heed(prompt + "--temperature 1e-320").out, test::heed(prompt).out);
+}
+
+TEST(GenerateCommand, PromptsThatAreNoTextsAreNamed) {
+  for (const auto& [file, word] : {std::pair{"/tmp", "is a folder"}, {"/dev/zero", "more than"}}) {
+    const auto result = test::heed(std::string("generate --file ") + file);
+    EXPECT_EQ(result.status, 2) << file;
+    EXPECT_NE(result.err.find(file), std::string::npos) << result.err;
+    EXPECT_NE(result.err.find(word), std::string::npos) << result.err;
+    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+  }
+  const TemporaryDirectory folder;
+  spill(folder / "prompt", "from a pipe");
+  EXPECT_EQ(test::heed("generate --file - --max-tokens 0 --echo <" + (folder / "prompt").string()).out,
+            "from a pipe\n");
+}
+
 TEST(GenerateCommand, BadInputIsOneLineAndStatus2) {
   for (const char* arguments :
        {"generate", "generate --prompt x --policy no_such", "generate --prompt x --policy streaming_llm --set windw=3",

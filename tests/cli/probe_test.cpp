@@ -18,7 +18,8 @@ TEST(Probe, HeadsGoesToATableAPageAndAFile) {
   ASSERT_EQ(result.status, 0) << result.err;
   const auto report = json::parse(result.out);
   EXPECT_EQ(report["samples"], 4);
-  for (const char* name : {"retrieval", "induction", "echo", "previous", "streaming", "entropy", "distance"})
+  for (const char* name :
+       {"retrieval", "induction", "echo", "previous", "streaming", "first", "later_sinks", "entropy", "distance"})
     EXPECT_EQ(report["scores"][name].size(), 6) << name;
   EXPECT_EQ(json::parse(slurp(table))["values"], report["scores"]["retrieval"]);
   EXPECT_NE(slurp(page).find("<svg"), std::string::npos);
@@ -27,6 +28,25 @@ TEST(Probe, HeadsGoesToATableAPageAndAFile) {
                  table.string() + " --set sinks=4 --set recent=16")
           .status,
       0);
+}
+
+TEST(Probe, HeadsAreMaskedFromTheTopAndComparedAcrossLengths) {
+  const std::string command =
+      "probe heads --context 160 --samples 4 --repeated 20 --mask-top 1,4 --mask-samples 4 --draws 2 --lengths 160,320";
+  const auto result = test::heed(command + " --json");
+  ASSERT_EQ(result.status, 0) << result.err;
+  const auto report = json::parse(result.out);
+  ASSERT_EQ(report["masked_top"].size(), 4u);  // each under both maskings
+  for (const auto& row : report["masked_top"]) {
+    EXPECT_EQ(row["random"].size(), 2u);
+    EXPECT_LE(row["top"], row["unmasked"]);
+  }
+  ASSERT_EQ(report["lengths"].size(), 2u);
+  EXPECT_EQ(report["lengths"][1]["length"], 320);
+  EXPECT_NEAR(report["lengths"][0]["rank_correlation"][0].get<double>(), 1, 1e-9);
+  EXPECT_EQ(report["lengths"][0]["rank_correlation"][1], report["lengths"][1]["rank_correlation"][0]);
+  EXPECT_GT(report["lengths"][0]["rank_correlation"][1].get<double>(), 0);
+  EXPECT_EQ(report["lengths"][0]["retrieval"], report["scores"]["retrieval"]);
 }
 
 TEST(Probe, DuoTrainsGatesThatThePolicyLoads) {
@@ -47,10 +67,14 @@ TEST(Probe, DuoTrainsGatesThatThePolicyLoads) {
 
 TEST(Probe, SinksGoToATableAndFiles) {
   const TemporaryDirectory folder;
-  const auto directions = folder / "directions.safetensors", file = folder / "sinks.json";
+  const auto directions = folder / "directions.safetensors", file = folder / "sinks.json", page = folder / "sinks.html";
   const auto result = test::heed("probe sinks --context 300 --norms 0,10 --save-directions " + directions.string() +
-                                 " --json=" + file.string());
+                                 " --json=" + file.string() + " --html " + page.string());
   ASSERT_EQ(result.status, 0) << result.err;
+  const auto html = slurp(page);
+  for (const char* title : {"Weight on the first token", "Weight of secondary sinks", "Lifetime of secondary sinks"})
+    EXPECT_NE(html.find(title), std::string::npos) << title;
+  EXPECT_EQ(html.find("nan"), std::string::npos);
   EXPECT_NE(result.out.find("the first token"), std::string::npos);
   const auto report = json::parse(slurp(file));
   EXPECT_EQ(report["norms"].size(), 6);

@@ -242,10 +242,11 @@ TEST(Run, BadInputIsOneClearLine) {
 TEST(Run, ScansAreTheirSteps) {
   const TemporaryDirectory folder;
   constexpr int64_t tokens = 6, channels = 3, states = 2;
-  const Arrays in{{"x", random_array({1, tokens, channels}, 1)},  {"delta", random_array({1, tokens, channels}, 2)},
-                  {"A", random_array({channels, states}, 3)},     {"B", random_array({1, tokens, 1, states}, 4)},
-                  {"C", random_array({1, tokens, 1, states}, 5)}, {"D", random_array({channels}, 6)},
-                  {"z", random_array({1, tokens, channels}, 7)}};
+  Arrays in{{"x", random_array({1, tokens, channels}, 1)},  {"delta", random_array({1, tokens, channels}, 2)},
+            {"A", random_array({channels, states}, 3)},     {"B", random_array({1, tokens, 1, states}, 4)},
+            {"C", random_array({1, tokens, 1, states}, 5)}, {"D", random_array({channels}, 6)},
+            {"z", random_array({1, tokens, channels}, 7)}};
+  for (auto& rate : in["A"].values) rate = -std::abs(rate);  // states fade
   write(folder / "in", in);
   const auto result = test::heed("run op:selective_scan --in " + (folder / "in").string() + " --out " +
                                  (folder / "out").string() + " --set delta_softplus=true");

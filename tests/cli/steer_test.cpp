@@ -42,6 +42,27 @@ TEST(Steer, GenerateAndEvalTakeAnIntervention) {
   EXPECT_NE(answer_of(text + " --intervention " + file.string())["perplexity"], answer_of(text)["perplexity"]);
 }
 
+TEST(Steer, AFileWithoutSettingsOfItsOwnIsNamed) {
+  const TemporaryDirectory folder;
+  const auto file = (folder / "choice.json").string();
+  for (const char* settings : {"3", "[1]", "\"x\"", "null"}) {
+    spill(file, std::string(R"({"intervention": "head_temperature", "settings": )") + settings + "}");
+    const auto result = test::heed("generate --prompt x --intervention-set temperature=2 --intervention " + file);
+    EXPECT_EQ(result.status, 2) << settings;
+    EXPECT_NE(result.err.find(file + ": settings are "), std::string::npos) << result.err;
+  }
+}
+
+TEST(Steer, WhatCannotSteerATextIsSaid) {
+  for (const auto& [arguments, word] : {std::pair{"flow_cut", "vision transformer"},
+                                        {"head_temperature --intervention-set temperature=1e-320", "0.001 to"},
+                                        {"head_temperature --intervention-set temperature=0", "0.001 to"}}) {
+    const auto result = test::heed(std::string("generate --prompt x --intervention ") + arguments);
+    EXPECT_EQ(result.status, 2) << arguments;
+    EXPECT_NE(result.err.find(word), std::string::npos) << result.err;
+  }
+}
+
 TEST(Steer, SearchSavesHeadsThatTheInterventionLoads) {
   const TemporaryDirectory folder;
   const auto heads = folder / "heads.json";

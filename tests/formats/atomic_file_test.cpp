@@ -31,6 +31,20 @@ TEST(AtomicFile, LeavesNothingWithoutCommit) {
   EXPECT_EQ(folder.entries(), 0u);
 }
 
+TEST(CheckWritable, FindsOutWithoutATrace) {
+  const TemporaryDirectory folder;
+  spill(folder / "old", "as it was");
+  for (const char* name : {"new", "old"}) check_writable(folder / name);
+  for (const char* name : {"new/and/below", "."}) check_writable_directory(folder / name);
+  check_writable("/dev/null");
+  EXPECT_EQ(slurp(folder / "old"), "as it was");
+  EXPECT_EQ(folder.entries(), 1u);
+  EXPECT_NE(error_of([&] { check_writable(folder / "none/x"); }).find("no directory"), std::string::npos);
+  EXPECT_NE(error_of([&] { check_writable(folder.path()); }).find("is a directory"), std::string::npos);
+  EXPECT_NE(error_of([&] { check_writable_directory(folder / "old/x"); }).find("is none"), std::string::npos);
+  EXPECT_EQ(folder.entries(), 1u);
+}
+
 TEST(AtomicFile, KeepsPermissionsAndFollowsLinks) {
   const TemporaryDirectory folder;
   spill(folder / "real", "old");

@@ -133,6 +133,7 @@ TEST(ModelConfig, RefusesBadValues) {
   refused("rms_norm_eps", "small", "accepted: a number");
   refused("rope_theta", 0, "rope_theta is 0");
   refused("tie_word_embeddings", 1, "true or false");
+  refused("hidden_act", "relu6", "hidden_act is 'relu6', accepted:");
   refused("hidden_act", "mish", "accepted: silu");
   refused("torch_dtype", "int8", "accepted: float32");
   refused("architectures", Json::array({"BloomForCausalLM"}), "'BloomForCausalLM'");

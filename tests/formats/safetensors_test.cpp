@@ -171,6 +171,18 @@ TEST(Safetensors, RefusesBadIndexes) {
   refused(R"({"weight_map": {"a": "gone.safetensors"}})", "cannot open");
   refused(R"({"weight_map": {"other": "m.safetensors"}})", "no tensor 'other'");
   refused(R"({"weight_map": {"a": "m.safetensors", "a": "m.safetensors"}})", "stands twice");
+  // An index among its own shards, another one, and links that lead to themselves.
+  refused(R"({"weight_map": {"a": "model.safetensors.index.json"}})", "in place of a shard");
+  refused(R"({"weight_map": {"a": "other.index.json"}})", "in place of a shard");
+  std::filesystem::create_symlink("round.safetensors", folder / "round.safetensors");
+  refused(R"({"weight_map": {"a": "round.safetensors"}})", "levels of symbolic links");
+  std::filesystem::remove(path);
+  std::filesystem::create_symlink("model.safetensors.index.json", path);
+  const auto cyclic = error_of([&] { SafetensorsCheckpoint::open(folder.path()); });
+  EXPECT_NE(cyclic.find("model.safetensors.index.json': Too many levels"), cyclic.npos) << cyclic;
+  std::filesystem::create_symlink("model.safetensors", folder / "model.safetensors");
+  const auto file = error_of([&] { SafetensorsCheckpoint::open(folder.path()); });
+  EXPECT_NE(file.find("model.safetensors': Too many levels"), file.npos) << file;
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "heed/assets.h"
@@ -78,6 +79,12 @@ TEST(HeadScores, OfPromptsFollowTheirDefinition) {
     };
     expect("previous", (a * (distance == 1)).sum(2), 1e-5);
     expect("streaming", (a * ((distance < 30) | (torch::arange(n) < options.sinks))).sum(2), 1e-5);
+    expect("first", a.select(2, 0), 1e-5);
+    const auto rows = a.slice(1, half);
+    const auto seen = (torch::arange(half, n).unsqueeze(1) >= torch::arange(n)).sum(0);
+    auto sinks = (rows.sum(1) / seen > options.sink_weight) & (seen >= 16);
+    sinks.select(1, 0) = false;
+    expect("later_sinks", (a * sinks.unsqueeze(1)).sum(2), 1e-5);
     expect("entropy", -torch::xlogy(a, a).sum(2), 1e-4);
     expect("distance", (a * distance.clamp_min(0)).sum(2), 1e-5 * double(n));
   }
@@ -108,7 +115,7 @@ TEST(HeadScores, OfRepeatedTokensFollowTheirDefinition) {
 TEST(HeadScores, AreShares) {
   const auto scores = score_heads(shipped(), small_options());
   EXPECT_EQ(scores.repeated, 40);
-  for (const char* name : {"retrieval", "induction", "echo", "previous", "streaming"}) {
+  for (const char* name : {"retrieval", "induction", "echo", "previous", "streaming", "first", "later_sinks"}) {
     const auto& values = scores.at(name).values;
     EXPECT_GE(values.min().item<double>(), 0) << name;
     EXPECT_LE(values.max().item<double>(), 1 + 1e-6) << name;
@@ -116,6 +123,43 @@ TEST(HeadScores, AreShares) {
   EXPECT_THROW(scores.at("inducton"), Error);
   const auto table = to_table(scores.at("induction"));
   EXPECT_EQ(table.number(1, 2), scores.at("induction").values[1][2].item<double>());
+}
+
+TEST(HeadScores, OfRetrievalAreTheSameAlone) {
+  const auto options = small_options();
+  const auto alone = retrieval_scores(shipped(), options), all = score_heads(shipped(), options);
+  EXPECT_TRUE(torch::equal(alone.at("retrieval").values, all.at("retrieval").values));
+  EXPECT_EQ(alone.answered, all.answered);
+}
+
+TEST(RankCorrelation, FollowsSpearman) {
+  const auto score = [](std::vector<double> values) {
+    return HeadScore{"x", "", torch::tensor(values, torch::kFloat64).view({1, -1})};
+  };
+  EXPECT_NEAR(rank_correlation(score({1, 2, 3, 4}), score({0, 10, 200, 3000})), 1, 1e-12);
+  EXPECT_NEAR(rank_correlation(score({1, 2, 3, 4}), score({4, 3, 2, 1})), -1, 1e-12);
+  // Ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4: 4.5 / sqrt(4.5 * 5).
+  EXPECT_NEAR(rank_correlation(score({0, 1, 1, 2}), score({1, 2, 3, 4})), std::sqrt(0.9), 1e-12);
+  EXPECT_TRUE(std::isnan(rank_correlation(score({1, 1}), score({1, 2}))));
+  EXPECT_THROW(rank_correlation(score({1}), score({1, 2})), Error);
+}
+
+TEST(Masking, DrawsNoneOfTheSpared) {
+  const auto& lm = shipped();
+  const auto config = lm.model->config();
+  HeadScore order{"x", "", -torch::arange(int64_t(config.layers.size()) * config.heads, torch::kFloat64)};
+  order.values = order.values.view({int64_t(config.layers.size()), config.heads});
+  const auto top = top_heads(order, 6);
+  EXPECT_EQ(top, heads_above(order, -6));
+  MaskingOptions options;
+  options.parameters = {{"max_tokens", 100}};
+  options.samples = 1;
+  options.draws = 8;
+  options.spared = top;
+  for (const auto& drawn : mask_heads(lm, top_heads(order, 2), Masking::zero, options).drawn) {
+    EXPECT_EQ(drawn.size(), 2u);
+    for (const auto& head : drawn) EXPECT_EQ(std::find(top.begin(), top.end(), head), top.end());
+  }
 }
 
 TEST(Masking, RetrievalHeadsCarryTheAnswer) {

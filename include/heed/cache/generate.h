@@ -33,7 +33,11 @@ struct Generated {
   double tokens_per_second() const { return decode_seconds > 0 ? double(decode_steps) / decode_seconds : 0; }
 };
 
-/// Goes on with `prompt` in a fresh session of one sequence. `on_text` gets pieces of valid UTF-8 as they become
+/// New tokens that a model has positions for behind a prompt: a table of learned positions ends. Throws heed::Error for
+/// a prompt that is longer than the table.
+int64_t room_behind(const DecoderConfig& config, int64_t prompt_tokens);
+
+/// Goes on with `prompt` in a fresh session of one sequence; where the positions end, the text does, too (length). `on_text` gets pieces of valid UTF-8 as they become
 /// certain; joined they are `text`.
 Generated generate(Session& session, const formats::Tokenizer& tokenizer, const std::vector<int64_t>& prompt,
                    const GenerateOptions& options, const std::function<void(const std::string&)>& on_text = {});

@@ -22,6 +22,7 @@ class Session {
   /// Logits [B, N, vocab] after each of N tokens [B, N] that are fed one at a time as decode steps.
   torch::Tensor steps(const torch::Tensor& tokens);
 
+  const DecoderConfig& config() const { return model_->config(); }
   int64_t seen() const { return state_.seen(); }
   int64_t cache_bytes() const { return state_.bytes(); }
   int64_t policy_bytes() const;

@@ -35,6 +35,11 @@ class AtomicFile {
 /// Replaces the file at `path` by `contents`, whole or not at all.
 void write_file(const std::filesystem::path& path, std::string_view contents);
 
+/// Throws heed::Error where no file could be written at `path`, or none into a directory there, which need not exist
+/// yet. Leaves nothing behind.
+void check_writable(const std::filesystem::path& path);
+void check_writable_directory(const std::filesystem::path& path);
+
 /// A directory of files that appears under `path` when `commit` is called: fill `staging()`, which lies beside it.
 ///
 /// An existing directory is replaced only if every entry it holds is also in the new one; otherwise the constructor's

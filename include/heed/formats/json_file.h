@@ -23,4 +23,7 @@ nlohmann::json read_json_file(const std::filesystem::path& path, size_t max_byte
 /// Text from a file as it may stand in a one-line message: quoted, control characters escaped, cut after 80 bytes.
 std::string quote(std::string_view text);
 
+/// A value of such a file in the same way: text without its own quotes, unless it would be taken for something else.
+std::string quote_value(const nlohmann::json& value);
+
 }  // namespace heed::formats

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <span>
 #include <string>
 #include <string_view>
@@ -81,6 +82,11 @@ class SafetensorsFile {
   MappedFile file_;
   SafetensorsHeader header_;
 };
+
+/// The file that each tensor lies in, by a model.safetensors.index.json. Throws heed::Error, which begins with
+/// `source`, unless every one is a plain name of what may be a shard.
+std::map<std::string, std::string, std::less<>> parse_safetensors_index(const nlohmann::json& json,
+                                                                        std::string_view source);
 
 /// The tensors of a checkpoint, wherever they lie: a .safetensors file, a model.safetensors.index.json with its shards,
 /// or a directory that holds model.safetensors or, failing that, the index. Of a shard's tensors the index decides

@@ -11,6 +11,9 @@ using Heads = std::vector<std::pair<int64_t, int64_t>>;  ///< (layer, query head
 /// Heads whose score is above the threshold, the largest first.
 Heads heads_above(const HeadScore& score, double threshold);
 
+/// The `count` heads of the largest scores, of equals the first; all where there are fewer.
+Heads top_heads(const HeadScore& score, int64_t count);
+
 /// zero: their output is 0, in the prompt too. uniform: in decode steps, they average all that they see.
 enum class Masking { zero, uniform };
 std::string to_string(Masking masking);
@@ -21,6 +24,7 @@ struct MaskingOptions {
   int64_t samples = 20;  ///< of the split test
   int64_t draws = 20;    ///< of random heads outside the found ones, as many as those
   bool alone = false;    ///< masks every other head by itself, too
+  Heads spared{};        ///< never drawn, beside the found ones
   uint64_t seed = 0;
 };
 

@@ -21,6 +21,7 @@ struct HeadScoreOptions {
   int64_t repeated = 2500, copies = 4;  ///< random tokens, and how often they stand one after the other
   int64_t sequences = 4;                ///< of such tokens
   int64_t sinks = 4, recent = 64;       ///< what a streaming head sees
+  double sink_weight = 0.1;             ///< of a later sink: mean weight from the rows that see it
   uint64_t seed = 0;
 };
 
@@ -46,10 +47,21 @@ using ProgressFunction = std::function<void(int64_t done, int64_t total)>;
 /// needle (arXiv 2404.15574). retrieval_events counts steps instead, over the needle's length.
 /// induction, echo: mass on the tokens after, or on, the earlier occurrences of the current one, over repeated random
 /// tokens (arXiv 2407.15891).
-/// previous, streaming, entropy, distance: over rows of the second half of the task's prompts; mass on the token
-/// before, mass on sinks and recent tokens, nats, tokens.
+/// previous, streaming, first, later_sinks, entropy, distance: over rows of the second half of the task's prompts; mass
+/// on the token before, on sinks and recent tokens, on the first token, on other tokens whose mean weight in this head
+/// is above `sink_weight`; nats, tokens. What makes sinks is told by sinks.h.
 HeadScores score_heads(const checkpoint::LanguageModel& lm, const HeadScoreOptions& options,
                        const ProgressFunction& progress = {});
+
+/// Names of the scores that `score_heads` gives.
+std::vector<std::string> head_score_names();
+
+/// The retrieval score alone, as at other lengths of the task.
+HeadScores retrieval_scores(const checkpoint::LanguageModel& lm, const HeadScoreOptions& options,
+                            const ProgressFunction& progress = {});
+
+/// Spearman's correlation of two scores over the heads, equals sharing their rank; NaN where all heads score alike.
+double rank_correlation(const HeadScore& a, const HeadScore& b);
 
 /// The induction score alone, which needs no task.
 HeadScore induction_scores(const checkpoint::LanguageModel& lm, const HeadScoreOptions& options = {});

@@ -14,15 +14,19 @@
 namespace heed::probe {
 
 struct SinkOptions {
-  double cosine = 0.9;        ///< a token is a candidate where its |cosine| with the first token's state is larger
-  double primary = 0.8;       ///< share of the first token's own lifetime from which a candidate is primary-like
-  double secondary = 0.15;    ///< and from which it is secondary; below: noise
-  double threshold = 0.1;     ///< of later sinks: mean weight that a token gets from the queries that see it
+  double cosine = 0.9;  ///< a token is a candidate where its |cosine| with the first token's state is larger
+  /// A candidate of a model of 28 layers or more is primary-like where it lives for all but 15 of them or longer,
+  /// secondary from 5 layers on, else noise (the authors' rule). For smaller models: the shares of the first token's
+  /// own lifetime from which it is the one and the other.
+  double primary = 0.8, secondary = 0.15;
+  double threshold = 0.1;      ///< of later sinks: mean weight that a token gets from the queries that see it
   int64_t least_queries = 64;  ///< later sinks are seen by so many queries at least
 };
 
 enum class SinkLevel { primary, secondary, noise };
 std::string to_string(SinkLevel level);
+/// Of a candidate that lives for `lifetime` layers of a model of `layers`, in which the first token lives for `own`.
+SinkLevel sink_level(int64_t lifetime, int64_t own, int64_t layers, const SinkOptions& options = {});
 
 /// A token whose state joins the first token's direction.
 struct Sink {

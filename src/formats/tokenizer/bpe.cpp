@@ -63,8 +63,7 @@ void Bpe::read_merges(const JsonNode& node) {
   std::string joined;
   for (size_t i = 0; i < list.size(); ++i) {
     const auto wrong = [&](std::string_view what) {
-      fail("{}: {}[{}], {}, {}", node.source(), node.place(), i,
-           quote(list[i].dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)), what);
+      fail("{}: {}[{}], {}, {}", node.source(), node.place(), i, quote_value(list[i]), what);
     };
     // Older files write a pair as one string, and let a comment stand first.
     std::string_view left, right;

@@ -19,7 +19,7 @@ Vocabulary Vocabulary::read(const JsonNode& node) {
     const auto& value = entry.value();
     const auto where = [&] { return fmt::format("{}: {}: the token {}", node.source(), node.place(), quote(token)); };
     const bool whole = value.is_number_integer() && value >= 0 && value <= kMaxTokenId;
-    require(whole, "{} has the id {}, accepted: 0 to {}", where(), quote(value.dump()), kMaxTokenId);
+    require(whole, "{} has the id {}, accepted: 0 to {}", where(), quote_value(value), kMaxTokenId);
     require(token.size() <= kMaxTokenBytes, "{} has {} bytes, accepted: at most {}", where(), token.size(),
             kMaxTokenBytes);
     require(invalid_utf8_at(token) == token.npos, "{} is no UTF-8", where());

@@ -70,7 +70,7 @@ TEST(TokenizerHostile, WrongValues) {
   refused([](Json& j) { j["added_tokens"][0]["content"] = "a"; }, "accepted: 0, as in the vocabulary");
   refused([](Json& j) { j["added_tokens"].push_back(j["added_tokens"][0]); }, "not in the list before");
   refused([](Json& j) { j["added_tokens"] = "<s>"; }, "accepted: a list");
-  refused([](Json& j) { j["normalizer"] = {{"type", "Precompiled"}}; }, "normalizer.type is '\"Precompiled\"'");
+  refused([](Json& j) { j["normalizer"] = {{"type", "Precompiled"}}; }, "normalizer.type is 'Precompiled'");
   refused([](Json& j) { j["normalizer"] = "NFC"; }, "accepted: an object");
   refused([](Json& j) { j["decoder"] = {{"type", "CTC"}}; }, "decoder.type");
   refused([](Json& j) { j["pre_tokenizer"]["behavior"] = "Glued"; }, "accepted: Isolated");
