@@ -67,6 +67,7 @@ nlohmann::ordered_json to_json(const TaskComparison& c) {
           {"layers", o.model.layers},
           {"dim", o.model.dim},
           {"heads", o.model.heads},
+          {"block", o.model.block},
           {"bare", o.model.bare},
           {"backbone", o.model.backbone},
           {"backbone_settings", o.model.backbone_settings},

@@ -57,6 +57,11 @@ Resolved resolve(const Layout& layout, const std::string& parameter) {
   return {prefix + rest, nullptr};
 }
 
+std::vector<int64_t> without_ones(std::vector<int64_t> shape) {
+  std::erase(shape, 1);
+  return shape;
+}
+
 /// The shape in which a checkpoint holds a parameter of shape `target`.
 std::vector<int64_t> stored_shape(const ModuleName* module, std::vector<int64_t> target) {
   if (!module) return target;
@@ -68,6 +73,7 @@ std::vector<int64_t> stored_shape(const ModuleName* module, std::vector<int64_t>
 /// The part of the stored tensor that belongs to the module.
 Tensor part_of(const ModuleName* module, Tensor stored) {
   if (!module) return stored;
+  if (module->squeezed) stored = stored.squeeze();
   if (module->transposed && stored.dim() == 2) stored = stored.t();
   const auto& parts = module->parts;
   if (module->heads) {
@@ -108,14 +114,20 @@ void fill(torch::nn::Module& model, const Layout& layout, const TensorSource& so
   for (auto& entry : model.named_parameters()) {
     auto [name, module] = resolve(layout, entry.key());
     if (bare && name.starts_with(layout.base)) name = name.substr(layout.base.size());
-    for (const auto& [end, older] : layout.older)
-      if (name.ends_with(end) && !source.shape(name)) name.replace(name.size() - end.size(), end.size(), older);
+    for (const auto& [end, older] : layout.older) {
+      if (!name.ends_with(end) || source.shape(name)) continue;
+      const auto before = name.substr(0, name.size() - end.size()) + older;
+      if (source.shape(before)) name = before;
+    }
     const auto* shape = source.shape(name);
     require(shape, "{}: tensor {} is missing: the model that the configuration describes has it", source.place(), name);
     const auto expected = stored_shape(module, entry.value().sizes().vec());
-    require(*shape == expected, "{}: tensor {} has shape [{}]: [{}] fits the configuration", source.place(), name,
+    const bool squeezed = module && module->squeezed;
+    const bool fits = squeezed ? without_ones(*shape) == without_ones(expected) : *shape == expected;
+    require(fits, "{}: tensor {} has shape [{}]: [{}] fits the configuration", source.place(), name,
             fmt::join(*shape, ", "), fmt::join(expected, ", "));
-    entry.value().copy_(part_of(module, source.read(name)));
+    const auto part = part_of(module, source.read(name));
+    entry.value().copy_(squeezed ? part.reshape(entry.value().sizes()) : part);
     used.insert(name);
   }
   for (const auto& name : names) {

@@ -33,6 +33,7 @@ struct ModuleName {
   size_t part = 0;               ///< which of them this is
   int64_t heads = 0;             ///< fused modules whose rows alternate head by head: number of heads
   int64_t pair_heads = 0;        ///< rows of a head stored as rotated pairs (2j, 2j + 1): number of heads
+  bool squeezed = false;         ///< axes of size 1 count for nothing, here and there
 };
 
 /// Names of one architecture. Modules that are not listed keep heed's names.

@@ -209,6 +209,7 @@ void add_compare(CLI::App& app) {
                  "blocks without norms and residuals, whose answers scale with their inputs")
       ->needs(mixers)
       ->group("with --mixers");
+  add_block(*command, o->learned.model.block)->needs(mixers)->group("with --mixers");
   add_backbone(*command, o->learned.model, o->backbone_settings, mixers, "with --mixers");
   of_mixers("--seeds", o->seeds, "runs of each, from --seed on (default 1)")->check(CLI::Range(1, 1000));
   of_mixers("--test-samples", o->learned.samples, "of the test split (default 256)")->check(CLI::Range(1, 1 << 24));

@@ -1,8 +1,9 @@
+#include "cli/surgery.h"
+
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
 
-#include "cli/commands.h"
 #include "cli/dtype.h"
 #include "cli/probe.h"
 #include "heed/assets.h"
@@ -26,12 +27,6 @@ struct EchoAtt {
   int64_t samples = 8;
   bool compare = false;
 };
-
-int64_t parameters_of(const DecoderLm& model) {
-  int64_t count = 0;
-  for (const auto& p : model->parameters()) count += p.numel();
-  return count;
-}
 
 nlohmann::json matrix(const torch::Tensor& similarity) {
   auto rows = nlohmann::json::array();
@@ -131,9 +126,16 @@ void run(EchoAtt& o) {
 
 }  // namespace
 
+int64_t parameters_of(const DecoderLm& model) {
+  int64_t count = 0;
+  for (const auto& p : model->parameters()) count += p.numel();
+  return count;
+}
+
 void add_surgery(CLI::App& app) {
   auto* command = app.add_subcommand("surgery", "rewrite a checkpoint: checkpoint in, checkpoint out");
   command->require_subcommand(1);
+  add_surgery_axformer(*command);
   auto o = std::make_shared<EchoAtt>();
   auto* echo = command->add_subcommand(
       "echo_att",

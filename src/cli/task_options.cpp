@@ -36,6 +36,12 @@ std::vector<nlohmann::json> parse_changes(const std::vector<std::string>& change
   return result;
 }
 
+CLI::Option* add_block(CLI::App& command, std::string& block) {
+  return command.add_option("--block", block,
+                            "norms and channel mixer around the token mixer: llama (RMSNorm, SwiGLU), gpt2 (LayerNorm, "
+                            "GELU) or transnormer (SRMSNorm, SGLU) (default llama)");
+}
+
 void add_backbone(CLI::App& command, train::TaskModelOptions& model, std::vector<std::string>& settings,
                   CLI::Option* needed, const std::string& group) {
   const auto option = [&](const char* name, auto& value, const std::string& meaning) {
@@ -45,7 +51,7 @@ void add_backbone(CLI::App& command, train::TaskModelOptions& model, std::vector
          fmt::format("what learns tasks of images: {} (default vit)", fmt::join(backbone_names(), ", ")));
   option("--backbone-set", settings, "parameters of the backbone, key=value, as stages=3");
   option("--channel-mixer", model.channel_mixer,
-         "of models of images: mlp, gated_mlp, conv_mlp or conv_glu (default mlp)");
+         "of models of images: mlp, gated_mlp, conv_mlp, conv_glu or none (default mlp)");
 }
 
 }  // namespace heed::cli

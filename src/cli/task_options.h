@@ -17,6 +17,9 @@ std::map<std::string, nlohmann::json> settings_by_name(const std::vector<std::st
 /// "key=value,key=value" each: changes of a task's parameters.
 std::vector<nlohmann::json> parse_changes(const std::vector<std::string>& changes);
 
+/// --block: the norms and the channel mixer around token mixers that are not of images.
+CLI::Option* add_block(CLI::App& command, std::string& block);
+
 /// --backbone, --backbone-set and --channel-mixer of the models that learn tasks of images.
 void add_backbone(CLI::App& command, train::TaskModelOptions& model, std::vector<std::string>& settings,
                   CLI::Option* needed, const std::string& group);

@@ -14,12 +14,12 @@ namespace {
 struct TrainOptions {
   Common common;
   std::vector<std::string> text;
-  std::string out, from, dtype = "float32", rope_scaling;
+  std::string out, from, dtype = "float32", rope_scaling, block = "llama";
   std::vector<std::string> layer_mixers;
   std::string mixture = "text=1";
   int64_t batch = 8, context = 1024;
   std::vector<int64_t> curriculum;
-  bool resume = false;
+  bool resume = false, reversible = false;
   DecoderConfig model;
   int64_t layers = 6;
   double rope_theta = 10000, rope_factor = 1;
@@ -49,6 +49,7 @@ DecoderLm make_model(TrainOptions& o) {
     config = checkpoint::load_decoder(o.from)->config();
   } else {
     config.layers.assign(size_t(o.layers), {});
+    config.block = formats::named_block(o.block);
     config.positions.kind = "rope";
     config.positions.rope.theta = o.rope_theta;
   }
@@ -59,6 +60,11 @@ DecoderLm make_model(TrainOptions& o) {
     rope.original_length = config.max_length;
   }
   for (const auto& mixer : o.layer_mixers) apply_mixer(config, mixer);
+  if (o.reversible) {
+    require(config.block.placement == formats::NormPlacement::pre,
+            "--reversible of a model of placement {}: pre is accepted", name_of(config.block.placement));
+    config.block.placement = formats::NormPlacement::reversible;
+  }
   if (o.from.empty() || o.context > config.max_length) config.max_length = o.context;
   torch::manual_seed(int64_t(o.common.seed));
   DecoderLm model(config);
@@ -158,7 +164,7 @@ void add_train(CLI::App& app) {
       "lm", "a byte language model on text and tasks\nexample: heed train lm --text book.txt --out my-lm --steps 2000");
   lm->add_option("--text", options->text, "files and folders of text");
   lm->add_option("--out", options->out, "folder of the checkpoint")->check(writable_folder())->required();
-  lm->add_option("--from", options->from, "begin with the weights of this checkpoint");
+  auto* from = lm->add_option("--from", options->from, "begin with the weights of this checkpoint");
   lm->add_flag("--resume", options->resume, "go on where a stopped training in --out was");
   lm->add_option("--mix", options->mixture,
                  "shares of text and tasks, as text=0.6,niah_single=0.2,repeat=0.2 (default text=1)");
@@ -186,7 +192,11 @@ void add_train(CLI::App& app) {
   lm->add_option("--heads", options->model.heads, "query heads (default 8)")->check(CLI::Range(1, 4096));
   lm->add_option("--kv-heads", options->model.kv_heads, "key and value heads (default 4)")->check(CLI::Range(1, 4096));
   lm->add_option("--head-dim", options->model.head_dim, "head size (default 32)")->check(CLI::Range(1, 4096));
-  lm->add_option("--hidden", options->model.hidden, "width of the SwiGLU (default 704)")->check(CLI::Range(1, 1 << 20));
+  lm->add_option("--hidden", options->model.hidden, "width of the channel mixer (default 704)")
+      ->check(CLI::Range(1, 1 << 20));
+  add_block(*lm, options->block)->excludes(from);
+  lm->add_flag("--reversible", options->reversible,
+               "layers keep no activations for the backward, and have two residual streams (Reformer)");
   lm->add_option("--rope-theta", options->rope_theta, "RoPE base (default 10000)")->check(positive());
   lm->add_option("--rope-scaling", options->rope_scaling,
                  "stretch RoPE beyond the loaded checkpoint's context: linear, dynamic, yarn, llama3");

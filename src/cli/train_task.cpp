@@ -51,6 +51,7 @@ nlohmann::ordered_json to_json(const TaskOptions& o, const nlohmann::json& param
       {"layers", o.model.layers},
       {"dim", o.model.dim},
       {"heads", o.model.heads},
+      {"block", image ? nlohmann::ordered_json() : nlohmann::ordered_json(o.model.block)},
       {"bare", o.model.bare},
       {"backbone", image ? nlohmann::ordered_json(o.model.backbone) : nlohmann::ordered_json()},
       {"channel_mixer", image ? nlohmann::ordered_json(o.model.channel_mixer) : nlohmann::ordered_json()},
@@ -133,6 +134,7 @@ void add_train_task(CLI::App& train) {
   train.add_flag("--bare", o->model.bare, "blocks without norms and residuals, whose answers scale with their inputs")
       ->needs(task)
       ->group("with --task");
+  add_block(train, o->model.block)->needs(task)->group("with --task");
   add_backbone(train, o->model, o->backbone_settings, task, "with --task");
   option("--test-samples", o->samples, "of the test split (default 256)")->check(CLI::Range(1, 1 << 24));
   option("--eval-every", o->eval_every, "steps between reports (default: a tenth of them)")->check(whole(1));

@@ -95,6 +95,7 @@ void check_whole(std::string_view source, const char* name, int64_t value, int64
 void check_real(std::string_view source, const char* name, double value, double low, double high);
 // Far above every model there is; below what overflows when four of them are multiplied into a count of bytes.
 inline constexpr int64_t kMaxSize = int64_t{1} << 24;
+inline constexpr int64_t kMaxLayers = int64_t{1} << 14;
 inline constexpr int64_t kMaxPositions = int64_t{1} << 40;
 
 }  // namespace heed::formats

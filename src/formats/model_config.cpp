@@ -27,7 +27,7 @@ constexpr std::array<Architecture<EncoderModelConfig>, 5> kEncoders = {{{"BertMo
 constexpr std::array<Architecture<VisionModelConfig>, 2> kVision = {
     {{"ViTModel", "vit", read_vit}, {"ViTForImageClassification", "", read_vit}}};
 
-constexpr std::array<Architecture<DecoderModelConfig>, 9> kDecoders = {
+constexpr std::array<Architecture<DecoderModelConfig>, 10> kDecoders = {
     {{kPlainDecoder, "llama", read_llama},
      {"MistralForCausalLM", "mistral", read_mistral},
      {"Qwen2ForCausalLM", "qwen2", read_qwen2},
@@ -36,6 +36,7 @@ constexpr std::array<Architecture<DecoderModelConfig>, 9> kDecoders = {
      {"Phi3ForCausalLM", "phi3", read_phi3},
      {"GPT2LMHeadModel", "gpt2", read_gpt2},
      {"GPTNeoXForCausalLM", "gpt_neox", read_gpt_neox},
+     {"MambaForCausalLM", "mamba", read_mamba},
      {kHeedDecoder, "heed", read_heed}}};
 
 template <class Table>

@@ -19,8 +19,6 @@ void check_real(std::string_view source, const char* name, double value, double 
 
 namespace {
 
-constexpr int64_t kMaxLayers = int64_t{1} << 14;
-
 void check_scaling(const DecoderModelConfig& config, std::string_view source) {
   const RopeScaling& scaling = *config.rope_scaling;
   check_real(source, "rope_scaling.factor", scaling.factor, 1, 1e6);

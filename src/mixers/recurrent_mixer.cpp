@@ -165,7 +165,8 @@ Tensor RecurrentMixer::forward(const MixerInput& input, MixerState* state) {
   if (input.grid) {
     int64_t cells = 1;
     for (const int64_t size : input.grid->sizes) cells *= size;
-    require(cells == x.size(1), "{}: a grid of {} cells for {} tokens", mixer_name(), cells, x.size(1));
+    require(cells + leading_tokens() == x.size(1), "{}: a grid of {} cells for {} tokens; {} is accepted", mixer_name(),
+            cells, x.size(1), cells + leading_tokens());
   }
   RecurrentState* own = nullptr;
   if (state != nullptr) {

@@ -2,6 +2,7 @@
 
 #include "heed/error.h"
 #include "heed/mixers/recurrent_mixer.h"
+#include "heed/models/unet.h"
 #include "heed/nn/grid.h"
 
 namespace heed {
@@ -15,10 +16,6 @@ nn::Windows windows_of(const Grid& grid, int64_t window, bool shifted) {
   const int64_t rows = side(grid, window, 0), columns = side(grid, window, 1);
   return {
       nn::Windows::Kind::block, grid.sizes[0], grid.sizes[1], rows, columns, shifted ? std::min(rows, columns) / 2 : 0};
-}
-
-torch::nn::Conv2d halving(int64_t in, int64_t out) {
-  return torch::nn::Conv2d(torch::nn::Conv2dOptions(in, out, 3).stride(2).padding(1));
 }
 
 }  // namespace
@@ -36,7 +33,9 @@ SwinBlockImpl::SwinBlockImpl(const TransformerConfig& c, const Grid& grid, int64
   qkv_ = register_module("qkv", torch::nn::Linear(c.dim, 3 * c.dim));
   out_ = register_module("o_proj", torch::nn::Linear(c.dim, c.dim));
   bias_ = register_module("bias", nn::OffsetBias(c.heads, side(grid, window, 0), side(grid, window, 1)));
-  mlp_ = register_module("mlp", make_channel_mixer(c.block, c.dim, c.hidden));
+  const auto channels = make_channel_mixer(c.block, c.dim, c.hidden);
+  require(channels != nullptr, "cross_contextual_attention: a channel mixer of none is not accepted");
+  mlp_ = register_module("mlp", channels);
 }
 
 Tensor SwinBlockImpl::weights(const Tensor& q, const Tensor& k) {
@@ -79,8 +78,8 @@ AttentionSwinUnetImpl::AttentionSwinUnetImpl(const VisionSpec& spec, const SwinU
     auto& scale = scales_.emplace_back();
     scale.grid = grid;
     const auto patches = torch::nn::Conv2dOptions(spec.channels, base.dim, spec.patch).stride(spec.patch);
-    scale.embedding =
-        owner->register_module("embedding", s == 0 ? torch::nn::Conv2d(patches) : halving(widened(s - 1).dim, own.dim));
+    scale.embedding = owner->register_module(
+        "embedding", s == 0 ? torch::nn::Conv2d(patches) : halving_conv(widened(s - 1).dim, own.dim));
     scale.norm = owner->register_module("norm", nn::Norm(own.block.norm, own.dim, own.norm_eps));
     for (auto* half : {&scale.encoder, &scale.decoder})
       for (int64_t i = 0; i < c.depth; ++i)
@@ -93,19 +92,17 @@ AttentionSwinUnetImpl::AttentionSwinUnetImpl(const VisionSpec& spec, const SwinU
   auto below = widened(c.scales - 1);
   bottom_grid_ = grid;
   below.max_length = grid.sizes[0] * grid.sizes[1];
-  bottom_embedding_ = register_module("bottom_embedding", halving(widened(c.scales - 2).dim, below.dim));
+  bottom_embedding_ = register_module("bottom_embedding", halving_conv(widened(c.scales - 2).dim, below.dim));
   auto owner = register_module("bottom", std::make_shared<torch::nn::Module>("bottom"));
   bottom_ = make_blocks(*owner, below, false, torch::kFloat32);
+  bottom_reducers_ = make_reducers(*owner, spec.reducer, below);
   positions_ = register_parameter("positions", torch::randn({1, spec.rows() * spec.columns(), base.dim}) * 0.02);
   norm_ = register_module("norm", nn::Norm(base.block.norm, base.dim, base.norm_eps));
   classifier_ = register_module("classifier", torch::nn::Linear(base.dim, spec.labels));
 }
 
 Tensor AttentionSwinUnetImpl::expanded(Scale& scale, const Tensor& cells, const Grid& from) {
-  const auto image = nn::to_image(scale.expand(cells), from.sizes[0], from.sizes[1]);
-  const auto twice = torch::pixel_shuffle(image.contiguous(), 2);
-  // Of an odd grid the last half cell is cut off.
-  return nn::to_tokens(twice.narrow(2, 0, scale.grid.sizes[0]).narrow(3, 0, scale.grid.sizes[1]));
+  return unfolded_cells(scale.expand(cells), from, scale.grid);
 }
 
 Tensor AttentionSwinUnetImpl::states(const Tensor& pixels, uint64_t seed) {
@@ -128,7 +125,7 @@ Tensor AttentionSwinUnetImpl::states(const Tensor& pixels, uint64_t seed) {
   MixerInput input;
   input.grid = bottom_grid_;
   input.x = nn::to_tokens(bottom_embedding_(image)).contiguous();
-  auto x = run_blocks(bottom_, input, nullptr, seed);
+  auto x = run_restored_blocks(bottom_, input, bottom_reducers_, 0, seed);
   for (size_t s = scales_.size(); s-- > 0;) {
     auto& scale = scales_[s];
     x = scale.skip(expanded(scale, x, s + 1 < scales_.size() ? scales_[s + 1].grid : bottom_grid_), skips[s]);

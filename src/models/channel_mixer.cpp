@@ -71,14 +71,17 @@ Tensor activate(const Tensor& x, formats::Activation activation) {
       return torch::gelu(x, "tanh");
     case relu:
       return torch::relu(x);
+    case identity:
+      return x;
   }
   fail("unknown activation");
 }
 
 std::shared_ptr<ChannelMixer> make_channel_mixer(const formats::BlockConfig& block, int64_t dim, int64_t hidden) {
-  static const std::vector<std::string> kNames{"gated_mlp", "mlp", "conv_glu", "conv_mlp"};
+  static const std::vector<std::string> kNames{"gated_mlp", "mlp", "conv_glu", "conv_mlp", "none"};
   const auto found = std::find(kNames.begin(), kNames.end(), block.channel_mixer) - kNames.begin();
-  require(found < 4, "unknown channel mixer {}: {}", block.channel_mixer, suggest(block.channel_mixer, kNames));
+  require(found < 5, "unknown channel mixer {}: {}", block.channel_mixer, suggest(block.channel_mixer, kNames));
+  if (found == 4) return nullptr;
   return std::make_shared<Mlp>(block, dim, hidden, found % 2 == 0, found >= 2);
 }
 

@@ -10,16 +10,19 @@ namespace {
 
 using torch::Tensor;
 
-/// Queries see the keys and values of another image behind their own.
+/// Queries see the keys and values of another image behind their own, or none where it is -1.
 class PairTaps final : public Taps {
  public:
-  explicit PairTaps(Tensor partner) : partner_(std::move(partner)) {}
+  explicit PairTaps(const Tensor& partner) : partner_(partner.clamp_min(0)), alone_(partner < 0) {}
   void core_input(const LayerContext&, CoreInput& in) override {
     for (auto* rows : {&in.k, &in.v}) *rows = torch::cat({*rows, rows->index_select(0, partner_)}, 2);
+    if (!alone_.any().item<bool>()) return;
+    const auto hidden = alone_.unsqueeze(1).expand({-1, in.k.size(2) / 2});
+    in.key_padding = torch::cat({torch::zeros_like(hidden), hidden}, 1);
   }
 
  private:
-  Tensor partner_;
+  Tensor partner_, alone_;
 };
 
 }  // namespace
@@ -69,6 +72,11 @@ DualCrossImpl::Branches DualCrossImpl::branches(const Tensor& pixels, const Tens
     result.local = image(local_norm(local_block->forward(input)));
   }
   if (partner.defined()) {
+    const int64_t batch = pixels.size(0);
+    require(partner.dim() == 1 && partner.size(0) == batch && partner.scalar_type() == torch::kInt64 &&
+                (partner >= -1).all().item<bool>() && (partner < batch).all().item<bool>(),
+            "dual_cross: partners of shape {}: int64 [{}] of images from 0 to {}, or -1, are accepted",
+            c10::str(partner.sizes()), batch, batch - 1);
     PairTaps distracted(partner);
     result.pair = image(vit->finish(run(distracted)));
   }

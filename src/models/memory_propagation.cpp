@@ -23,8 +23,15 @@ ops::NeighborhoodOptions windows_of(const std::vector<int64_t>& grid, const std:
 
 LocalPropagationImpl::LocalPropagationImpl(int64_t key, int64_t channels, int64_t height, int64_t width, int64_t window)
     : grid_{height, width}, window_{std::min(window, height), std::min(window, width)} {
-  require(window >= 1, "local attention to {} cells a side; 1 or more are accepted", window);
-  offsets = register_module("offsets", torch::nn::Linear(key, (2 * window_[0] - 1) * (2 * window_[1] - 1)));
+  require(window >= 1 && window % 2 == 1, "local attention to {} cells a side; an odd number is accepted", window);
+  // Windows of neighborhood are moved inwards at borders: what they hold beyond half a window is hidden.
+  const auto flat = ops::neighborhood_offsets(windows_of(grid_, window_));
+  const int64_t across = 2 * window_[1] - 1, half = window / 2;
+  const auto down = torch::floor_divide(flat, across) - (window_[0] - 1), right = flat % across - (window_[1] - 1);
+  const int64_t rows = std::min(half, height - 1), columns = std::min(half, width - 1);
+  beyond_ = (down.abs() > rows) | (right.abs() > columns);
+  where_ = ((down + rows) * (2 * columns + 1) + right + columns).masked_fill(beyond_, 0);
+  offsets = register_module("offsets", torch::nn::Linear(key, (2 * rows + 1) * (2 * columns + 1)));
   mix_ = register_module("mix", near_conv(channels, channels, 1, channels));
   out_ = register_module("out", torch::nn::Linear(channels, channels));
 }
@@ -32,8 +39,9 @@ LocalPropagationImpl::LocalPropagationImpl(int64_t key, int64_t channels, int64_
 Tensor LocalPropagationImpl::attend(const Tensor& q, const Tensor& k, const Tensor& v) {
   const auto options = windows_of(grid_, window_);
   const auto head = [](const Tensor& t) { return t.unsqueeze(1).contiguous(); };
-  const auto where = ops::neighborhood_offsets(options).unsqueeze(0).expand({q.size(0), -1, -1});
-  const auto logits = ops::neighborhood_qk(head(q), head(k), options) + offsets(q).gather(2, where).unsqueeze(1);
+  const auto where = where_.unsqueeze(0).expand({q.size(0), -1, -1});
+  auto logits = ops::neighborhood_qk(head(q), head(k), options) + offsets(q).gather(2, where).unsqueeze(1);
+  logits = logits.masked_fill(beyond_, std::numeric_limits<float>::lowest());
   return ops::neighborhood_av(torch::softmax(logits, 3), head(v), options).squeeze(1);
 }
 

@@ -35,6 +35,7 @@ OverlockImpl::OverlockImpl(const VisionSpec& spec, const OverlockConfig& config)
       "overview_embedding", torch::nn::Conv2d(torch::nn::Conv2dOptions(dim, overview.dim, 3).stride(2).padding(1)));
   auto owner = register_module("overview", std::make_shared<torch::nn::Module>("overview"));
   overview_ = make_blocks(*owner, overview, false, torch::kFloat32);
+  overview_reducers_ = make_reducers(*owner, spec.reducer, overview);
   overview_norm_ = owner->register_module("norm", nn::Norm(overview.block.norm, overview.dim, overview.norm_eps));
   if (!spec.dense) overview_classifier_ = owner->register_module("classifier", linear(overview.dim, spec.labels));
   to_context_ = owner->register_module("to_context", linear(overview.dim, context));
@@ -57,7 +58,7 @@ Tensor OverlockImpl::states(const Tensor& pixels, uint64_t seed) {
   input.grid = overview_grid_;
   const auto image = nn::to_image(features.back(), grid[0], grid[1]).contiguous();
   input.x = nn::to_tokens(overview_embedding_(image)).contiguous();
-  const auto overview = overview_norm_(run_blocks(overview_, input, nullptr, seed));
+  const auto overview = overview_norm_(run_restored_blocks(overview_, input, overview_reducers_, 0, seed));
   overview_state_ = is_training() && !spec_.dense ? overview.mean(1) : Tensor();
 
   auto context = nn::to_image(to_context_(overview), overview_grid_.sizes[0], overview_grid_.sizes[1]).contiguous();

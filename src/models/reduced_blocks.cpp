@@ -1,7 +1,10 @@
 #include "heed/models/reduced_blocks.h"
 
+#include <numeric>
+
 #include "heed/error.h"
 #include "heed/mixers/taps.h"
+#include "heed/nn/config.h"
 #include "heed/nn/keys.h"
 #include "heed/ops/attn_stats.h"
 
@@ -41,8 +44,10 @@ class CoreTap : public Taps {
   Taps* other_;
 };
 
+/// What the core's softmax is taken over: merged tokens count as often as they are.
 AttentionOptions shown(const CoreInput& core) {
   AttentionOptions options;
+  if (core.key_sizes) options.bias = core.key_sizes->to(core.q.scalar_type()).log().unsqueeze(1).unsqueeze(1);
   if (core.key_padding) nn::hide_keys(options, *core.key_padding, core.q.size(2));
   return options;
 }
@@ -68,60 +73,116 @@ Tensor scores_of(const CoreInput& core, const std::string& wanted) {
 
 }  // namespace
 
+ReducedStream::ReducedStream(MixerInput given, int64_t leading, bool proportional)
+    : input(std::move(given)), leading_(leading), proportional_(proportional) {
+  require(!input.cu_seqlens && !input.memory, "token reduction: packed sequences and memory are not accepted");
+  map = nn::every_token(input.x.size(0), input.x.size(1), input.sizes.value_or(Tensor()),
+                        input.key_padding.value_or(Tensor()));
+}
+
+Tensor ReducedStream::take(nn::TokenReducer& reducer, nn::ReductionInput wanted) {
+  wanted.sizes = map.sizes;
+  wanted.padding = map.hidden;
+  wanted.leading = leading_;
+  wanted.layer = input.layer.index;
+  wanted.layers = input.layer.count;
+  wanted.seed = input.seed;
+  const auto next = reducer.map(wanted);
+  map = map.then(next);
+  reduced_ = true;
+  return next.reduce(wanted.x);
+}
+
+void ReducedStream::run(TransformerBlock& block, nn::TokenReducer* reducer) {
+  if (reducer && reducer->before_layer()) input.x = take(*reducer, {.x = input.x});
+  if (reduced_) {
+    input.grid.reset();
+    input.positions.reset();
+    input.sizes.reset();
+    input.key_padding.reset();
+    input.share = nullptr;  // what an earlier layer left is of tokens that have gone
+    // Padding has size 0, which no logarithm takes; it is hidden anyway.
+    if (proportional_) input.sizes = map.sizes.clamp_min(1);
+    if (map.hidden.defined()) input.key_padding = map.hidden;
+  }
+  mixed_tokens = input.x.size(1);
+  if (!reducer || reducer->before_layer()) {
+    input.x = block->forward(input);
+    return;
+  }
+  auto watched = input;
+  CoreTap tap(input.taps);
+  watched.taps = &tap;
+  nn::ReductionInput wanted;
+  wanted.x = block->token_half(watched);
+  if (tap.seen.k.defined()) wanted.metric = tap.seen.k.mean(1);
+  wanted.scores = scores_of(tap.seen, reducer->wanted_scores());
+  const auto left = take(*reducer, wanted);
+  mixed_tokens = left.size(1);
+  input.grid.reset();
+  input.x = block->channel_half(input, left);
+}
+
+Tensor mean_of_tokens(const Tensor& x, const nn::TokenMap& map) {
+  const auto sizes = map.sizes.to(x.scalar_type()).unsqueeze(2);
+  return (x * sizes).sum(1, true) / sizes.sum(1, true).clamp_min(1);
+}
+
+LayerReducers make_reducers(torch::nn::Module& owner, const nlohmann::json& plan, const TransformerConfig& config) {
+  LayerReducers reducers;
+  if (plan.is_null() || plan.empty()) return reducers;
+  const int64_t count = static_cast<int64_t>(config.layers.size());
+  require(plan.is_object() && plan.contains("name"), "reducer = {}: an object with the name of one is accepted",
+          plan.dump());
+  auto own = plan;
+  for (const char* key : {"name", "layers", "proportional"}) own.erase(key);
+  ConfigReader reader("reducer", plan);
+  const auto name = reader.get<std::string>("name", {});
+  reducers.proportional = reader.get("proportional", true);
+  std::vector<int64_t> layers(static_cast<size_t>(count));
+  std::iota(layers.begin(), layers.end(), 0);
+  layers = reader.get("layers", layers);
+  for (const auto& row : nn::reducer_rows()) {
+    if (row.name != name) continue;
+    for (const auto& parameter : row.parameters) {
+      if (parameter.name == "dim" && !own.contains("dim")) own["dim"] = config.dim;
+      if (parameter.name == "heads" && !own.contains("heads")) own["heads"] = config.heads;
+    }
+  }
+  reducers.of_layer.resize(config.layers.size());
+  for (const int64_t layer : layers) {
+    require(layer >= 0 && layer < count, "reducer {}: layer {} of {}: 0 to {} is accepted", name, layer, count,
+            count - 1);
+    auto& reducer = reducers.of_layer[static_cast<size_t>(layer)];
+    if (!reducer)
+      reducer = owner.register_module("reducer_" + std::to_string(layer), nn::make_token_reducer(name, own));
+  }
+  return reducers;
+}
+
+Tensor run_restored_blocks(std::vector<TransformerBlock>& blocks, MixerInput input, const LayerReducers& reducers,
+                           int64_t leading, uint64_t seed) {
+  if (reducers.of_layer.empty()) return run_blocks(blocks, std::move(input), nullptr, seed);
+  const auto run =
+      run_reduced_blocks(blocks, std::move(input), reducers.of_layer, leading, seed, reducers.proportional);
+  return run.map.restore(run.x);
+}
+
 ReducedRun run_reduced_blocks(std::vector<TransformerBlock>& blocks, MixerInput input,
                               const std::vector<std::shared_ptr<nn::TokenReducer>>& reducers, int64_t leading,
                               uint64_t seed, bool proportional) {
   require(reducers.size() == blocks.size(), "token reduction: {} reducers for {} blocks: one a block is accepted",
           reducers.size(), blocks.size());
-  require(!input.cu_seqlens && !input.memory, "token reduction: packed sequences and memory are not accepted");
+  ReducedStream stream(std::move(input), leading, proportional);
   ReducedRun run;
-  run.map = nn::every_token(input.x.size(0), input.x.size(1), input.sizes.value_or(Tensor()),
-                            input.key_padding.value_or(Tensor()));
-  bool reduced = false;
-  const auto take = [&](nn::TokenReducer& reducer, nn::ReductionInput wanted) {
-    wanted.sizes = run.map.sizes;
-    wanted.padding = run.map.hidden;
-    wanted.leading = leading;
-    wanted.layer = input.layer.index;
-    wanted.layers = input.layer.count;
-    wanted.seed = input.seed;
-    const auto map = reducer.map(wanted);
-    run.map = run.map.then(map);
-    reduced = true;
-    return map.reduce(wanted.x);
-  };
-  Taps* const observer = input.taps;
-  input.layer.count = int64_t(blocks.size());
   for (size_t l = 0; l < blocks.size(); ++l) {
-    input.layer.index = int64_t(l);
-    input.seed = seed * 0x9E3779B97F4A7C15ull + l;
-    auto* reducer = reducers[l].get();
-    if (reducer && reducer->before_layer()) input.x = take(*reducer, {.x = input.x});
-    if (reduced) {
-      input.grid.reset();
-      input.positions.reset();
-      input.sizes.reset();
-      input.key_padding.reset();
-      // Padding has size 0, which no logarithm takes; it is hidden anyway.
-      if (proportional) input.sizes = run.map.sizes.clamp_min(1);
-      if (run.map.hidden.defined()) input.key_padding = run.map.hidden;
-    }
-    CoreTap tap(observer);
-    const bool between = reducer && !reducer->before_layer();
-    input.taps = between ? &tap : observer;
-    auto y = blocks[l]->token_half(input);
-    if (between) {
-      nn::ReductionInput wanted;
-      wanted.x = y;
-      if (tap.seen.k.defined()) wanted.metric = tap.seen.k.mean(1);
-      wanted.scores = scores_of(tap.seen, reducer->wanted_scores());
-      y = take(*reducer, wanted);
-      input.grid.reset();
-    }
-    run.tokens.push_back(y.size(1));
-    input.x = blocks[l]->channel_half(input, y);
+    stream.input.layer = {int64_t(l), int64_t(blocks.size())};
+    stream.input.seed = seed * 0x9E3779B97F4A7C15ull + l;
+    stream.run(blocks[l], reducers[l].get());
+    run.tokens.push_back(stream.mixed_tokens);
   }
-  run.x = input.x;
+  run.x = stream.input.x;
+  run.map = stream.map;
   return run;
 }
 

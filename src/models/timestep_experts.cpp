@@ -50,6 +50,7 @@ TimestepExpertsImpl::TimestepExpertsImpl(TimestepExpertsConfig config) : config_
       };
       layer.norm = place->register_module("norm", nn::Norm(formats::NormKind::layer, c.dim, kEps));
       layer.mlp_norm = place->register_module("mlp_norm", nn::Norm(formats::NormKind::layer, c.dim, kEps));
+      if (c.text) layer.text_kv = linear("text_kv", c.text, 2 * c.dim);
       layer.qkv = linear("qkv", c.dim, 3 * c.dim), layer.out = linear("o_proj", c.dim, c.dim);
       layer.up = linear("up", c.dim, c.hidden), layer.down = linear("down", c.hidden, c.dim);
       if (c.residual && l > 0) layer.gate = place->register_parameter("gate", torch::zeros({c.heads, c.dim}));
@@ -67,9 +68,14 @@ std::pair<double, double> TimestepExpertsImpl::interval(int64_t group) const {
   return {double(group) / double(config_.groups), double(group + 1) / double(config_.groups)};
 }
 
-Tensor TimestepExpertsImpl::attend(Layer& layer, const Tensor& x, const Tensor& gate, Before& before) {
+Tensor TimestepExpertsImpl::attend(Layer& layer, const Tensor& x, const Tensor& text, const Tensor& gate,
+                                   Before& before) {
   const auto& c = config_;
-  const auto parts = layer.qkv(x).chunk(3, 2);
+  auto parts = layer.qkv(x).chunk(3, 2);
+  if (text.defined()) {
+    const auto before_x = layer.text_kv(text).chunk(2, 2);
+    for (size_t i : {0, 1}) parts[i + 1] = torch::cat({before_x[i], parts[i + 1]}, 1);
+  }
   const auto q = split_heads(parts[0], c.heads), k = split_heads(parts[1], c.heads), v = split_heads(parts[2], c.heads);
   const double scale = 1 / std::sqrt(double(c.dim / c.heads));
   Tensor heads;
@@ -88,12 +94,20 @@ Tensor TimestepExpertsImpl::attend(Layer& layer, const Tensor& x, const Tensor& 
   return layer.out(join_heads(heads));
 }
 
-Tensor TimestepExpertsImpl::velocity(const Tensor& x, const Tensor& times, const Tensor& labels) {
+Tensor TimestepExpertsImpl::velocity(const Tensor& x, const Tensor& times, const FlowCondition& condition) {
   const auto& c = config_;
+  const auto& [labels, texts] = condition;
   require(x.dim() == 3 && x.size(1) == c.tokens && x.size(2) == c.channels && times.dim() == 1 &&
               times.size(0) == x.size(0),
           "a flow: x [B, {}, {}] and times [B] are accepted", c.tokens, c.channels);
   require(!c.classes || labels.defined(), "a flow of {} classes needs labels", c.classes);
+  require(texts.empty() || (c.text > 0 && (texts.size() == 1 || int64_t(texts.size()) == c.layers)),
+          "{} texts of a flow of {} layers and {} channels of text: none, one, or one a layer are accepted",
+          texts.size(), c.layers, c.text);
+  for (const auto& text : texts)
+    require(text.dim() == 3 && text.size(0) == x.size(0) && text.size(2) == c.text && text.size(1) == texts[0].size(1),
+            "a text of shape {}: [{}, {}, {}] is accepted", c10::str(text.sizes()), x.size(0), texts[0].size(1),
+            c.text);
   const int64_t which = group_of(times.min().item<double>());
   require(which == group_of(times.max().item<double>()), "times from {} to {} are of several groups",
           times.min().item<double>(), times.max().item<double>());
@@ -102,28 +116,33 @@ Tensor TimestepExpertsImpl::velocity(const Tensor& x, const Tensor& times, const
   auto state = group.in(x) + group.positions + group.time(embedding).unsqueeze(1);
   if (c.classes) state = state + group.label(labels).unsqueeze(1);
   Before before;
+  auto depth = size_t(which) * group.layers.size();
   for (auto& layer : group.layers) {
     const auto gate = layer.gate.defined()
                           ? torch::tanh(torch::matmul(embedding, layer.gate.t())).unsqueeze(2).unsqueeze(3)
                           : Tensor();
-    state = state + attend(layer, layer.norm(state), gate, before);
+    const auto text = texts.empty() ? Tensor() : texts[texts.size() == 1 ? 0 : depth];
+    ++depth;
+    state = state + attend(layer, layer.norm(state), text, gate, before);
     state = state + layer.down(nn::gelu(layer.up(layer.mlp_norm(state))));
   }
   return group.out(group.norm(state));
 }
 
-Tensor TimestepExpertsImpl::loss(const Tensor& x1, const Tensor& labels) {
+Tensor TimestepExpertsImpl::loss(const Tensor& x1, const FlowCondition& condition) {
   const auto [begin, end] = interval(torch::randint(config_.groups, {1}, torch::kInt64).item<int64_t>());
   const auto x0 = torch::randn_like(x1);
   const auto times = begin + (end - begin) * torch::rand({x1.size(0)}, x1.options());
   const auto t = times.view({-1, 1, 1});
-  return (velocity(t * x1 + (1 - t) * x0, times, labels) - (x1 - x0)).square().mean();
+  return (velocity(t * x1 + (1 - t) * x0, times, condition) - (x1 - x0)).square().mean();
 }
 
-Tensor TimestepExpertsImpl::sample(int64_t count, int64_t steps, const Tensor& labels) {
+Tensor TimestepExpertsImpl::sample(int64_t count, int64_t steps, const FlowCondition& condition) {
   torch::NoGradGuard no_grad;
   const auto options = groups_[0].positions.options().requires_grad(false);
-  const auto field = [&](const Tensor& x, double t) { return velocity(x, torch::full({count}, t, options), labels); };
+  const auto field = [&](const Tensor& x, double t) {
+    return velocity(x, torch::full({count}, t, options), condition);
+  };
   return euler(field, torch::randn({count, config_.tokens, config_.channels}, options), steps);
 }
 

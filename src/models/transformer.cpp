@@ -1,11 +1,14 @@
 #include "heed/models/transformer.h"
 
 #include <cmath>
+#include <map>
 
 #include "heed/error.h"
 #include "heed/mixers/attention_share.h"
+#include "heed/mixers/shared_parameters.h"
 #include "heed/mixers/taps.h"
 #include "heed/models/bare_block.h"
+#include "heed/models/reversible.h"
 #include "heed/registry.h"
 
 namespace heed {
@@ -55,8 +58,13 @@ TransformerBlockImpl::TransformerBlockImpl(const TransformerConfig& c, size_t la
   const auto norm = [&](const char* name) { return register_module(name, nn::Norm(c.block.norm, c.dim, c.norm_eps)); };
   input_norm = norm("input_layernorm");
   mixer = register_module("self_attn", make_layer_mixer(c, layer, causal));
-  mlp_norm = norm("post_attention_layernorm");
-  mlp = register_module("mlp", make_channel_mixer(c.block, c.dim, c.hidden));
+  const auto channels = make_channel_mixer(c.block, c.dim, c.hidden);
+  require(channels || placement_ == NormPlacement::pre,
+          "a block of placement {} has a channel mixer; without one, pre is accepted", name_of(placement_));
+  if (channels) {
+    mlp_norm = norm("post_attention_layernorm");
+    mlp = register_module("mlp", channels);
+  }
   if (placement_ == NormPlacement::sandwich) {
     mixer_output_norm = norm("mixer_output_norm");
     mlp_output_norm = norm("mlp_output_norm");
@@ -90,13 +98,16 @@ Tensor TransformerBlockImpl::token_half(const MixerInput& given, MixerState* sta
     case NormPlacement::sandwich:
       return x + mixer_output_norm(mix_tokens(input, input_norm(x), state));
     default:
-      fail("a block whose halves run in parallel has nothing between them; other placements are accepted");
+      fail("a block of placement {} has no halves of one stream; pre, post and sandwich are accepted",
+           name_of(placement_));
   }
 }
 
 Tensor TransformerBlockImpl::channel_half(const MixerInput& input, const Tensor& y) {
-  auto out =
-      placement_ == NormPlacement::post ? mlp_norm(y + mix_channels(input, y)) : y + mix_channels(input, mlp_norm(y));
+  auto out = y;
+  if (mlp)
+    out =
+        placement_ == NormPlacement::post ? mlp_norm(y + mix_channels(input, y)) : y + mix_channels(input, mlp_norm(y));
   if (input.taps) input.taps->block_output(input.layer, out);
   return out;
 }
@@ -114,13 +125,18 @@ std::vector<TransformerBlock> make_blocks(torch::nn::Module& owner, const Transf
                                           torch::ScalarType dtype) {
   require(!config.layers.empty(), "a model has at least one layer");
   std::vector<TransformerBlock> blocks;
+  std::map<std::string, TokenMixer*> first_of;  // layers that have parameters in common, by mixer
   torch::NoGradGuard no_grad;
   const double residual = 0.02 / std::sqrt(2.0 * double(config.layers.size()));
   for (size_t i = 0; i < config.layers.size(); ++i) {
     auto block = owner.register_module("layers_" + std::to_string(i), TransformerBlock(config, i, causal));
-    block->mlp->output_weight().normal_(0, residual);
+    if (block->mlp) block->mlp->output_weight().normal_(0, residual);
     for (auto& parameter : block->mixer->named_parameters())
       if (parameter.key() == "o_proj.weight") parameter.value().normal_(0, residual);
+    if (auto* shares = dynamic_cast<SharedParameters*>(block->mixer.get())) {
+      const auto [first, alone] = first_of.try_emplace(config.layers[i].mixer, block->mixer.get());
+      if (!alone) shares->take_from(*first->second);
+    }
     block->to(dtype);
     blocks.push_back(std::move(block));
   }
@@ -138,6 +154,8 @@ void check_ids(const Tensor& ids, int64_t count, const char* what) {
 
 Tensor run_blocks(std::vector<TransformerBlock>& blocks, MixerInput input,
                   const std::vector<std::unique_ptr<MixerState>>* states, uint64_t seed) {
+  if (!blocks.empty() && blocks.front()->placement() == NormPlacement::reversible)
+    return run_reversible_blocks(blocks, input, seed, states);
   AttentionShare own;
   if (!input.share) input.share = &own;
   auto& share = *input.share;

@@ -34,6 +34,7 @@ TntImpl::TntImpl(TntConfig config, bool dense) : config_(std::move(config)), den
   auto owner = register_module("inner", std::make_shared<torch::nn::Module>("inner"));
   inner_ = make_blocks(*owner, c.inner, false, torch::kFloat32);
   blocks_ = make_blocks(*this, c, false, torch::kFloat32);
+  reducers_ = make_reducers(*this, c.reducer, c);
   for (size_t l = 0; l < blocks_.size(); ++l) folds_.push_back(make_fold("fold_" + std::to_string(l), false));
   norm_ = register_module("norm", nn::Norm(c.block.norm, c.dim, c.norm_eps));
   if (c.labels == 0) return;
@@ -78,20 +79,25 @@ TntImpl::Streams TntImpl::forward(const Tensor& pixels, uint64_t seed) {
   if (!c.class_token) patches.grid = Grid{{c.image_height / c.patch_height, c.image_width / c.patch_width}};
   AttentionShare of_words, of_patches;
   words.share = &of_words, patches.share = &of_patches;
+  ReducedStream stream(patches, before, reducers_.proportional);
   for (size_t l = 0; l < blocks_.size(); ++l) {
-    words.layer = patches.layer = {int64_t(l), int64_t(blocks_.size())};
-    words.seed = patches.seed = seed * 0x9E3779B97F4A7C15ull + l;
+    words.layer = stream.input.layer = {int64_t(l), int64_t(blocks_.size())};
+    words.seed = stream.input.seed = seed * 0x9E3779B97F4A7C15ull + l;
     words.x = inner_[l]->forward(words);
-    patches.x = patches.x + torch::constant_pad_nd(by_image(folds_[l](words.x)), {0, 0, before, 0});
-    patches.x = blocks_[l]->forward(patches);
+    // Merged patches get the mean of what their words say.
+    const auto folded = torch::constant_pad_nd(by_image(folds_[l](words.x)), {0, 0, before, 0});
+    stream.input.x = stream.input.x + stream.reduced(folded);
+    stream.run(blocks_[l], reducers_.at(l));
   }
-  return {words.x, norm_(patches.x)};
+  return {words.x, norm_(stream.input.x), stream.map};
 }
 
 Tensor TntImpl::states(const Tensor& pixels, uint64_t seed) {
-  const auto x = forward(pixels, seed).patches;
-  if (dense_) return x.slice(1, int64_t(config_.class_token));
-  return config_.class_token ? x.narrow(1, 0, 1) : x.mean(1, true);
+  const auto [words, x, map] = forward(pixels, seed);
+  const bool reduces = !reducers_.of_layer.empty();
+  if (dense_) return (reduces ? map.restore(x) : x).slice(1, int64_t(config_.class_token));
+  if (config_.class_token) return x.narrow(1, 0, 1);
+  return reduces ? mean_of_tokens(x, map) : x.mean(1, true);
 }
 
 Tensor TntImpl::answers(const Tensor& states) {

@@ -45,7 +45,10 @@ Tensor VisionTransformerImpl::forward(const Tensor& pixels, uint64_t seed, Taps*
   const auto& c = config_;
   MixerInput input;
   input.x = embed(pixels);
-  if (!c.class_token) input.grid = Grid{{c.image_height / c.patch_height, c.image_width / c.patch_width}};
+  const bool told = std::all_of(c.layers.begin(), c.layers.end(), [](const LayerPlan& layer) {
+    return layer.config.is_object() && layer.config.value("class_token", false);
+  });
+  if (!c.class_token || told) input.grid = Grid{{c.image_height / c.patch_height, c.image_width / c.patch_width}};
   input.taps = taps;
   return finish(run_blocks(blocks, std::move(input), nullptr, seed));
 }

@@ -6,8 +6,10 @@
 #include "heed/models/medusa.h"
 #include "heed/models/overlock.h"
 #include "heed/models/point_colorization.h"
+#include "heed/models/reduced_blocks.h"
 #include "heed/models/transformer_in_transformer.h"
 #include "heed/models/vision_pyramid.h"
+#include "heed/models/vision_unet.h"
 #include "heed/names.h"
 #include "heed/nn/config.h"
 
@@ -19,17 +21,28 @@ using torch::Tensor;
 class VitBackbone final : public VisionBackbone {
  public:
   explicit VitBackbone(const VisionSpec& spec) : dense_(spec.dense) {
-    model_ = register_module("model", VisionTransformer(vision_config(spec)));
+    const auto config = vision_config(spec);
+    model_ = register_module("model", VisionTransformer(config));
+    reducers_ = make_reducers(*this, spec.reducer, config);
+    grid_.sizes = {spec.rows(), spec.columns()};
   }
   Tensor states(const Tensor& pixels, uint64_t seed) override {
-    const auto x = model_->forward(pixels, seed);
-    return dense_ ? x : x.mean(1, true);
+    if (reducers_.of_layer.empty()) {
+      const auto x = model_->forward(pixels, seed);
+      return dense_ ? x : x.mean(1, true);
+    }
+    const auto run = run_reduced_blocks(model_->blocks, {.x = model_->embed(pixels), .grid = grid_}, reducers_.of_layer,
+                                        0, seed, reducers_.proportional);
+    const auto x = model_->finish(run.x);
+    return dense_ ? run.map.restore(x) : mean_of_tokens(x, run.map);
   }
   Tensor answers(const Tensor& states) override { return model_->logits(states.unsqueeze(-2)); }
 
  private:
   bool dense_;
   VisionTransformer model_{nullptr};
+  LayerReducers reducers_;
+  Grid grid_;
 };
 
 using Made = std::shared_ptr<VisionBackbone>;
@@ -47,6 +60,7 @@ Made make_tnt(const VisionSpec& spec, ConfigReader& reader) {
           "transformer_in_transformer: word_dim = {} is no multiple of word_heads = {}", c.inner.dim, c.inner.heads);
   c.inner.head_dim = c.inner.dim / c.inner.heads;
   c.inner.hidden = 4 * c.inner.dim;
+  c.reducer = spec.reducer;
   return Tnt(c, spec.dense).ptr();
 }
 
@@ -107,20 +121,27 @@ struct Entry {
   Made (*make)(const VisionSpec&, ConfigReader&);
 };
 
+constexpr BackboneTraits kReducing{.reduces = true};
+
 const std::vector<Entry>& entries() {
   static const std::vector<Entry> table = {
-      {"vit", {}, [](const VisionSpec& spec, ConfigReader&) -> Made { return std::make_shared<VitBackbone>(spec); }},
-      {"pyramid",
-       {},
+      {"vit", kReducing,
+       [](const VisionSpec& spec, ConfigReader&) -> Made { return std::make_shared<VitBackbone>(spec); }},
+      {"pyramid", kReducing,
        [](const VisionSpec& spec, ConfigReader& reader) -> Made {
          return VisionPyramid(PyramidConfig::growing(spec, reader.integer("stages", 4, 1, 16))).ptr();
        }},
-      {"transformer_in_transformer", {}, make_tnt},
-      {"cross_contextual_attention", {}, make_swin_unet},
-      {"medusa_attention", {}, make_medusa},
-      {"overlock", {}, make_overlock},
+      {"unet",
+       {},
+       [](const VisionSpec& spec, ConfigReader& reader) -> Made {
+         return VisionUnet(spec, reader.integer("scales", 3, 1, 16)).ptr();
+       }},
+      {"transformer_in_transformer", kReducing, make_tnt},
+      {"cross_contextual_attention", kReducing, make_swin_unet},
+      {"medusa_attention", kReducing, make_medusa},
+      {"overlock", kReducing, make_overlock},
       {"dual_cross_attention_learning", {true, false, false}, make_dual_cross},
-      {"point_colorization", {false, true, true}, make_point_colorization},
+      {"point_colorization", {false, true, true, true}, make_point_colorization},
   };
   return table;
 }
@@ -163,12 +184,15 @@ std::vector<std::string> backbone_names() {
 
 BackboneTraits traits_of(const std::string& backbone) { return entry_of(backbone).traits; }
 
-std::shared_ptr<VisionBackbone> make_backbone(const std::string& name, const VisionSpec& spec) {
+std::shared_ptr<VisionBackbone> make_backbone(const std::string& name, const VisionSpec& given) {
   const auto& entry = entry_of(name);
-  spec.check();
+  given.check();
+  auto spec = given;
   require(spec.dense ? entry.traits.patches : entry.traits.images, "{}: it has no answers for {}", name,
           spec.dense ? "patches" : "whole images");
   ConfigReader reader(name, spec.settings);
+  if (auto reducer = reader.object("reducer"); !reducer.empty()) spec.reducer = std::move(reducer);
+  require(spec.reducer.empty() || entry.traits.reduces, "{}: no reducer is accepted: it needs all of its tokens", name);
   const auto made = entry.make(spec, reader);
   reader.finish();
   return made;

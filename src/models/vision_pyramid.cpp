@@ -12,7 +12,7 @@ PyramidConfig PyramidConfig::growing(const VisionSpec& spec, int64_t count) {
   PyramidConfig config;
   config.image_height = spec.image_height, config.image_width = spec.image_width;
   config.channels = spec.channels, config.patch = spec.patch;
-  config.labels = spec.labels, config.dense = spec.dense;
+  config.labels = spec.labels, config.dense = spec.dense, config.reducer = spec.reducer;
   for (int64_t s = 1; s <= count; ++s) {
     auto& stage = config.stages.emplace_back(spec.base);
     for (auto* size : {&stage.dim, &stage.heads, &stage.kv_heads, &stage.hidden}) *size *= s;
@@ -51,6 +51,7 @@ VisionPyramidImpl::VisionPyramidImpl(PyramidConfig config) : config_(std::move(c
                           : torch::nn::Conv2dOptions(c.stages[s - 1].dim, plan.dim, 3).stride(2).padding(1);
     stage.embedding = owner->register_module("embedding", torch::nn::Conv2d(options));
     stage.blocks = make_blocks(*owner, plan, false, torch::kFloat32);
+    stage.reducers = make_reducers(*owner, c.reducer, plan);
     stage.norm = owner->register_module("norm", nn::Norm(plan.block.norm, plan.dim, plan.norm_eps));
     if (c.dense) stage.lateral = owner->register_module("lateral", linear(plan.dim, first));
   }
@@ -76,12 +77,14 @@ std::vector<Tensor> VisionPyramidImpl::features(const Tensor& pixels, uint64_t s
     input.grid = grid;
     input.x = nn::to_tokens(stage.embedding(image)).contiguous();
     if (s == 0) input.x = input.x + positions_;
-    for (auto& block : stage.blocks) {
-      input.seed = seed * 0x9E3779B97F4A7C15ull + uint64_t(input.layer.index);
-      input.x = block->forward(input);
+    ReducedStream stream(input, 0, stage.reducers.proportional);
+    for (size_t l = 0; l < stage.blocks.size(); ++l) {
+      stream.input.layer = input.layer;
+      stream.input.seed = seed * 0x9E3779B97F4A7C15ull + uint64_t(input.layer.index);
+      stream.run(stage.blocks[l], stage.reducers.at(l));
       ++input.layer.index;
     }
-    auto out = stage.norm(input.x);
+    auto out = stage.norm(stream.restored(stream.input.x));
     if (!gates.empty()) out = out * gates[s];
     features.push_back(out);
     image = nn::to_image(out, grid.sizes[0], grid.sizes[1]).contiguous();

@@ -5,6 +5,7 @@
 #include "heed/models/medusa.h"
 #include "heed/models/memory_propagation.h"
 #include "heed/models/overlock.h"
+#include "heed/models/style_generator.h"
 #include "heed/models/timestep_experts.h"
 
 namespace heed {
@@ -51,9 +52,12 @@ std::vector<RegistryRow> vision_model_rows() {
   const DualCrossConfig dual;
   const TimestepExpertsConfig experts;
   const OverlockConfig overlock;
+  const StyleGeneratorConfig style;
   return {
       row("pyramid", "Pyramid Vision Transformer (arXiv 2102.12122)", 2021, "O(N^2)",
           {{"stages", 4, "each with half the grid of the one before; stage s has s times the channels"}}),
+      row("unet", "VM-UNet: Vision Mamba UNet for Medical Image Segmentation (arXiv 2402.02491), with any mixer", 2024,
+          "O(N^2)", {{"scales", 3, "grids, each half of the one before; scale s has s times the channels"}}),
       row("overlock",
           "OverLoCK: An Overview-first-Look-Closely-next ConvNet with Context-Mixing Dynamic Kernels (arXiv "
           "2502.20087)",
@@ -102,6 +106,15 @@ std::vector<RegistryRow> vision_model_rows() {
            {"groups", experts.groups, "K, each of which serves 1 / K of the time"},
            {"residual", experts.residual, "scores of the layer before are added, gated by time"},
            {"recompute", experts.recompute, "they are part of one wider product, in O(N) memory"}}),
+      row("style_generator", "StyleSwin: Transformer-based GAN for High-resolution Image Generation (arXiv 2112.10762)",
+          2021, "O(N w^2)",
+          {{"latent", style.latent, "numbers of the noise"},
+           {"style", style.style, "numbers of the style that steers all norms"},
+           {"mapping", style.mapping, "layers from noise to style"},
+           {"dims", style.dims, "channels of 4 x 4 cells, of 8 x 8, ...: as many pixels as the last has cells"},
+           {"heads", style.heads, "of the double windows, even"},
+           {"window", style.window, "cells a side of windows"},
+           {"colours", style.colours, "channels of an image"}}),
       row("dual_cross_attention_learning",
           "Dual Cross-Attention Learning for Fine-Grained Visual Categorization and Object Re-Identification "
           "(arXiv 2205.02151)",

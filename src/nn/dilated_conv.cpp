@@ -3,6 +3,7 @@
 #include <map>
 
 #include "heed/error.h"
+#include "heed/nn/shown_norm.h"
 
 namespace heed::nn {
 
@@ -36,19 +37,18 @@ DilatedConvImpl::DilatedConvImpl(int64_t channels, int64_t size) : size_(size) {
   for (const auto& [cells, dilation] : all) {
     const auto number = std::to_string(convs_.size());
     convs_.push_back(register_module("conv_" + number, GridConv(channels, cells, false, dilation)));
-    norms_.push_back(register_module("norm_" + number, torch::nn::BatchNorm2d(channels)));
+    norms_.push_back(register_module("norm_" + number, torch::nn::BatchNorm1d(channels)));
     dilations_.push_back(dilation);
   }
 }
 
-Tensor DilatedConvImpl::branches(const Tensor& tokens, int64_t height, int64_t width) {
+Tensor DilatedConvImpl::branches(const Tensor& tokens, int64_t height, int64_t width, const Tensor& hidden) {
   Tensor sum;
   for (size_t i = 0; i < convs_.size(); ++i) {
-    const auto image = to_image(convs_[i](tokens, height, width), height, width).contiguous();
-    const auto part = norms_[i](image);
+    const auto part = norm_of_shown(norms_[i], convs_[i](tokens, height, width), hidden);
     sum = sum.defined() ? sum + part : part;
   }
-  return to_tokens(sum);
+  return sum;
 }
 
 std::pair<Tensor, Tensor> DilatedConvImpl::merged() const {
@@ -70,8 +70,8 @@ std::pair<Tensor, Tensor> DilatedConvImpl::merged() const {
   return {kernel.view({-1, 1, size_, size_}), bias};
 }
 
-Tensor DilatedConvImpl::forward(const Tensor& tokens, int64_t height, int64_t width) {
-  if (is_training()) return branches(tokens, height, width);
+Tensor DilatedConvImpl::forward(const Tensor& tokens, int64_t height, int64_t width, const Tensor& hidden) {
+  if (is_training()) return branches(tokens, height, width, hidden);
   const auto [kernel, bias] = merged();
   const auto image = to_image(tokens, height, width).contiguous();
   return to_tokens(torch::conv2d(image, kernel, bias, 1, size_ / 2, 1, kernel.size(0)));

@@ -10,8 +10,8 @@ namespace heed::nn {
 using torch::Tensor;
 
 const std::vector<std::string>& feature_map_names() {
-  static const std::vector<std::string> names{"identity", "relu",    "elu", "elu_plus_one",
-                                              "silu",     "sigmoid", "exp", "softmax"};
+  static const std::vector<std::string> names{"identity", "relu", "elu",     "elu_plus_one", "silu",
+                                              "sigmoid",  "exp",  "softmax", "leaky_relu"};
   return names;
 }
 
@@ -23,7 +23,8 @@ FeatureMap feature_map(const std::string& name) {
 }
 
 bool is_positive(FeatureMap map) {
-  return map != FeatureMap::identity && map != FeatureMap::elu && map != FeatureMap::silu;
+  return map != FeatureMap::identity && map != FeatureMap::elu && map != FeatureMap::silu &&
+         map != FeatureMap::leaky_relu;
 }
 
 Tensor apply(FeatureMap map, const Tensor& x) {
@@ -40,6 +41,8 @@ Tensor apply(FeatureMap map, const Tensor& x) {
       return torch::silu(x);
     case FeatureMap::sigmoid:
       return torch::sigmoid(x);
+    case FeatureMap::leaky_relu:
+      return torch::leaky_relu(x, 0.01);
     case FeatureMap::exp:
       return torch::exp(x);
     case FeatureMap::softmax:

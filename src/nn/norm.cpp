@@ -5,6 +5,7 @@ namespace heed::nn {
 using formats::NormKind;
 
 NormImpl::NormImpl(NormKind kind, int64_t dim, double eps) : kind_(kind), eps_(eps) {
+  if (kind == NormKind::srms) return;
   weight = register_parameter("weight", kind == NormKind::rms_plus_one ? torch::zeros({dim}) : torch::ones({dim}));
   if (kind == NormKind::layer) bias = register_parameter("bias", torch::zeros({dim}));
 }
@@ -15,7 +16,8 @@ torch::Tensor NormImpl::forward(const torch::Tensor& x) {
   const auto normed = wide * torch::rsqrt(wide.square().mean(-1, true) + eps_);
   // Gemma scales before rounding, Llama after it: 16-bit results depend on the order.
   if (kind_ == NormKind::rms_plus_one) return (normed * (1 + weight.to(normed.scalar_type()))).to(x.scalar_type());
-  return normed.to(x.scalar_type()) * weight;
+  const auto rounded = normed.to(x.scalar_type());
+  return kind_ == NormKind::srms ? rounded : rounded * weight;
 }
 
 }  // namespace heed::nn

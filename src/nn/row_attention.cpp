@@ -61,6 +61,12 @@ Tile make_tile(const Tensor& rows, const Tensor& k, const Tensor& v, const Tenso
   return tile;
 }
 
+/// Places of each row's scores, the largest first, ties in their order; what is no candidate comes last.
+Tensor descending(const Tensor& scores, const Tensor& candidates) {
+  const auto ranked = scores.detach().masked_fill(candidates.logical_not(), -INFINITY);
+  return std::get<1>(ranked.sort(c10::optional<bool>(true), -1, true));
+}
+
 }  // namespace
 
 Tensor row_attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options,
@@ -106,11 +112,19 @@ Tensor row_attention(const Tensor& q, const Tensor& k, const Tensor& v, const At
 }
 
 Tensor largest(const Tensor& scores, const Tensor& candidates, int64_t count) {
-  const int64_t keys = scores.size(-1);
-  if (count >= keys) return candidates.expand(scores.sizes());
-  const auto ranked = scores.detach().masked_fill(candidates.logical_not(), -INFINITY);
-  const auto order = std::get<1>(ranked.sort(c10::optional<bool>(true), -1, true)).narrow(-1, 0, count);
-  return torch::zeros_like(ranked, torch::kBool).scatter_(-1, order, true).logical_and_(candidates);
+  if (count >= scores.size(-1)) return candidates.expand(scores.sizes());
+  const auto order = descending(scores, candidates).narrow(-1, 0, count);
+  return torch::zeros(scores.sizes(), torch::kBool).scatter_(-1, order, true).logical_and_(candidates);
+}
+
+Tensor largest_share(const Tensor& scores, const Tensor& candidates, double share) {
+  const auto there = candidates.expand(scores.sizes());
+  if (share >= 1) return there;
+  // A product such as 0.07 * 100, which rounds to above 7, is 7.
+  const auto counts = (there.sum(-1, true).to(torch::kFloat64) * share - 1e-9).ceil();
+  const auto order = descending(scores, candidates);
+  const auto ranks = torch::empty_like(order).scatter_(-1, order, torch::arange(order.size(-1)).expand_as(order));
+  return (ranks < counts).logical_and_(there);
 }
 
 }  // namespace heed::nn

@@ -3,6 +3,7 @@
 #include <sstream>
 
 #include "heed/error.h"
+#include "heed/ops/dispatch.h"
 #include "heed/ops/flash.h"
 #include "ops/once_differentiable.h"
 #include "ops/optional_tensor.h"
@@ -36,6 +37,7 @@ kernels::AnyView checked_view(const Tensor& tensor) {
 template <class Forward>
 void forward(ChunkCall& call, const Forward& kernel) {
   call.allocate_outputs();
+  show_dispatch(call.is_delta() ? "delta_chunk" : "linear_chunk", call.q);
   if (call.is_delta()) {
     const auto p = call.delta();
     kernels::check(p);

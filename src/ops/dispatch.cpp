@@ -48,9 +48,16 @@ std::string decode_why_not(const FlashCall& call) {
   return outside_decode(call);
 }
 
-std::string flash_why_not(const FlashCall& call) {
+std::string why_reference(const torch::Tensor& input) {
   if (kernels::use_reference()) return "HEED_BACKEND=reference";
-  return call.q.scalar_type() == torch::kFloat64 ? "float64 goes to the reference" : "";
+  return input.scalar_type() == torch::kFloat64 ? "float64 goes to the reference" : "";
+}
+
+std::string flash_why_not(const FlashCall& call) { return why_reference(call.q); }
+
+void print_choice(const char* call, const torch::Tensor& input, const char* choice, const std::string& why) {
+  fmt::print(stderr, "heed: {} [{}] {} -> {}{}\n", call, fmt::join(input.sizes(), ", "), toString(input.scalar_type()),
+             choice, why.empty() ? "" : fmt::format(" ({})", why));
 }
 
 template <void (*kernel)(const kernels::FlashParams&)>
@@ -104,16 +111,19 @@ void dispatch(FlashCall& call) {
       skipped += fmt::format("{}{}: {}", skipped.empty() ? "" : "; ", implementation.name, why);
       continue;
     }
-    if (verbose)
-      fmt::print(stderr, "heed: attention q [{}] {} -> {}{}{}{}\n", fmt::join(call.q.sizes(), ", "),
-                 toString(call.q.scalar_type()), implementation.name, skipped.empty() ? "" : " (", skipped,
-                 skipped.empty() ? "" : ")");
+    if (verbose) print_choice("attention q", call.q, implementation.name, skipped);
     const bool asked = kernels::use_reference() || call.q.scalar_type() == torch::kFloat64;
     require(asked || std::strcmp(implementation.name, "reference") != 0 || !is_set("HEED_STRICT", "1"),
             "HEED_STRICT=1: no fast implementation: {}", skipped);
     implementation.run(call);
     return;
   }
+}
+
+void show_dispatch(const char* kernel, const torch::Tensor& input) {
+  if (!is_set("HEED_VERBOSE", "dispatch")) return;
+  const auto why = why_reference(input);
+  print_choice(kernel, input, why.empty() ? kernel : "reference", why);
 }
 
 }  // namespace heed::ops

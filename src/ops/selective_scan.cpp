@@ -3,6 +3,7 @@
 #include <torch/library.h>
 
 #include "heed/kernels/selective_scan.h"
+#include "heed/ops/dispatch.h"
 #include "ops/once_differentiable.h"
 #include "ops/scan_call.h"
 
@@ -38,6 +39,7 @@ struct SelectiveTensors {
     auto state = torch::empty({sequences(), 1, a.size(2), a.size(3)}, a.options());
     auto p = params();
     p.out = scan_view(out), p.final_state = scan_view(state);
+    show_dispatch("selective_scan", x);
     if (!x.is_meta()) {
       kernels::selective_scan(p);
     } else if (!cu_seqlens.defined()) {

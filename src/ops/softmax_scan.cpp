@@ -3,6 +3,7 @@
 #include <torch/library.h>
 
 #include "heed/kernels/softmax_scan.h"
+#include "heed/ops/dispatch.h"
 #include "ops/once_differentiable.h"
 #include "ops/scan_call.h"
 
@@ -39,6 +40,7 @@ struct ScanTensors {
   }
   void forward() {
     allocate();
+    show_dispatch("softmax_scan", v);
     if (!v.is_meta()) {
       kernels::softmax_scan(params());
     } else if (!cu_seqlens.defined()) {

@@ -140,7 +140,9 @@ class Trace : public Taps {
       sink.stages.push_back({name, cosines_with(wide(stage[0]), wide(stage[0][0]))[1].item<double>()});
     };
     add("input", rows);
-    for (const auto& [name, stage] : model_->blocks[size_t(sink.created)]->mlp->stages(rows)) add(name, stage);
+    const auto& mlp = model_->blocks[size_t(sink.created)]->mlp;
+    if (!mlp) return;
+    for (const auto& [name, stage] : mlp->stages(rows)) add(name, stage);
   }
 
   DecoderLm& model_;

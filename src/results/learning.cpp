@@ -31,6 +31,7 @@ std::unique_ptr<train::TaskModel> model_of(const Lesson& lesson, const tasks::Ta
   options.settings = learner.settings;
   if (!learner.backbone.empty())
     options.backbone = learner.backbone, options.backbone_settings = learner.backbone_settings;
+  if (!learner.block.empty()) options.block = learner.block;
   options.parameters = parameters;
   options.seed = seed;
   return train::make_task_model(task, options);

@@ -15,7 +15,8 @@ struct Learner {
   std::map<std::string, nlohmann::json> settings;  ///< configuration of a mixer, by its name
   std::string backbone;                            ///< of images; empty: the lesson's
   nlohmann::json backbone_settings = nlohmann::json::object();
-  std::vector<std::string> frozen;  ///< parameters whose names hold one of these stay as they begin
+  std::string block = {};                ///< of decoders and sequence models: formats::named_block; empty: the lesson's
+  std::vector<std::string> frozen = {};  ///< parameters whose names hold one of these stay as they begin
 };
 
 /// A mixer called by its own name.

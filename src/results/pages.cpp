@@ -31,6 +31,7 @@ const std::vector<Experiment>& linear_page() {
       linear::nested_lists(),
       linear::language(),
       linear::transnormer_pieces(),
+      linear::transnormer_lengths(),
       linear::local_then_linear(),
       linear::bounded_gradients(),
       linear::digits(),

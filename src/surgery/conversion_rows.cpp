@@ -35,14 +35,15 @@ RegistryRow axformer_pruning() {
       "AxFormer: Accuracy-driven Approximation of Transformers for Faster, Smaller and more Accurate NLP Models (arXiv "
       "2010.03688)";
   row.year = 2020;
-  row.patterns.noncausal_self = true;
+  row.patterns.noncausal_self = row.patterns.causal_self = true;
   row.training_free = true;
   row.cost = "elements x validations";
-  row.parameters = {{"tolerance", defaults.tolerance, "loss that a removal may cost (heed/surgery/axformer.h)"},
-                    {"channel_groups", defaults.channel_groups, "that inner channels are cut into"},
-                    {"hard_attention", defaults.hard_attention, "tries layers with hard attention at the end"},
-                    {"share", defaults.share, "hard attention: of the keys that a query sees"},
-                    {"ratio", defaults.ratio, "above 0: in its place, of the row's largest weight"}};
+  row.parameters = {
+      {"tolerance", defaults.tolerance, "loss that a removal may cost; heed surgery axformer --tolerance"},
+      {"channel_groups", defaults.channel_groups, "that inner channels are cut into"},
+      {"hard_attention", defaults.hard_attention, "tries layers with hard attention at the end"},
+      {"share", defaults.share, "hard attention: of the keys that a query may see"},
+      {"ratio", defaults.ratio, "above 0: in its place, of the row's largest weight"}};
   return row;
 }
 

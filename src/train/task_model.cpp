@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "heed/error.h"
+#include "heed/models/model_rows.h"
 #include "heed/models/sequence.h"
 #include "heed/models/vision_backbone.h"
 #include "heed/names.h"
@@ -21,6 +22,9 @@ const RegistryRow& row_of(const std::string& mixer) {
     if (row.name == mixer) return row;
     names.push_back(row.name);
   }
+  for (const auto& row : model_rows())
+    require(row.name != mixer, "{} is a whole model and no mixer that layers can have: see heed list --kind model",
+            mixer);
   fail("unknown mixer {}: {}", mixer, suggest(mixer, names));
 }
 
@@ -120,7 +124,8 @@ bool looks_back(const Face& face, const std::string& task, const TaskModelOption
   const auto names = mixers_of(o.mixer);
   const bool told = std::any_of(names.begin(), names.end(), [&](const auto& name) {
     const auto found = o.settings.find(name);
-    return found != o.settings.end() && found->second.value("causal", false);
+    // Any other value than true or false is refused by the mixer, which knows its name.
+    return found != o.settings.end() && found->second.value("causal", nlohmann::json()) == true;
   });
   const bool causal =
       face.sight == Face::Sight::past || (face.sight == Face::Sight::either && (told || !unable(names, false).empty()));
@@ -139,6 +144,8 @@ std::unique_ptr<TaskModel> build(const Face& face, const std::string& task, cons
   if (face.input == Face::Input::image) {
     const auto name = unable(mixers_of(o.mixer), false);
     require(name.empty(), "{}: {} sees the past alone, and patches have none", task, name);
+    require(o.block == "llama", "{}: block = {} is of models of sequences; of images channel_mixer is accepted", task,
+            o.block);
     VisionSpec spec;
     configure(spec.base, o, positions);
     spec.base.block = vision_block(o.channel_mixer);
@@ -155,6 +162,7 @@ std::unique_ptr<TaskModel> build(const Face& face, const std::string& task, cons
     DecoderConfig config;
     configure(config, o, positions);
     config.positions.kind = "rope";
+    config.block = formats::named_block(o.block);
     config.vocab_size = std::max(face.vocabulary, face.outputs);
     return task_model_of(DecoderLm(config));
   }
@@ -162,6 +170,7 @@ std::unique_ptr<TaskModel> build(const Face& face, const std::string& task, cons
   SequenceConfig config;
   configure(config, o, positions);
   config.positions.kind = "rope";
+  config.block = formats::named_block(o.block);
   (tokens ? config.vocab_size : config.channels) = tokens ? face.vocabulary : face.channels;
   config.outputs = answer_width(face);
   config.causal = looks_back(face, task, o);

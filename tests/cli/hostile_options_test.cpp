@@ -67,7 +67,6 @@ TEST(HostileOptions, ACheckedOutputLeavesNothingBehind) {
 }
 
 TEST(HostileOptions, LostOutputIsAFailure) {
-  if (!std::filesystem::exists("/dev/full")) GTEST_SKIP() << "no /dev/full here";
   for (const char* arguments : {"list >/dev/full", "list --json >/dev/full", "--help >/dev/full",
                                 "generate --prompt x --max-tokens 1 >/dev/full"}) {
     const auto result = test::heed(arguments);

@@ -36,8 +36,27 @@ TEST(Surgery, BlocksAreCompared) {
   EXPECT_EQ(report["choices"][2]["blocks"], "0-1");
 }
 
+TEST(Surgery, AxformerLeavesPartsOut) {
+  const TemporaryDirectory folder;
+  const auto out = (folder / "smaller").string();
+  const std::string search =
+      "surgery axformer --windows 2 --context 64 --channel-groups 2 --tolerance 0.02 --json --out ";
+  const auto made = test::heed(search + out);
+  ASSERT_EQ(made.status, 0) << made.err;
+  const auto report = json::parse(made.out);
+  EXPECT_FALSE(report["removed"].empty());
+  EXPECT_LE(report["valid_nats"][1].get<double>(), report["valid_nats"][0].get<double>());
+  EXPECT_LE(report["parameters"][1], report["parameters"][0]);
+  EXPECT_GT(report["test_nats"][1].get<double>(), 0);
+  const auto text = test::heed("generate --max-tokens 8 --prompt 'the number' --json --model " + out);
+  ASSERT_EQ(text.status, 0) << text.err;
+  EXPECT_EQ(json::parse(text.out)["new_tokens"], 8);
+}
+
 TEST(Surgery, BadInputIsOneLine) {
-  for (const char* bad : {"surgery", "surgery echo_att", "surgery echo_att --out x --blocks 9-12 --samples 1",
+  for (const char* bad : {"surgery", "surgery axformer", "surgery axformer --out x --channel-groups 7",
+                          "surgery axformer --out x --share 0", "surgery axformer --out x --tolerance -1",
+                          "surgery echo_att", "surgery echo_att --out x --blocks 9-12 --samples 1",
                           "surgery echo_att --out x --blocks 2", "surgery echo_att --out x --dtype int4",
                           "surgery echo_att --out x --weights 1,2", "surgery echo_att --compare --size 6"}) {
     const auto result = test::heed(bad);

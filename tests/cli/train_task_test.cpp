@@ -1,6 +1,7 @@
 // heed train --task and heed compare --mixers from the command line.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "cli/heed_command.h"
@@ -45,6 +46,21 @@ TEST(TrainTask, WritesADecoderThatLoads) {
   EXPECT_EQ(json::parse(again.out)["losses"], report["losses"]);
 }
 
+TEST(TrainTask, SaysWhichKernelsRun) {
+  ASSERT_EQ(setenv("HEED_VERBOSE", "dispatch", 1), 0);
+  for (const auto& [mixer, kernel] : {std::pair{"dense", "attention q ["},
+                                      {"tnl --block transnormer", "linear_chunk ["},
+                                      {"deltanet", "delta_chunk ["},
+                                      {"mamba", "selective_scan ["},
+                                      {"aaren", "softmax_scan ["}}) {
+    const auto result =
+        test::heed("train --task copy --task-set length=6 --steps 1 --mixer " + std::string(mixer) + kSmall);
+    EXPECT_EQ(result.status, 0) << result.err;
+    EXPECT_NE(result.err.find(std::string("heed: ") + kernel), std::string::npos) << mixer << ": " << result.err;
+  }
+  unsetenv("HEED_VERBOSE");
+}
+
 TEST(TrainTask, BadInputIsOneClearLine) {
   for (const auto& [options, word] : {std::pair<std::string, std::string>{"", "--task"},
                                       {"--mixer dense", "--task"},
@@ -58,6 +74,11 @@ TEST(TrainTask, BadInputIsOneClearLine) {
                                       {"--task digits --mixer aaren", "patches"},
                                       {"--task algo --mixer aaren", "past"},
                                       {"--task mqar --heads 3", "heads = 3"},
+                                      {"--task mqar --mixer drama_world_model", "whole model"},
+                                      {"--task mqar --mixer gla --set causal=maybe", "causal"},
+                                      {"--task listops --mixer gla --set causal=maybe", "causal"},
+                                      {"--task mqar --block transnormr", "did you mean transnormer"},
+                                      {"--task digits --block gpt2", "channel_mixer"},
                                       {"--task digits --out /tmp/never-written", "decoder"},
                                       {"--steps 5", "--task"}}) {
     const auto result = test::heed("train " + options);

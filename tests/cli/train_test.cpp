@@ -81,6 +81,21 @@ TEST(Train, FineTunesWithAnotherMixer) {
             0);
 }
 
+TEST(Train, ReversibleLayersAreWrittenAndGenerate) {
+  const TemporaryDirectory folder;
+  write_text(folder / "text");
+  const auto out = (folder / "model").string();
+  const auto result = test::heed("train lm --reversible --mixer reformer --text " + (folder / "text").string() +
+                                 " --out " + out + " --steps 4 --warmup 1" + kSmall);
+  ASSERT_EQ(result.status, 0) << result.err;
+  const auto config = nlohmann::json::parse(slurp(std::filesystem::path(out) / "config.json"));
+  EXPECT_EQ(config["architectures"][0], "HeedForCausalLM");
+  EXPECT_EQ(config["heed"]["block"]["placement"], "reversible");
+  const auto text = test::heed("generate --max-tokens 4 --prompt line --json --model " + out);
+  ASSERT_EQ(text.status, 0) << text.err;
+  EXPECT_EQ(nlohmann::json::parse(text.out)["new_tokens"], 4);
+}
+
 TEST(Train, RulerTinyLearnsFromAnswersAlone) {
   const TemporaryDirectory folder;
   const auto out = (folder / "ruler").string();

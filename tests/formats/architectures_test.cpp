@@ -13,6 +13,10 @@ Json sizes(const char* architecture) {
           {"num_attention_heads", 4},        {"intermediate_size", 96}, {"vocab_size", 300}};
 }
 
+Json mamba() {
+  return {{"architectures", {"MambaForCausalLM"}}, {"hidden_size", 64}, {"num_hidden_layers", 4}, {"vocab_size", 300}};
+}
+
 Json gpt2() {
   return {{"architectures", {"GPT2LMHeadModel"}}, {"n_embd", 64}, {"n_layer", 4}, {"n_head", 4}, {"vocab_size", 300}};
 }
@@ -38,6 +42,21 @@ TEST(Architectures, PublishedFilesAreRead) {
     "vocab_size": 50304})",
                                         "x"));
   EXPECT_EQ(pythia.rotary_dim, 16);
+  // Mamba 130m, converted by its authors.
+  const auto published = parsed(parse_json(R"({"architectures": ["MambaForCausalLM"], "bos_token_id": 0,
+    "conv_kernel": 4, "d_inner": 1536, "d_model": 768, "eos_token_id": 0, "expand": 2, "fused_add_norm": true,
+    "hidden_act": "silu", "hidden_size": 768, "initializer_range": 0.1, "intermediate_size": 1536,
+    "layer_norm_epsilon": 1e-05, "model_type": "mamba", "n_layer": 24, "num_hidden_layers": 24, "pad_token_id": 0,
+    "pad_vocab_size_multiple": 8, "rescale_prenorm_residual": false, "residual_in_fp32": true, "rms_norm": true,
+    "ssm_cfg": {}, "state_size": 16, "time_step_floor": 0.0001, "time_step_init_scheme": "random",
+    "time_step_max": 0.1, "time_step_min": 0.001, "time_step_rank": 48, "time_step_scale": 1.0,
+    "torch_dtype": "float32", "transformers_version": "4.39.0.dev0", "use_bias": false, "use_cache": true,
+    "use_conv_bias": true, "vocab_size": 50280})",
+                                           "x"));
+  ASSERT_EQ(published.layers.size(), 24u);
+  EXPECT_EQ(published.layers[23],
+            (LayerConfig{"mamba", {{"state_dim", 16}, {"expand", 2}, {"conv", 4}, {"step_rank", 48}}}));
+  EXPECT_TRUE(published.tie_word_embeddings && !published.rotary);
   EXPECT_EQ(pythia.block, (BlockConfig{NormKind::layer, NormPlacement::parallel, "mlp", Activation::gelu, true}));
   EXPECT_TRUE(pythia.attention.qkv_bias && pythia.attention.output_bias);
 }
@@ -64,6 +83,10 @@ TEST(Architectures, DefaultsAreThoseOfTransformers) {
   EXPECT_EQ(gpt.max_position_embeddings, 1024);
   EXPECT_TRUE(gpt.learned_positions && !gpt.rotary && gpt.tie_word_embeddings);
   EXPECT_EQ(parsed(sizes("GPTNeoXForCausalLM")).rotary_dim, 4);
+  auto automatic = mamba();
+  automatic["time_step_rank"] = "auto";
+  for (const auto& json : {mamba(), automatic})
+    EXPECT_EQ(parsed(json).layers.at(0), (LayerConfig{"mamba", {{"state_dim", 16}, {"expand", 2}, {"conv", 4}}}));
 }
 
 TEST(Architectures, WindowsFollowTheFile) {
@@ -106,7 +129,7 @@ TEST(Architectures, EarlyPhi3FilesKeepTheTrainedLengthOutside) {
 
 /// Whatever was read, heed's own form says the same.
 TEST(Architectures, AllSurviveInHeedsOwnForm) {
-  std::vector<Json> files{gpt2()};
+  std::vector<Json> files{gpt2(), mamba()};
   for (const char* name : {"MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Gemma2ForCausalLM",
                            "Phi3ForCausalLM", "GPTNeoXForCausalLM"})
     files.push_back(sizes(name));
@@ -143,6 +166,13 @@ TEST(Architectures, WhatWouldChangeTheNumbersIsRefused) {
   refused(gemma, "query_pre_attn_scalar", 0, "accepted: above 0");
   refused(gemma, "final_logit_softcapping", -1, "logit_softcap is -1");
   refused(gemma, "use_bidirectional_attention", true, "use_bidirectional_attention");
+  refused(mamba(), "use_bias", true, "accepted: false");
+  refused(mamba(), "use_conv_bias", false, "accepted: true");
+  refused(mamba(), "hidden_act", "gelu", "accepted: silu");
+  refused(mamba(), "intermediate_size", 100, "accepted: expand * hidden_size, 128");
+  refused(mamba(), "expand", int64_t{1} << 60, "accepted: 1 to 64");
+  refused(mamba(), "num_hidden_layers", int64_t{1} << 60, "num_hidden_layers is");
+  refused(mamba(), "time_step_rank", "wide", "a whole number");
   refused(gpt2(), "scale_attn_by_inverse_layer_idx", true, "accepted: false");
   refused(gpt2(), "add_cross_attention", true, "add_cross_attention");
   refused(gpt2(), "n_head", 3, "a multiple of the number of heads");

@@ -63,6 +63,36 @@ TEST(LinearChunk, ConstantDecaysHaveClosedForms) {
   }
 }
 
+// Sums of 2^s v_s, divided by 2^t when they are read, leave float32 after 128 tokens.
+TEST(LinearChunk, StatesStayFiniteWhereScaledSumsDoNot) {
+  constexpr int64_t kTokens = 100000;
+  Shape shape = Shape::of_heads(1);
+  shape.tokens = kTokens, shape.d = shape.dv = 1, shape.decay = Decay::constant, shape.initial_state = false;
+  shape.scale = 1;
+  Case made(shape, 17);
+  for (Tensor* tensor : {&made.q, &made.k}) tensor->fill([] { return 1.0; });
+  made.log_decay.set(0, 0, 0, 0, std::log(0.5));
+  made.forward();
+  float scaled = 0;
+  double exact = 0;
+  int64_t overflow = kTokens;
+  for (int64_t t = 0; t < kTokens; ++t) {
+    const double v = made.v.at(0, 0, t, 0);
+    exact = 0.5 * exact + v;
+    ASSERT_TRUE(std::isfinite(made.out.at(0, 0, t, 0))) << t;
+    // Each sum is of terms that halve; rounding errors do, too.
+    EXPECT_NEAR(made.out.at(0, 0, t, 0), exact, 2e-5) << t;
+    if (t >= overflow) continue;
+    scaled += std::ldexp(static_cast<float>(v), static_cast<int>(t));
+    if (!std::isfinite(scaled))
+      overflow = t;
+    else
+      EXPECT_NEAR(std::ldexp(scaled, -static_cast<int>(t)), exact, 2e-5) << t;
+  }
+  EXPECT_GE(overflow, 120);
+  EXPECT_LE(overflow, 135);
+}
+
 TEST(LinearChunk, BadProblemsAreNamed) {
   Shape shape = Shape::of_heads(4);
   shape.tokens = 9, shape.decay = Decay::scalar;

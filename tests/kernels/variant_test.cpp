@@ -102,7 +102,19 @@ struct Transformed : VariantBase<VariantParameters> {
   }
 };
 
+/// LA-1 of arXiv 2307.14995: the score itself is the weight, times exp(-slope distance).
+struct Decayed : VariantBase<VariantParameters> {
+  Vector weight(const Pair&, Vector s, const State&) const {
+    return hn::IfThenElseZero(hn::Gt(s, hn::Set(Lanes(), -1e30f)), s);
+  }
+  Vector weight_derivative(const Pair&, Vector, const State&) const { return hn::Set(Lanes(), 1.0f); }
+  Vector multiplier(const Pair& at) const {
+    return exp2_of(hn::Mul(hn::ConvertTo(Lanes(), at.distance()), hn::Set(Lanes(), -kLog2E * parameters.slope)));
+  }
+};
+
 HEED_VARIANT(Scored, ScoredTable)
+HEED_VARIANT(Decayed, DecayedTable)
 HEED_VARIANT(Sigmoid, SigmoidTable)
 HEED_VARIANT(Clipped, ClippedTable)
 HEED_VARIANT(Transformed, TransformedTable)
@@ -112,6 +124,7 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 #include "heed/error.h"
+#include "heed/kernels/linear_chunk.h"
 #include "heed/kernels/runtime.h"
 #include "support/flash_case.h"
 
@@ -120,6 +133,7 @@ HWY_EXPORT(ScoredTable);
 HWY_EXPORT(SigmoidTable);
 HWY_EXPORT(ClippedTable);
 HWY_EXPORT(TransformedTable);
+HWY_EXPORT(DecayedTable);
 
 namespace {
 
@@ -245,6 +259,30 @@ TEST_P(VariantOnIsa, QueriesAndOutputsAreTransformedWithTheirDerivatives) {
     EXPECT_LE(relative_error(got.d_k, want.d_k), 1e-4 + unit);
     EXPECT_LE(relative_error(got.d_v, want.d_v), 1e-4 + unit);
   }
+}
+
+TEST_P(VariantOnIsa, TheIdentityAsNormaliserIsLinearAttentionWithADecay) {
+  HEED_SEED(random, 33);
+  FlashCase tiled({2, 3, 3, 3, 150, 150, 20, 12}, {.mask = Causal{}, .d_lse = false}, DType::f32, random());
+  FlashParams p = tiled.params();
+  p.lse = {};
+  flash_forward(p, Variant{HEED_DISPATCH(DecayedTable)(), &kParameters});
+  flash_backward(p, Variant{HEED_DISPATCH(DecayedTable)(), &kParameters}, tiled.grads());
+
+  FlashCase chunked = tiled;
+  Tensor decay(DType::f32, {1, 1, 1, 1});
+  decay.fill([] { return -kParameters.slope; });
+  LinearChunkParams l;
+  l.q = tiled.q, l.k = tiled.k, l.v = tiled.v, l.log_decay = decay, l.out = chunked.out;
+  l.scale = 1 / std::sqrt(20.0);
+  LinearChunkGrads g;
+  g.d_out = tiled.d_out, g.d_q = chunked.d_q, g.d_k = chunked.d_k, g.d_v = chunked.d_v;
+  linear_chunk(l);
+  linear_chunk_backward(l, g);
+  EXPECT_LE(relative_error(tiled.out, chunked.out), 2e-5);
+  EXPECT_LE(relative_error(tiled.d_q, chunked.d_q), 2e-5);
+  EXPECT_LE(relative_error(tiled.d_k, chunked.d_k), 2e-5);
+  EXPECT_LE(relative_error(tiled.d_v, chunked.d_v), 2e-5);
 }
 
 TEST(Variant, RefusesWhatDoesNotFit) {

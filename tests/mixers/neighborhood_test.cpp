@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "heed/error.h"
-#include "heed/mixers/token_mixer.h"
+#include "heed/mixers/attention_mixer.h"
 #include "support/torch_support.h"
 
 namespace heed::neighborhood_test {
@@ -44,6 +44,68 @@ TEST(NeighborhoodMixers, OneCausalAxisIsASlidingWindow) {
   EXPECT_LT(relative_error(core("generalized_neighborhood", {{"window", 7}, {"causal", true}}, in),
                            core("sliding_window", {{"window", 7}, {"sinks", 0}}, in)),
             test::kForwardTolerance);
+}
+
+TEST(NeighborhoodMixers, OneCausalAxisHasAStep) {
+  torch::manual_seed(31);
+  torch::NoGradGuard no_grad;
+  struct Setting {
+    const char* name;
+    json config;
+  };
+  for (const auto& [name, own] : {Setting{"generalized_neighborhood", {{"window", 5}}},
+                                  {"generalized_neighborhood", {{"window", 4}, {"dilation", 3}}},
+                                  {"generalized_neighborhood", {{"window", 1}}},
+                                  {"fused_neighborhood", {{"window", 3}, {"dilation", 2}, {"relative_bias", true}}},
+                                  {"fused_neighborhood", {{"window", 6}, {"relative_bias", true}, {"softcap", 3.0}}}}) {
+    json config{{"dim", 16}, {"heads", 4}, {"kv_heads", 2}, {"positions", "rope"}, {"causal", true}};
+    config.update(own);
+    auto mixer = make_mixer(name, config);
+    mixer->eval();
+    for (auto& parameter : mixer->parameters()) parameter.normal_(0, 0.4);
+    // As a grid and as a line, longer and shorter than the window.
+    for (const int64_t n : {3, 8, 40}) {
+      MixerInput in;
+      in.x = torch::randn({2, n, 16});
+      in.key_padding = torch::zeros({2, n}, torch::kBool);
+      in.key_padding->select(0, 1).slice(0, 1, 3).fill_(true);
+      const auto line = mixer->forward(in);
+      in.grid = Grid{{n}};
+      const auto whole = mixer->forward(in);
+      EXPECT_LT(relative_error(line, whole), test::kForwardTolerance) << config.dump() << n;
+      for (const std::vector<int64_t>& counts : {std::vector<int64_t>{1}, {5, 2}}) {
+        auto state = mixer->make_state(2);
+        std::vector<Tensor> parts;
+        for (int64_t at = 0, turn = 0; at < n; ++turn) {
+          const int64_t end = std::min(n, at + counts[size_t(turn) % counts.size()]);
+          MixerInput part;
+          part.x = in.x.slice(1, at, end);
+          part.key_padding = in.key_padding->slice(1, at, end);
+          parts.push_back(mixer->forward(part, state.get()));
+          at = end;
+        }
+        EXPECT_LT(relative_error(torch::cat(parts, 1), whole), test::kForwardTolerance) << config.dump() << n;
+        const int64_t held = (config.value("window", 0) - 1) * config.value("dilation", 1);
+        EXPECT_EQ(dynamic_cast<const KvState&>(*state).slots(), std::min(n, held)) << config.dump() << n;
+      }
+    }
+  }
+  for (const json& config : {json{{"causal", true}, {"window", 4}, {"stride", 2}}, json{{"window", 4}},
+                             json{{"causal_axes", {true, true}}}, json{{"causal", true}, {"window", {3, 3}}}})
+    EXPECT_THROW(make_mixer("generalized_neighborhood", config)->make_state(1), Error) << config.dump();
+}
+
+TEST(NeighborhoodMixers, WindowsBeyondAnAxisAreTheAxis) {
+  const auto in = core_input({4, 9});
+  // Strides and dilations, too, end with the axis.
+  for (const auto& [wide, fitting] :
+       {std::pair<json, json>{{{"window", {9, 5}}}, {{"window", {4, 5}}}},
+        {{{"window", 20}, {"stride", 20}}, {{"window", {4, 9}}}},
+        {{{"window", 3}, {"dilation", 50}}, {{"window", 1}}},
+        {{{"window", {3, 5}}, {"dilation", {2, 2}}}, {{"window", {2, 4}}, {"dilation", {2, 2}}}}})
+    EXPECT_LT(relative_error(core("generalized_neighborhood", wide, in), core("generalized_neighborhood", fitting, in)),
+              1e-6)
+        << wide.dump();
 }
 
 TEST(NeighborhoodMixers, StridesOfAWindowAreBlocks) {
@@ -103,7 +165,12 @@ TEST(NeighborhoodMixers, SayWhatDoesNotFit) {
     EXPECT_THROW(make_mixer("generalized_neighborhood", config), Error) << config.dump();
   EXPECT_THROW(make_mixer("fused_neighborhood", {{"stride", 2}}), Error);
   EXPECT_THROW(make_mixer("fused_neighborhood", {{"relative_bias", true}, {"weights", "fused"}}), Error);
-  EXPECT_THROW(make_mixer("generalized_neighborhood", {{"causal", true}})->make_state(1), Error);
+  auto lines = in;
+  lines.grid = Grid{{0, 45}};
+  EXPECT_THROW(core("generalized_neighborhood", json::object(), lines), Error);
+  lines.grid = Grid{{40}};
+  EXPECT_THROW(core("generalized_neighborhood", {{"causal", true}}, lines), Error);
+  EXPECT_THROW(core("generalized_neighborhood", {{"window", {3, 3, 3}}}, in), Error);
 }
 
 }  // namespace

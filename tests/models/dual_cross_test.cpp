@@ -35,6 +35,48 @@ TEST(DualCross, APairWithItselfIsNoDistraction) {
   EXPECT_TRUE(torch::equal(other.self, itself.self));
 }
 
+/// An image whose distractor is hidden is an image alone, whatever the others have.
+TEST(DualCross, HiddenDistractorsAreNoDistraction) {
+  torch::NoGradGuard no_grad;
+  auto model = model_of(0.1);
+  const auto pixels = torch::randn({3, 1, 8, 8}, torch::kFloat64);
+  const auto alone = model->branches(pixels, torch::tensor({-1, -1, -1}));
+  EXPECT_LT(relative_error(alone.pair, alone.self), 1e-12);
+  const auto some = model->branches(pixels, torch::tensor({1, -1, 0}));
+  EXPECT_LT(relative_error(some.pair[1], alone.self[1]), 1e-12);
+  for (const int64_t b : {0, 2}) EXPECT_GT(relative_error(some.pair[b], alone.self[b]), 1e-3);
+  EXPECT_THROW(model->branches(pixels, torch::tensor({0, 1})), Error);
+  EXPECT_THROW(model->branches(pixels, torch::tensor({0, 1, 3})), Error);
+  EXPECT_THROW(model->branches(pixels, torch::tensor({0, 1, -2})), Error);
+}
+
+/// What an image is told by the pair: softmax over the keys of both, in every layer.
+TEST(DualCross, PairsAreOneSoftmaxOverBothImages) {
+  torch::NoGradGuard no_grad;
+  torch::manual_seed(2);
+  auto spec = spec_of();
+  spec.base.layers.resize(1);
+  DualCross model(spec, DualCrossConfig{0.2, true, true});
+  for (auto& parameter : model->parameters()) parameter.add_(torch::randn_like(parameter) * 0.2);
+  model->to(torch::kFloat64);
+  const auto pixels = torch::randn({2, 1, 8, 8}, torch::kFloat64);
+  auto& block = model->vit->blocks[0];
+  const auto p = block->mixer->named_parameters();
+  const auto x = model->vit->embed(pixels), normed = block->input_norm(x);
+  const auto heads = [&](const char* name) {
+    return torch::matmul(normed, p[name].t()).view({2, 17, 2, 8}).transpose(1, 2);
+  };
+  const auto both = [](const Tensor& t) { return torch::cat({t, t.flip({0})}, 2); };
+  const auto weights = torch::softmax(
+      torch::matmul(heads("q_proj.weight"), both(heads("k_proj.weight")).transpose(2, 3)) / std::sqrt(8.0), 3);
+  const auto mixed = torch::matmul(weights, both(heads("v_proj.weight"))).transpose(1, 2).flatten(2);
+  const auto y = x + torch::matmul(mixed, p["o_proj.weight"].t());
+  MixerInput input;
+  input.x = x;
+  const auto expected = model->vit->finish(block->channel_half(input, y)).select(1, 0);
+  EXPECT_LT(relative_error(model->branches(pixels, torch::tensor({1, 0})).pair, expected), 1e-10);
+}
+
 /// With all patches and the last block's weights, the local branch is that block once more.
 TEST(DualCross, AllPatchesAreAnotherBlock) {
   torch::NoGradGuard no_grad;

@@ -65,6 +65,44 @@ TEST(Medusa, TheBodyHearsAllHeads) {
   for (size_t i = 0; i < whole.size(); ++i) EXPECT_LT(relative_error(sum[i], whole[i]), 1e-9) << i;
 }
 
+/// A gate by the formula: the body's map at the size of the stage's grid, two convolutions, a sigmoid. The first grid
+/// here has a cell a pixel, where the map stays as it is.
+TEST(Medusa, GatesAreMadeFromTheMap) {
+  torch::NoGradGuard no_grad;
+  torch::manual_seed(4);
+  auto config = stages();
+  config.patch = 1;
+  for (const bool residual : {false, true}) {
+    MedusaConfig heads;
+    heads.residual = residual;
+    Medusa model(config, heads);
+    const auto p = model->named_parameters();
+    const auto pixels = torch::randn({2, 1, 16, 20});
+    const auto map = model->bodies[0](pixels);
+    const auto gates = model->gates(pixels);
+    const std::vector<std::vector<int64_t>> grids{{16, 20}, {8, 10}, {4, 5}};
+    for (size_t s = 0; s < 3; ++s) {
+      // Halves are means of 2 x 2 pixels, quarters of the 2 x 2 in the middle of 4 x 4: bilinear, without corners.
+      auto resized = map;
+      if (s == 1) resized = torch::avg_pool2d(map, {2, 2});
+      if (s == 2) resized = torch::avg_pool2d(map.narrow(2, 1, 14).narrow(3, 1, 18), {2, 2}, {4, 4});
+      const auto number = std::to_string(s);
+      const auto conv = [&](const std::string& name, const Tensor& x) {
+        return torch::conv2d(x, p[name + number + ".weight"], p[name + number + ".bias"], 1, 1);
+      };
+      const auto gate = torch::sigmoid(conv("head_", torch::relu(conv("head_hidden_", resized))));
+      const auto expected = gate.flatten(2).transpose(1, 2) + double(residual);
+      ASSERT_EQ(gates[s].size(1), grids[s][0] * grids[s][1]);
+      EXPECT_LT(relative_error(gates[s], expected), 1e-5) << s;
+    }
+    // Where the map is the same everywhere, so are the gates, but for borders that zeros surround.
+    for (auto& entry : model->named_parameters())
+      if (entry.key() == "body_0.out.weight") entry.value().zero_();
+    const auto flat = model->gates(pixels)[0].view({2, 16, 20}).narrow(1, 2, 12).narrow(2, 2, 16);
+    EXPECT_LT((flat - flat[0][0][0]).abs().max().item<double>(), 1e-6);
+  }
+}
+
 TEST(Medusa, BodiesSeeTheImageAndMayBeTheStagesOwn) {
   torch::NoGradGuard no_grad;
   torch::manual_seed(3);

@@ -68,6 +68,65 @@ TEST(PropagationMemory, StaysWithinItsCapAndKeepsTheFirstFrame) {
   EXPECT_THROW(PropagationMemory{config}, Error);
 }
 
+/// What is compressed: the cells that were read most for their age; their values are a softmax over what is given up.
+TEST(PropagationMemory, KeepsWhatWasReadMost) {
+  torch::NoGradGuard no_grad;
+  torch::manual_seed(7);
+  PropagationMemoryConfig config;
+  config.top = 1, config.working = 2, config.newest = 1, config.prototypes = 2, config.capacity = 2;
+  PropagationMemory memory(config);
+  const auto ones = torch::ones({1, 3, 1}, torch::kFloat64);
+  // Keys of frame f, cell i: far from each other.
+  const auto keys = [](double f) {
+    return torch::tensor({f, 0., f, 10., f, 20.}, torch::kFloat64).view({1, 3, 2}) * 10;
+  };
+  std::vector<Tensor> values;
+  for (int64_t f = 0; f < 3; ++f) {
+    values.push_back(wide({1, 3, 2}));
+    memory.add(keys(f), ones, values.back());
+  }
+  EXPECT_EQ(memory.cells(), 9);
+  // Of frame 1 cells 2 and 0 are asked for, one of them twice.
+  const auto e = torch::ones({1, 1, 2}, torch::kFloat64);
+  const auto ask = [&](int64_t f, int64_t cell) { return memory.read(keys(f).narrow(1, cell, 1), e); };
+  ask(1, 2), ask(1, 2), ask(1, 0);
+  EXPECT_LT(relative_error(ask(1, 1), values[1].narrow(1, 1, 1)), 1e-12);
+  ask(1, 0);
+  memory.add(keys(3), ones, wide({1, 3, 2}));  // frames 1 and 2 are too many: 1 and 2 are compressed
+  EXPECT_EQ(memory.cells(), 3 + 3 + 2);
+  for (const int64_t cell : {0, 2}) EXPECT_LT(relative_error(ask(1, cell), values[1].narrow(1, cell, 1)), 1e-9) << cell;
+  EXPECT_GT(relative_error(ask(1, 1), values[1].narrow(1, 1, 1)), 1e-3);
+  for (int64_t cell = 0; cell < 3; ++cell)  // the first frame is all there
+    EXPECT_LT(relative_error(ask(0, cell), values[0].narrow(1, cell, 1)), 1e-9);
+}
+
+/// All pairs of cells: at most half a window apart, a logit for the offset beside the product.
+TEST(LocalPropagation, WindowsEndAtTheBorder) {
+  torch::manual_seed(8);
+  torch::NoGradGuard no_grad;
+  const int64_t height = 5, width = 7, key = 3;
+  for (const int64_t window : {1, 3, 5, 9, 15}) {
+    LocalPropagation local(key, 4, height, width, window);
+    local->to(torch::kFloat64);
+    const auto q = wide({2, 35, key}), k = wide({2, 35, key}), v = wide({2, 35, 4});
+    const int64_t half = window / 2, rows = std::min(half, height - 1), columns = std::min(half, width - 1);
+    const auto learned = local->offsets(q);
+    ASSERT_EQ(learned.size(2), (2 * rows + 1) * (2 * columns + 1));
+    auto logits = torch::full({2, 35, 35}, -INFINITY, torch::kFloat64);
+    for (int64_t i = 0; i < 35; ++i)
+      for (int64_t j = 0; j < 35; ++j) {
+        const int64_t down = j / width - i / width, right = j % width - i % width;
+        if (std::abs(down) > half || std::abs(right) > half) continue;
+        logits.select(1, i).select(1, j) =
+            (q.select(1, i) * k.select(1, j)).sum(1) / std::sqrt(double(key)) +
+            learned.select(1, i).select(1, (down + rows) * (2 * columns + 1) + right + columns);
+      }
+    EXPECT_LT(relative_error(local->attend(q, k, v), torch::matmul(torch::softmax(logits, 2), v)), 1e-10) << window;
+  }
+  EXPECT_THROW(LocalPropagation(key, 4, height, width, 4), Error);
+  EXPECT_THROW(LocalPropagation(key, 4, height, width, 0), Error);
+}
+
 TEST(LocalPropagation, AWindowOfTheImageIsDense) {
   torch::manual_seed(4);
   torch::NoGradGuard no_grad;

@@ -91,6 +91,76 @@ TEST(OrionMsp, TheOrderOfTrainingRowsDoesNotMatter) {
             1e-5);
 }
 
+TEST(OrionMsp, AScaleIsTheMeanOfNeighbouringFeatures) {
+  torch::manual_seed(8);
+  torch::NoGradGuard no_grad;
+  auto coarse = small(), fine = small();
+  coarse.scales = {3}, fine.scales = {1};
+  auto model = drawn(coarse, torch::kFloat64), reference = drawn(fine, torch::kFloat64);
+  auto target = reference->named_parameters();
+  for (const auto& entry : model->named_parameters()) target[entry.key()].copy_(entry.value());
+  const auto cells = torch::randn({2, 4, 8, 8}, torch::kFloat64);  // groups of 3, 3 and 2 of 8 features
+  std::vector<Tensor> means;
+  for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 3}, {3, 6}, {6, 8}})
+    means.push_back(cells.slice(2, begin, end).mean(2));
+  EXPECT_LT(relative_error(model->rows(cells), reference->rows(torch::stack(means, 2))), 1e-12);
+  // Several scales: the mean of what each says, before the norm.
+  auto both = small();
+  both.scales = {1, 1};
+  auto twice = drawn(both, torch::kFloat64);
+  auto own = twice->named_parameters();
+  for (const auto& entry : reference->named_parameters()) {
+    if (auto* found = own.find(entry.key())) found->copy_(entry.value());
+    if (entry.key().rfind("row_0_", 0) != 0) continue;
+    // One scale has two blocks; two have one each.
+    if (auto* found = own.find("row_1_" + entry.key().substr(6))) found->copy_(entry.value());
+  }
+  auto single = small();
+  single.scales = {1}, single.row_blocks = 1;
+  auto once = drawn(single, torch::kFloat64);
+  auto first = once->named_parameters();
+  for (const auto& entry : reference->named_parameters())
+    if (auto* found = first.find(entry.key())) found->copy_(entry.value());
+  EXPECT_LT(relative_error(twice->rows(cells), once->rows(cells)), 1e-12);
+}
+
+TEST(OrionMsp, ProbabilitiesAreMeansOverNamesOfTheClasses) {
+  // One feature and two classes: every draw keeps the names or exchanges them.
+  torch::manual_seed(9);
+  torch::NoGradGuard no_grad;
+  auto model = drawn(small(), torch::kFloat64);
+  const auto table = torch::randn({1, 9, 1}, torch::kFloat64);
+  const auto labels = torch::randint(2, {1, 5}, torch::kInt64);
+  const auto p_of = [&](const Tensor& named) {
+    return torch::softmax(model->forward(table, named).narrow(2, 0, 2) / model->config().temperature, 2);
+  };
+  const auto kept = p_of(labels), exchanged = p_of(1 - labels).flip(2);
+  constexpr int64_t kDraws = 16;
+  const auto p = model->probabilities(table, labels, 2, kDraws, 3);
+  const double share = ((p - exchanged) / (kept - exchanged))[0][0][0].item<double>() * double(kDraws);
+  EXPECT_NEAR(share, std::round(share), 1e-8);
+  EXPECT_GT(share, 0.5);
+  EXPECT_LT(share, double(kDraws) - 0.5);
+  const double a = std::round(share) / double(kDraws);
+  EXPECT_LT(relative_error(p, a * kept + (1 - a) * exchanged), 1e-12);
+}
+
+TEST(OrionMsp, AMemoryThatIsNotReadChangesNothing) {
+  torch::manual_seed(10);
+  torch::NoGradGuard no_grad;
+  auto without = small(), unread = small();
+  without.latents = 0, unread.memory_blocks = 0;
+  auto model = drawn(without), reference = drawn(unread), whole = drawn(small());
+  const auto source = model->named_parameters();
+  for (auto* other : {&reference, &whole})
+    for (auto& entry : (*other)->named_parameters())
+      if (const auto* found = source.find(entry.key())) entry.value().copy_(*found);
+  const auto table = torch::randn({2, 8, 4});
+  const auto labels = torch::randint(4, {2, 5}, torch::kInt64);
+  EXPECT_TRUE(torch::equal(model->forward(table, labels), reference->forward(table, labels)));
+  EXPECT_GT(relative_error(model->forward(table, labels), whole->forward(table, labels)), 1e-4);
+}
+
 TEST(OrionMsp, WithoutLatentsThereIsNoMemory) {
   torch::manual_seed(4);
   torch::NoGradGuard no_grad;

@@ -61,13 +61,41 @@ TEST(PointColorization, HeadsSeeTheirNeighbours) {
       expected[2][2] = true;
     else
       expected.narrow(0, 1, 3).narrow(1, 1, 3).fill_(true);
-    // Windows of attention are moved inwards at borders, whose tokens see further.
-    const auto inner = [](const Tensor& t) { return t.narrow(0, 1, 2).narrow(1, 1, 3); };
-    EXPECT_TRUE(torch::equal(inner(change), inner(expected))) << int(head);
-    if (head != ColorizationHead::attention) {
-      EXPECT_TRUE(torch::equal(change, expected)) << int(head);
-    }
+    EXPECT_TRUE(torch::equal(change, expected)) << int(head);
+    // A corner has no more than three neighbours.
+    moved = tokens.clone();
+    moved[0][0].add_(1);
+    const auto corner = (model->paint(moved) - model->paint(tokens)).abs().amax({0, 2}).view({4, 5}) > 0;
+    EXPECT_EQ(corner.sum().item<int64_t>(), head == ColorizationHead::linear ? 1 : 4) << int(head);
   }
+}
+
+TEST(PointColorization, TheConvolutionSeesMirroredBorders) {
+  torch::NoGradGuard no_grad;
+  auto model = model_of(ColorizationHead::convolution);
+  const auto tokens = torch::randn({2, 20, 16});
+  const auto image = tokens.view({2, 4, 5, 16}).permute({0, 3, 1, 2});
+  const auto p = model->named_parameters();
+  const auto expected =
+      torch::tanh(torch::conv2d(torch::reflection_pad2d(image, {1, 1, 1, 1}), p["head.weight"], p["head.bias"]));
+  EXPECT_LT(test::relative_error(model->paint(tokens), expected.flatten(2).transpose(1, 2)), 1e-6);
+  // A single row has nothing to be mirrored but itself.
+  auto spec = spec_of();
+  spec.image_height = 4;
+  EXPECT_TRUE(test::all_finite(PointColorization(spec, ColorizationConfig{})->states(torch::randn({1, 4, 4, 20}))));
+}
+
+/// Where nothing is hinted colours say nothing, and what is given is not written to.
+TEST(PointColorization, WithoutHintsColoursHaveNoEffect) {
+  torch::NoGradGuard no_grad;
+  auto model = model_of(ColorizationHead::linear);
+  auto pixels = torch::randn({2, 4, 16, 20});
+  pixels.select(1, 3).zero_();
+  auto other = pixels.clone();
+  other.narrow(1, 1, 2).normal_();
+  const auto given = other.clone();
+  EXPECT_TRUE(torch::equal(model->states(other), model->states(pixels)));
+  EXPECT_TRUE(torch::equal(other, given));
 }
 
 /// Where every pixel is shown, its colours can be copied.

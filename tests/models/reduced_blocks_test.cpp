@@ -40,7 +40,9 @@ TEST(ReducedBlocks, WithoutReducersAreTheBlocks) {
     EXPECT_EQ(run.tokens, (std::vector<int64_t>{9, 9, 9}));
   }
   Blocks parallel(formats::NormPlacement::parallel);
-  EXPECT_THROW(run_reduced_blocks(parallel.list, {.x = x}, Reducers(3), 0), Error);
+  EXPECT_TRUE(
+      torch::equal(run_reduced_blocks(parallel.list, {.x = x}, Reducers(3), 0).x, run_blocks(parallel.list, {.x = x})));
+  EXPECT_THROW(run_reduced_blocks(parallel.list, {.x = x}, {nullptr, merging({{"count", 2}}), nullptr}, 0), Error);
   Blocks blocks;
   EXPECT_THROW(run_reduced_blocks(blocks.list, {.x = x}, Reducers(2), 0), Error);
 }
@@ -87,6 +89,37 @@ TEST(ReducedBlocks, AttentionSaysWhatIsWorthLittle) {
       EXPECT_TRUE(torch::equal(run.map.positions[b], kept)) << score;
     }
     EXPECT_EQ(run.tokens, (std::vector<int64_t>{6, 6, 6}));
+  }
+}
+
+/// What a token is worth behind merged ones: the attention that counts them as often as they are. In several drawings,
+/// in some of which another token would go.
+TEST(ReducedBlocks, MergedTokensCountInWhatOthersGot) {
+  torch::NoGradGuard no_grad;
+  for (uint64_t seed = 5; seed < 25; ++seed) {
+    test::seed_torch(seed);
+    Blocks blocks;
+    // Four pairs of twins among ten tokens.
+    const auto twins = torch::randn({1, 4, 16}, torch::kFloat64).repeat_interleave(2, 1);
+    const auto x = torch::cat({twins, torch::randn({1, 2, 16}, torch::kFloat64)}, 1);
+    const auto drop = merging({{"action", "drop"}, {"score", "received"}, {"count", 1}});
+    const auto run = run_reduced_blocks(blocks.list, {.x = x}, {merging({{"count", 4}}), drop, nullptr}, 0);
+    ASSERT_EQ(run.tokens, (std::vector<int64_t>{6, 5, 5}));
+    // The same by all ten tokens in the second layer: rows of twins once, their columns together.
+    const auto p = blocks.list[1]->mixer->named_parameters();
+    const auto normed = blocks.list[1]->input_norm(blocks.list[0]->forward({.x = x}));
+    const auto heads = [&](const char* name) {
+      return torch::matmul(normed, p[name].t()).view({1, 10, 2, 8}).transpose(1, 2);
+    };
+    const auto weights =
+        torch::softmax(torch::matmul(heads("q_proj.weight"), heads("k_proj.weight").transpose(2, 3)) / std::sqrt(8.0),
+                       3)
+            .mean(1)[0];
+    const auto of_each = weights.index_select(0, torch::tensor({0, 2, 4, 6, 8, 9})).sum(0);
+    const auto got = torch::cat({of_each.narrow(0, 0, 8).view({4, 2}).sum(1), of_each.narrow(0, 8, 2)});
+    const auto least = got.argmin().item<int64_t>();
+    for (int64_t i = 0; i < 10; ++i)
+      EXPECT_EQ(run.map.target[0][i].item<int64_t>() < 0, (i < 8 ? i / 2 : i - 4) == least) << i << " seed " << seed;
   }
 }
 

@@ -48,6 +48,95 @@ TEST(TimestepExperts, ClosedGatesAreAPlainModel) {
   EXPECT_GT(relative_error(model_of(small(), true)->velocity(in.x, in.times, in.labels), plain), 1e-3);
 }
 
+/// A group by the formula, from its parameters: x in, position, time and class; layers of attention to text and sample
+/// whose scores carry those of the layer before; a perceptron; a norm and what comes out.
+Tensor by_definition(TimestepExperts& model, const Inputs& in, int64_t group, const std::vector<Tensor>& text) {
+  const auto p = model->named_parameters();
+  const auto& c = model->config();
+  const auto own = "group_" + std::to_string(group) + ".";
+  const auto linear = [&](const std::string& name, const Tensor& x) {
+    return torch::linear(x, p[own + name + ".weight"], p[own + name + ".bias"]);
+  };
+  const auto norm = [&](const std::string& name, const Tensor& x) {
+    return torch::layer_norm(x, {c.dim}, p[own + name + ".weight"], p[own + name + ".bias"]);
+  };
+  auto embedding = torch::empty({in.times.size(0), c.dim}, torch::kFloat64);
+  for (int64_t i = 0; i < c.dim / 2; ++i) {
+    const auto angle = in.times * 1000 * std::pow(10000.0, -2.0 * double(i) / double(c.dim));
+    embedding.select(1, 2 * i).copy_(torch::sin(angle));
+    embedding.select(1, 2 * i + 1).copy_(torch::cos(angle));
+  }
+  auto x = linear("in", in.x) + p[own + "positions"] + linear("time", embedding).unsqueeze(1) +
+           p[own + "label.weight"].index_select(0, in.labels).unsqueeze(1);
+  Tensor before;
+  const int64_t count = c.layers / c.groups, size = c.dim / c.heads;
+  for (int64_t l = 0; l < count; ++l) {
+    const auto name = "layer_" + std::to_string(l) + ".";
+    auto parts = linear(name + "qkv", norm(name + "norm", x)).chunk(3, 2);
+    if (!text.empty()) {
+      const auto kv = linear(name + "text_kv", text[text.size() == 1 ? 0 : size_t(group * count + l)]).chunk(2, 2);
+      parts[1] = torch::cat({kv[0], parts[1]}, 1), parts[2] = torch::cat({kv[1], parts[2]}, 1);
+    }
+    const auto heads = [&](const Tensor& t) { return t.unflatten(2, {c.heads, size}).transpose(1, 2); };
+    auto scores = torch::matmul(heads(parts[0]), heads(parts[1]).transpose(2, 3)) / std::sqrt(double(size));
+    if (l > 0) {
+      const auto gate = torch::tanh(torch::matmul(embedding, p[own + name + "gate"].t()));
+      scores = scores + gate.unsqueeze(2).unsqueeze(3) * before;
+    }
+    before = scores;
+    const auto mixed = torch::matmul(torch::softmax(scores, 3), heads(parts[2])).transpose(1, 2).flatten(2);
+    x = x + linear(name + "o_proj", mixed);
+    x = x + linear(name + "down", torch::gelu(linear(name + "up", norm(name + "mlp_norm", x))));
+  }
+  return linear("out", norm("norm", x));
+}
+
+TEST(TimestepExperts, GroupsAreWhatTheFormulaSays) {
+  torch::NoGradGuard no_grad;
+  torch::manual_seed(7);
+  Inputs in;
+  for (const int64_t groups : {1, 2}) {  // one group: an ordinary flow transformer
+    auto config = small();
+    config.groups = groups;
+    auto model = model_of(config, true);
+    for (int64_t g = 0; g < groups; ++g) {
+      in.times = (torch::rand({4}, torch::kFloat64) + double(g)) / double(groups);
+      EXPECT_LT(relative_error(model->velocity(in.x, in.times, in.labels), by_definition(model, in, g, {})), 1e-9);
+    }
+  }
+}
+
+/// Every layer attends to the states of the text at its own depth, counted through all groups.
+TEST(TimestepExperts, LayersReadTheTextAtTheirDepth) {
+  torch::NoGradGuard no_grad;
+  torch::manual_seed(8);
+  Inputs in;
+  in.times = in.times + 0.5;  // the second group
+  for (const bool recompute : {false, true}) {
+    auto config = small(true, recompute);
+    config.text = 4;
+    auto model = model_of(config, true);
+    std::vector<Tensor> text;
+    for (int l = 0; l < 6; ++l) text.push_back(torch::randn({4, 3, 4}, torch::kFloat64));
+    const auto told = model->velocity(in.x, in.times, {in.labels, text});
+    EXPECT_LT(relative_error(told, by_definition(model, in, 1, text)), 1e-9);
+    EXPECT_LT(
+        relative_error(model->velocity(in.x, in.times, {in.labels, {text[0]}}), by_definition(model, in, 1, {text[0]})),
+        1e-9);
+    EXPECT_LT(relative_error(model->velocity(in.x, in.times, in.labels), by_definition(model, in, 1, {})), 1e-9);
+    for (size_t l = 0; l < 6; ++l) {
+      auto other = text;
+      other[l] = other[l] + 1;
+      const auto changed = model->velocity(in.x, in.times, {in.labels, other});
+      EXPECT_EQ(torch::equal(changed, told), l < 3) << l;
+    }
+    EXPECT_THROW(model->velocity(in.x, in.times, {in.labels, {text[0], text[1]}}), Error);
+    EXPECT_THROW(model->velocity(in.x, in.times, {in.labels, {text[0].narrow(0, 0, 2)}}), Error);
+    EXPECT_THROW(model->velocity(in.x, in.times, {in.labels, {text[0].narrow(2, 0, 3)}}), Error);
+  }
+  EXPECT_THROW(model_of(small(), true)->velocity(in.x, in.times, {in.labels, {torch::randn({4, 3, 4})}}), Error);
+}
+
 TEST(TimestepExperts, ScoresMadeAgainAreScoresKept) {
   torch::manual_seed(3);
   const Inputs in;

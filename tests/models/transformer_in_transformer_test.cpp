@@ -68,6 +68,61 @@ TEST(TransformerInTransformer, WithoutFoldsPatchesAreAViTs) {
   EXPECT_TRUE(torch::equal(model->forward(pixels).patches, plain));
 }
 
+/// All of it by the formula, with the blocks of other models: words of every patch with zeros around it, folds,
+/// patches. With closed folds the patches are those of a vision transformer that is given the first tokens.
+TEST(TransformerInTransformer, IsWhatTheFormulaSays) {
+  torch::NoGradGuard no_grad;
+  const auto config = small();
+  auto model = random_model(config);
+  const auto p = model->named_parameters();
+  VisionTransformer vit(static_cast<const VisionConfig&>(config));
+  torch::nn::Module owner;
+  auto inner = make_blocks(owner, config.inner, false, torch::kFloat64);
+  vit->to(torch::kFloat64);
+  for (auto& entry : vit->named_parameters())
+    if (const auto* found = p.find(entry.key())) entry.value().copy_(*found);
+  for (auto& entry : owner.named_parameters()) entry.value().copy_(p["inner." + entry.key()]);
+  const auto norm = [&](const std::string& name, const Tensor& x) {
+    return torch::layer_norm(x, {x.size(-1)}, p[name + ".weight"], p[name + ".bias"]);
+  };
+  const auto fold = [&](const std::string& name, const Tensor& words) {
+    const auto* bias = p.find(name + ".map.bias");
+    return norm(name + ".norm", torch::linear(norm(name + ".word_norm", words).flatten(1), p[name + ".map.weight"],
+                                              bias ? *bias : Tensor()));
+  };
+  const auto pixels = torch::randn({2, 2, 8, 12}, torch::kFloat64);
+  for (const bool closed : {false, true}) {
+    if (closed)
+      for (auto& entry : model->named_parameters())
+        if (entry.key().starts_with("fold_") &&
+            (entry.key().ends_with("map.weight") || entry.key().find(".norm.bias") != std::string::npos))
+          entry.value().zero_();
+    std::vector<Tensor> words;  // of each patch
+    for (int64_t patch = 0; patch < 6; ++patch) {
+      const auto cut = pixels.narrow(2, 4 * (patch / 3), 4).narrow(3, 4 * (patch % 3), 4);
+      words.push_back(
+          torch::conv2d(cut, p["word_embedding.weight"], p["word_embedding.bias"], 2, 1).flatten(2).transpose(1, 2) +
+          p["word_positions"]);
+    }
+    const auto folded = [&](const std::string& name) {
+      std::vector<Tensor> rows;
+      for (const auto& own : words) rows.push_back(fold(name, own));
+      return torch::stack(rows, 1);
+    };
+    MixerInput patches;
+    patches.x = torch::cat({p["class_token"].expand({2, 1, 24}), folded("first_fold")}, 1) + p["positions"];
+    for (size_t l = 0; l < 2; ++l) {
+      for (auto& own : words) own = inner[l]->forward({.x = own});
+      const auto told = torch::cat({torch::zeros({2, 1, 24}), folded("fold_" + std::to_string(l))}, 1);
+      if (!closed) patches.x = patches.x + told;
+      patches.x = vit->blocks[l]->forward(patches);
+    }
+    const auto out = model->forward(pixels);
+    EXPECT_LT(relative_error(out.patches, vit->finish(patches.x)), 1e-10) << "closed " << closed;
+    EXPECT_LT(relative_error(out.words.view({2, 6, 4, 8}), torch::stack(words, 1)), 1e-10);
+  }
+}
+
 TEST(TransformerInTransformer, PatchesWithTheirPositionsMayBePermuted) {
   torch::NoGradGuard no_grad;
   auto config = small();

@@ -112,8 +112,91 @@ TEST_P(Backbone, MixersAndSizesAreChecked) {
   }
 }
 
+/// Reducers that take nothing change nothing; those that take something leave a state for every cell and image.
+TEST_P(Backbone, TokensMayBecomeFewer) {
+  if (!traits_of(GetParam()).reduces) {
+    auto spec = small(forms()[0]);
+    spec.settings = {{"reducer", {{"name", "token_merging"}}}};
+    EXPECT_THROW(make(spec), Error);
+    return;
+  }
+  for (const bool dense : forms()) {
+    const auto with = [&](const nlohmann::json& reducer) {
+      auto spec = small(dense);
+      spec.base.layers.resize(2);
+      if (traits_of(GetParam()).colours) spec.settings["relative"] = false;
+      if (!reducer.empty()) spec.settings["reducer"] = reducer;
+      const auto model = make(spec);
+      model->eval();
+      return model;
+    };
+    const auto pixels = images(2);
+    const auto wanted = with({})->states(pixels);
+    const auto none = with({{"name", "token_merging"}, {"count", 0}});
+    EXPECT_LT(test::relative_error(none->states(pixels), wanted), test::kForwardTolerance);
+    for (const nlohmann::json& reducer :
+         {nlohmann::json{{"name", "token_merging"}, {"share", 0.25}, {"layers", {0}}},
+          nlohmann::json{{"name", "token_merging"}, {"share", 0.25}, {"action", "drop"}},
+          nlohmann::json{{"name", "token_merging"}, {"share", 0.5}, {"proportional", false}},
+          nlohmann::json{{"name", "ia_red2"}, {"first_score", 0.5}, {"layers", {1}}}}) {
+      const auto model = with(reducer);
+      const auto states = model->states(pixels);
+      EXPECT_EQ(states.sizes(), wanted.sizes());
+      EXPECT_TRUE(test::all_finite(states)) << reducer;
+      EXPECT_GT(test::relative_error(states, wanted), 1e-4) << reducer;
+      EXPECT_LT(test::relative_error(model->states(pixels.narrow(0, 1, 1)), states.narrow(0, 1, 1)),
+                test::kForwardTolerance)
+          << reducer;
+      model->answers(states).square().sum().backward();
+    }
+    EXPECT_THROW(with({{"name", "token_merging"}, {"layers", {2}}}), Error);
+    EXPECT_THROW(with({{"name", "token_mergin"}}), Error);
+    EXPECT_THROW(with({{"name", "token_merging"}, {"cout", 3}}), Error);
+    EXPECT_THROW(with({{"count", 3}}), Error);
+    if (traits_of(GetParam()).colours) {
+      auto spec = small(dense);
+      spec.settings = {{"reducer", {{"name", "token_merging"}}}};
+      EXPECT_THROW(make(spec), Error);
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Names, Backbone, testing::ValuesIn(backbone_names()),
                          [](const auto& info) { return info.param; });
+
+/// Patches that are all alike stay so, and all of them merging leaves no trace, in attention's proportion or not.
+TEST(Backbones, EqualPatchesMergeWithoutATrace) {
+  torch::NoGradGuard no_grad;
+  for (const char* name : {"vit", "transformer_in_transformer"})
+    for (const bool dense : {false, true}) {
+      std::vector<Tensor> states;
+      for (const nlohmann::json& reducer :
+           {nlohmann::json::object(), nlohmann::json{{"name", "token_merging"}, {"share", 0.5}}}) {
+        torch::manual_seed(4);
+        auto spec = test::vision_spec(3, 12, 20);
+        spec.dense = dense;
+        spec.reducer = reducer;
+        const auto model = make_backbone(name, spec);
+        for (auto& entry : model->named_parameters()) {
+          entry.value().add_(torch::randn_like(entry.value()) * 0.2);
+          if (entry.key().ends_with("positions") && entry.key().find("word") == std::string::npos)
+            entry.value().zero_();
+        }
+        states.push_back(model->states(torch::ones({2, 1, 2, 2}).cumsum(2).repeat({1, 1, 6, 10})));
+      }
+      EXPECT_LT(test::relative_error(states[1], states[0]), test::kForwardTolerance) << name << " dense " << dense;
+    }
+}
+
+/// A mixer that needs the grid says so once tokens have gone.
+TEST(Backbones, MixersOfGridsRefuseFewerTokens) {
+  torch::NoGradGuard no_grad;
+  auto spec = test::vision_spec(2, 12, 20);
+  spec.base.layers[1].mixer = "halo_attention";
+  spec.reducer = {{"name", "token_merging"}, {"layers", {0}}};
+  const auto model = make_backbone("vit", spec);
+  EXPECT_THROW(model->states(torch::randn({1, 1, 12, 20})), Error);
+}
 
 TEST(Backbones, UnknownNamesGetTheNearest) {
   try {

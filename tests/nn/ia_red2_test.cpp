@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "heed/models/reduced_blocks.h"
 #include "mixers/sparse/sparse_support.h"
 
 namespace heed::ia_red2_test {
@@ -44,6 +45,31 @@ TEST(IaRed2, AThresholdOfZeroKeepsAll) {
   const auto map = policy.map({.x = x, .leading = 1});
   EXPECT_TRUE(torch::equal(map.reduce(x), x));
   EXPECT_FALSE(map.hidden.defined());
+}
+
+TEST(IaRed2, ATransformerOfWhichNothingIsDroppedIsItself) {
+  test::seed_torch(7);
+  torch::NoGradGuard no_grad;
+  torch::nn::Module owner;
+  TransformerConfig config;
+  config.dim = 16, config.heads = config.kv_heads = 2, config.head_dim = 8, config.hidden = 24;
+  config.layers.resize(3);
+  auto blocks = make_blocks(owner, config, false, torch::kFloat64);
+  for (auto& parameter : owner.parameters()) parameter.add_(torch::randn_like(parameter) * 0.2);
+  const auto x = torch::randn({2, 9, 16}, torch::kFloat64);
+  const auto with = [&](double threshold) {
+    std::vector<std::shared_ptr<nn::TokenReducer>> reducers(3);
+    for (const size_t layer : {1, 2}) {
+      reducers[layer] = std::make_shared<nn::IaRed2>(nn::IaRed2Config{.dim = 16, .heads = 2, .threshold = threshold});
+      reducers[layer]->to(torch::kFloat64);
+      reducers[layer]->eval();
+    }
+    return run_reduced_blocks(blocks, {.x = x}, reducers, 1);
+  };
+  const auto all = with(0), few = with(1);
+  EXPECT_TRUE(torch::equal(all.x, run_blocks(blocks, {.x = x})));
+  // The other end: the class token is left alone.
+  EXPECT_EQ(few.tokens, (std::vector<int64_t>{9, 1, 1}));
 }
 
 TEST(IaRed2, DroppedTokensHaveNoInfluenceAndRaggedItemsAreThemselves) {

@@ -166,7 +166,7 @@ TEST(TokenMerging, PaddingGoesFirstAndWeighsNothing) {
                   .max()
                   .item<double>(),
               1e-12);
-    EXPECT_EQ(map.sizes[0].sum().item<double>(), std::string(action) == "drop" ? 7 : 7) << action;
+    EXPECT_EQ(map.sizes[0].sum().item<double>(), 7) << action;
   }
 }
 
@@ -180,6 +180,24 @@ TEST(TokenMerging, MapsFollowEachOther) {
   EXPECT_LT(relative_error(both.reduce(x), second.reduce(y)), 1e-12);
   EXPECT_TRUE(torch::equal(both.restore(second.reduce(y)), first.restore(second.restore(second.reduce(y)))));
   expect_conserved(both, x, torch::ones({2, 20}, torch::kFloat64));
+}
+
+TEST(TokenMerging, MoreThanThereAreIsWhatThereIs) {
+  test::seed_torch(9);
+  const auto x = torch::randn({2, 9, 4}, torch::kFloat64), scores = torch::rand({2, 9});
+  const auto merged = reduced({{"count", 1000}}, {.x = x, .leading = 1});
+  EXPECT_EQ(merged.tokens, 5);  // half of the eight that may merge
+  expect_conserved(merged, x, torch::ones({2, 9}, torch::kFloat64));
+  const auto dropped = reduced({{"count", 1000}, {"action", "drop"}}, {.x = x, .scores = scores, .leading = 1});
+  EXPECT_EQ(dropped.tokens, 1);  // the leading one
+  EXPECT_TRUE(torch::equal(dropped.reduce(x), x.slice(1, 0, 1)));
+  const auto fused = reduced({{"share", 1.0}, {"action", "fuse"}}, {.x = x, .scores = scores, .leading = 1});
+  EXPECT_EQ(fused.tokens, 2);
+  EXPECT_EQ(fused.sizes.sum().item<double>(), 18);
+  for (const int64_t tokens : {0, 1}) {
+    const auto few = torch::randn({2, tokens, 4}, torch::kFloat64);
+    EXPECT_TRUE(torch::equal(reduced({{"count", 3}}, {.x = few}).reduce(few), few)) << tokens;
+  }
 }
 
 TEST(TokenMerging, CountsFallFromTwiceToNone) {

@@ -156,7 +156,8 @@ TEST(HardAttention, KeepsTheLargestWeights) {
   const auto v = in.v.repeat_interleave(2, 1);
   for (const double ratio : {0.0, 0.5}) {
     auto mixer =
-        make_mixer("hard_attention", {{"dim", 32}, {"heads", 4}, {"kv_heads", 2}, {"share", 0.3}, {"ratio", ratio}});
+        make_mixer("hard_attention",
+                   {{"dim", 32}, {"heads", 4}, {"kv_heads", 2}, {"causal", false}, {"share", 0.3}, {"ratio", ratio}});
     const auto weights = torch::softmax(s, 3);
     auto kept = weights >= weights.amax(3, true) * 0.5;
     if (ratio == 0) kept = torch::zeros_like(kept).scatter_(3, std::get<1>(weights.topk(4, 3)), true);
@@ -164,7 +165,85 @@ TEST(HardAttention, KeepsTheLargestWeights) {
     EXPECT_LT(relative_error(mixer->mix(in), torch::matmul(p / p.sum(3, true), v)), 1e-12) << ratio;
   }
   EXPECT_THROW(make_mixer("hard_attention", {{"share", 0.0}}), Error);
-  EXPECT_THROW(make_mixer("hard_attention", {{"causal", true}}), Error);
+  EXPECT_THROW(make_mixer("hard_attention", {{"ratio", 1.5}}), Error);
+}
+
+TEST(HardAttention, ACausalQueryKeepsAShareOfItsPast) {
+  torch::manual_seed(9);
+  const CoreInput in{torch::randn({2, 4, 15, 8}, torch::kFloat64), torch::randn({2, 2, 20, 8}, torch::kFloat64),
+                     torch::randn({2, 2, 20, 8}, torch::kFloat64)};
+  const auto future = torch::arange(20) > (torch::arange(15) + 5).unsqueeze(1);
+  const auto s = (torch::matmul(in.q, in.k.repeat_interleave(2, 1).transpose(2, 3)) / std::sqrt(8.0))
+                     .masked_fill(future, -INFINITY);
+  const auto weights = torch::softmax(s, 3), v = in.v.repeat_interleave(2, 1);
+  for (const auto& [share, ratio] : {std::pair{0.25, 0.0}, {0.25, 0.4}, {1.0, 0.0}, {0.25, 1e-300}}) {
+    auto mixer =
+        make_mixer("hard_attention", {{"dim", 32}, {"heads", 4}, {"kv_heads", 2}, {"share", share}, {"ratio", ratio}});
+    auto kept = weights >= weights.amax(3, true) * ratio;
+    if (ratio == 0)
+      for (int64_t i = 0; i < 15; ++i) {
+        const auto order = std::get<1>(s.select(2, i).topk(int64_t(std::ceil(share * double(i + 6))), 2));
+        kept.select(2, i).copy_(torch::zeros({2, 4, 20}, torch::kBool).scatter_(2, order, true));
+      }
+    const auto p = torch::where(kept, weights, torch::zeros_like(weights));
+    EXPECT_LT(relative_error(mixer->mix(in), torch::matmul(p / p.sum(3, true), v)), 1e-12) << share << " " << ratio;
+    // All keys, or none too small: plain softmax.
+    if (share == 1 || ratio == 1e-300) {
+      EXPECT_LT(relative_error(mixer->mix(in), torch::matmul(weights, v)), 1e-12);
+    }
+  }
+}
+
+DecoderLm drawn_decoder(uint64_t seed) {
+  testing::Test::RecordProperty("seed", int(seed));
+  torch::manual_seed(seed);
+  DecoderConfig config;
+  config.dim = 16, config.heads = 6, config.kv_heads = 3, config.head_dim = 4, config.hidden = 24;
+  config.vocab_size = 20, config.max_length = 32;
+  config.positions.kind = "rope";
+  config.attention.qkv_bias = true;
+  config.layers.resize(2);
+  DecoderLm model(config);
+  torch::NoGradGuard no_grad;
+  for (auto& parameter : model->parameters()) parameter.add_(torch::randn_like(parameter) * 0.3);
+  model->eval();
+  return model;
+}
+
+TEST(Axformer, HeadsThatShareKeysGoTogether) {
+  auto model = drawn_decoder(10);
+  torch::NoGradGuard no_grad;
+  const auto tokens = torch::randint(20, {3, 9}, torch::kInt64);
+  const auto wanted = model->forward(tokens).clone();
+  AxPlan plan;
+  plan.removed = {{Kind::head, 0, 1}, {Kind::channel_group, 1, 3}};
+  auto cut = axformer_apply(model, plan);
+  const auto parameters = cut->named_parameters();
+  EXPECT_EQ(parameters["layers_0.self_attn.q_proj.weight"].size(0), 16);
+  EXPECT_EQ(parameters["layers_0.self_attn.k_proj.bias"].size(0), 8);
+  EXPECT_TRUE(torch::equal(model->forward(tokens), wanted));  // as before
+  model->named_parameters()["layers_0.self_attn.o_proj.weight"].slice(1, 8, 16).zero_();
+  model->blocks[1]->mlp->output_weight().slice(1, 18, 24).zero_();
+  EXPECT_LT(relative_error(cut->forward(tokens), model->forward(tokens)), 1e-6);
+  // A search of what was cut already, hard layers last; and steps of what it leaves.
+  const auto loss = [&](DecoderLm& m) { return (m->forward(tokens) - wanted).square().mean().item<double>(); };
+  AxOptions options;
+  options.tolerance = 1;
+  options.share = 0.5;
+  size_t reported = 0;
+  const auto found = axformer_search(cut, loss, options, [&](const AxTrial&, size_t done, size_t most) {
+    EXPECT_EQ(done, ++reported);
+    EXPECT_LE(done, most);
+    EXPECT_EQ(most, 4 + (2 + 4) + (3 + 4) + 2);
+  });
+  EXPECT_EQ(found.trials.size(), reported);
+  ASSERT_FALSE(found.removed.empty());
+  auto left = axformer_apply(cut, found, options);
+  EXPECT_NEAR(loss(left), found.trials.back().kept ? found.trials.back().loss : loss(left), 1e-5);
+  auto state = left->make_state(3);
+  std::vector<Tensor> parts;
+  for (int64_t t = 0; t < 9; ++t) parts.push_back(left->forward(tokens.slice(1, t, t + 1), &state));
+  EXPECT_LT(relative_error(torch::cat(parts, 1), left->forward(tokens)), test::kForwardTolerance);
 }
 
 TEST(Axformer, BadInputIsNamed) {

@@ -14,21 +14,24 @@ namespace heed::formats {
 enum class NormKind {
   rms,           ///< RMSNorm, scaled by w (arXiv 1910.07467)
   rms_plus_one,  ///< RMSNorm, scaled by 1 + w (Gemma)
-  layer          ///< LayerNorm with weight and bias (arXiv 1607.06450)
+  layer,         ///< LayerNorm with weight and bias (arXiv 1607.06450)
+  srms           ///< x / rms(x), without parameters (arXiv 2307.14995)
 };
-inline constexpr std::array<std::string_view, 3> kNormKindNames = {"rms", "rms_plus_one", "layer"};
+inline constexpr std::array<std::string_view, 4> kNormKindNames = {"rms", "rms_plus_one", "layer", "srms"};
 
 /// Where the norms of a block stand; T mixes tokens, C mixes channels.
 enum class NormPlacement {
-  pre,       ///< x += T(n1(x)); x += C(n2(x))
-  post,      ///< x = n1(x + T(x)); x = n2(x + C(x))
-  sandwich,  ///< x += n3(T(n1(x))); x += n4(C(n2(x)))
-  parallel   ///< x += T(n1(x)) + C(n2(x))
+  pre,        ///< x += T(n1(x)); x += C(n2(x))
+  post,       ///< x = n1(x + T(x)); x = n2(x + C(x))
+  sandwich,   ///< x += n3(T(n1(x))); x += n4(C(n2(x)))
+  parallel,   ///< x += T(n1(x)) + C(n2(x))
+  reversible  ///< two streams, both x at first: a += T(n1(b)); b += C(n2(a)); their mean at the end (arXiv 2001.04451)
 };
-inline constexpr std::array<std::string_view, 4> kNormPlacementNames = {"pre", "post", "sandwich", "parallel"};
+inline constexpr std::array<std::string_view, 5> kNormPlacementNames = {"pre", "post", "sandwich", "parallel",
+                                                                        "reversible"};
 
-enum class Activation { silu, gelu, gelu_tanh, relu };
-inline constexpr std::array<std::string_view, 4> kActivationNames = {"silu", "gelu", "gelu_tanh", "relu"};
+enum class Activation { silu, gelu, gelu_tanh, relu, identity };
+inline constexpr std::array<std::string_view, 5> kActivationNames = {"silu", "gelu", "gelu_tanh", "relu", "identity"};
 
 constexpr std::string_view name_of(NormKind kind) { return kNormKindNames[static_cast<size_t>(kind)]; }
 constexpr std::string_view name_of(NormPlacement placement) {
@@ -46,6 +49,10 @@ struct BlockConfig {
 
   bool operator==(const BlockConfig&) const = default;
 };
+
+/// The block of a known model: llama; gpt2 (LayerNorms, mlp, tanh gelu, biases); transnormer (SRMSNorm and SGLU,
+/// W_3 (W_1 x (x) W_2 x), arXiv 2307.14995). Throws heed::Error for another name.
+BlockConfig named_block(std::string_view name);
 
 /// What all attention layers of a model share beyond their sizes.
 struct AttentionTraits {

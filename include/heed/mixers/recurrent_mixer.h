@@ -93,6 +93,8 @@ class RecurrentMixer : public TokenMixer {
   virtual torch::Tensor run(RecurrentCall& call) = 0;
   /// Whether a mixer that is not causal reads keys and values from MixerInput::memory.
   virtual bool takes_memory() const { return false; }
+  /// Tokens before the cells of a grid, as a class token is.
+  virtual int64_t leading_tokens() const { return 0; }
   /// Why a causal mixer has no step; empty: it has one.
   virtual std::string without_step() const { return {}; }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "heed/models/cross_skip.h"
+#include "heed/models/reduced_blocks.h"
 #include "heed/models/vision_backbone.h"
 #include "heed/nn/offset_bias.h"
 #include "heed/nn/windows.h"
@@ -80,6 +81,7 @@ class AttentionSwinUnetImpl : public VisionBackbone {
   Grid bottom_grid_;
   torch::nn::Conv2d bottom_embedding_{nullptr};
   std::vector<TransformerBlock> bottom_;
+  LayerReducers bottom_reducers_;
   torch::Tensor positions_;
   nn::Norm norm_{nullptr};
   torch::nn::Linear classifier_{nullptr};

@@ -24,7 +24,8 @@ class DualCrossImpl : public VisionBackbone {
   struct Branches {
     torch::Tensor self, local, pair;
   };
-  /// `partner` int64 [B]: whose keys and values distract an image; undefined: no branch of pairs.
+  /// `partner` int64 [B]: whose keys and values distract an image, -1: nobody's; undefined: no branch of pairs. Throws
+  /// heed::Error for images that are not there.
   Branches branches(const torch::Tensor& pixels, const torch::Tensor& partner = {}, uint64_t seed = 0);
 
   /// [B, 1, C] of self-attention, and, with the local branch, [B, 1, 2 C] of both.

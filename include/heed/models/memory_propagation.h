@@ -18,8 +18,9 @@ struct MemoryPropagationConfig {
   PropagationMemoryConfig cells;
 };
 
-/// Attention of a frame's cells to a window of another frame's: logits q k / sqrt(C) and a learned map of the query to
-/// every offset; then a depthwise convolution and a linear map.
+/// Attention of a frame's cells to another frame's, at most half of `window` rows and columns away and none outside of
+/// the frame: logits q k / sqrt(C) and a learned map of the query to every offset; then a depthwise convolution and a
+/// linear map.
 class LocalPropagationImpl : public torch::nn::Module {
  public:
   LocalPropagationImpl(int64_t key, int64_t channels, int64_t height, int64_t width, int64_t window);
@@ -32,6 +33,7 @@ class LocalPropagationImpl : public torch::nn::Module {
 
  private:
   std::vector<int64_t> grid_, window_;
+  torch::Tensor where_, beyond_;  // of every cell and key of its window: the offset, and whether it is too far
   torch::nn::Conv2d mix_{nullptr};
   torch::nn::Linear out_{nullptr};
 };

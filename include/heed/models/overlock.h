@@ -34,6 +34,7 @@ class OverlockImpl : public VisionBackbone {
   Grid overview_grid_;
   torch::nn::Conv2d overview_embedding_{nullptr};
   std::vector<TransformerBlock> overview_, focus_;
+  LayerReducers overview_reducers_;
   nn::Norm overview_norm_{nullptr}, norm_{nullptr};
   torch::nn::Linear to_context_{nullptr}, from_focus_{nullptr}, overview_classifier_{nullptr};
   torch::Tensor mix_;             // [depth, 2]: of the context that a block left and of the first one

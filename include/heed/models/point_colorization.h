@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "heed/models/reduced_blocks.h"
 #include "heed/models/vision_backbone.h"
 
 namespace heed {
@@ -39,6 +40,7 @@ class PointColorizationImpl : public VisionBackbone {
   ColorizationConfig config_;
   torch::nn::Conv2d patches_{nullptr};
   std::vector<TransformerBlock> blocks_;
+  LayerReducers reducers_;
   nn::Norm norm_{nullptr};
   torch::nn::Conv2d convolution_{nullptr};
   std::shared_ptr<TokenMixer> attention_;

@@ -15,11 +15,23 @@ namespace heed {
 struct TimestepExpertsConfig {
   int64_t tokens = 16, channels = 4;  ///< of a sample: N tokens of so many numbers
   int64_t classes = 0;                ///< of samples; 0: none are told
+  int64_t text = 0;                   ///< channels of a text's states that layers attend to beside the sample; 0: none
   int64_t dim = 64, heads = 4, hidden = 128;
   int64_t layers = 8, groups = 4;  ///< groups of layers / groups consecutive layers
   bool residual = true;            ///< scores of the layer before are added, gated by time
   /// Scores before are not kept but part of one product of heads as wide as the layers so far, in O(N) memory.
   bool recompute = false;
+};
+
+/// What a sample is to be.
+struct FlowCondition {
+  FlowCondition(torch::Tensor labels = {}, std::vector<torch::Tensor> text = {})
+      : labels(std::move(labels)), text(std::move(text)) {}
+
+  torch::Tensor labels;  ///< int64 [B] where there are classes
+  /// States of a frozen language model [B, T, text], one a layer of all groups, each for the layer of the same depth;
+  /// or one for all of them. None: the sample is made without a text.
+  std::vector<torch::Tensor> text;
 };
 
 class TimestepExpertsImpl : public torch::nn::Module {
@@ -32,19 +44,19 @@ class TimestepExpertsImpl : public torch::nn::Module {
   std::pair<double, double> interval(int64_t group) const;
 
   /// The velocity at x [B, N, channels] and times [B], all of one group's interval, by that group's layers alone.
-  /// `labels` int64 [B] where there are classes. Throws heed::Error for times of several groups.
-  torch::Tensor velocity(const torch::Tensor& x, const torch::Tensor& times, const torch::Tensor& labels = {});
+  /// Throws heed::Error for times of several groups.
+  torch::Tensor velocity(const torch::Tensor& x, const torch::Tensor& times, const FlowCondition& condition = {});
   /// The mean of |v - (x1 - x0)|^2 over samples x1, noise x0 and times of one group, drawn by libtorch's generator.
-  torch::Tensor loss(const torch::Tensor& x1, const torch::Tensor& labels = {});
+  torch::Tensor loss(const torch::Tensor& x1, const FlowCondition& condition = {});
   /// From noise to samples in `steps` Euler steps; each runs the group that owns the time it starts from.
-  torch::Tensor sample(int64_t count, int64_t steps, const torch::Tensor& labels = {});
+  torch::Tensor sample(int64_t count, int64_t steps, const FlowCondition& condition = {});
 
   const TimestepExpertsConfig& config() const { return config_; }
 
  private:
   struct Layer {
     nn::Norm norm{nullptr}, mlp_norm{nullptr};
-    torch::nn::Linear qkv{nullptr}, out{nullptr}, up{nullptr}, down{nullptr};
+    torch::nn::Linear qkv{nullptr}, text_kv{nullptr}, out{nullptr}, up{nullptr}, down{nullptr};
     torch::Tensor gate;  // [heads, dim]: of the scores before, by the time's embedding
   };
   struct Group {
@@ -58,7 +70,8 @@ class TimestepExpertsImpl : public torch::nn::Module {
   struct Before {
     torch::Tensor scores, q, k;
   };
-  torch::Tensor attend(Layer& layer, const torch::Tensor& x, const torch::Tensor& gate, Before& before);
+  torch::Tensor attend(Layer& layer, const torch::Tensor& x, const torch::Tensor& text, const torch::Tensor& gate,
+                       Before& before);
 
   TimestepExpertsConfig config_;
   std::vector<Group> groups_;

@@ -42,14 +42,17 @@ class TransformerBlockImpl : public torch::nn::Module {
   TransformerBlockImpl(const TransformerConfig& config, size_t layer, bool causal);
   torch::Tensor forward(const MixerInput& input, MixerState* state = nullptr);
   /// The two halves of `forward`, which needs the residual stream between them only to hand it on: what the token mixer
-  /// leaves of input.x, and what the channel mixer makes of that. Throws heed::Error for parallel placement.
+  /// leaves of input.x, and what the channel mixer makes of that. Throws heed::Error for parallel placement, and
+  /// everything here for reversible placement, whose blocks have two streams (heed/models/reversible.h).
   torch::Tensor token_half(const MixerInput& input, MixerState* state = nullptr);
   torch::Tensor channel_half(const MixerInput& input, const torch::Tensor& residual);
+
+  formats::NormPlacement placement() const { return placement_; }
 
   nn::Norm input_norm{nullptr}, mlp_norm{nullptr};                ///< n1, n2
   nn::Norm mixer_output_norm{nullptr}, mlp_output_norm{nullptr};  ///< n3, n4: sandwich only
   std::shared_ptr<TokenMixer> mixer;
-  std::shared_ptr<ChannelMixer> mlp;
+  std::shared_ptr<ChannelMixer> mlp;  ///< null, with its norms: the block mixes tokens alone
 
  private:
   torch::Tensor mix_tokens(const MixerInput& input, const torch::Tensor& normed, MixerState* state);
@@ -67,7 +70,8 @@ std::vector<TransformerBlock> make_blocks(torch::nn::Module& owner, const Transf
 /// Throws heed::Error unless `ids` are int64 [batch, tokens], each in [0, count); `what` names them.
 void check_ids(const torch::Tensor& ids, int64_t count, const char* what);
 
-/// One input through all blocks; `states`, one a block or null.
+/// One input through all blocks; `states`, one a block or null. Blocks of reversible placement keep the activations of
+/// one of them in training, and refuse taps and layers that share attention.
 torch::Tensor run_blocks(std::vector<TransformerBlock>& blocks, MixerInput input,
                          const std::vector<std::unique_ptr<MixerState>>* states = nullptr, uint64_t seed = 0);
 

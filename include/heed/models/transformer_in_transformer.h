@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "heed/models/reduced_blocks.h"
 #include "heed/models/vision.h"
 #include "heed/models/vision_backbone.h"
 
@@ -14,6 +15,7 @@ struct TntConfig : VisionConfig {
   int64_t word = 4;         ///< pixels a side of a word
   int64_t word_kernel = 7;  ///< pixels a side that a word is made from, odd; none of another patch
   TransformerConfig inner;  ///< of the blocks over the words of a patch, as many as there are layers
+  nlohmann::json reducer = nlohmann::json::object();  ///< of the blocks over patches, as VisionSpec::reducer
 
   /// Words a patch.
   Grid words() const;
@@ -27,6 +29,7 @@ class TntImpl : public VisionBackbone {
   struct Streams {
     torch::Tensor words;    ///< [B patches, words, inner dim]
     torch::Tensor patches;  ///< [B, tokens, dim], behind the last norm; tokens are the patches after the class token
+    nn::TokenMap map;       ///< from all of them to those that reducers left
   };
   Streams forward(const torch::Tensor& pixels, uint64_t seed = 0);
 
@@ -52,6 +55,7 @@ class TntImpl : public VisionBackbone {
   Fold first_;
   std::vector<Fold> folds_;
   std::vector<TransformerBlock> inner_, blocks_;
+  LayerReducers reducers_;
   nn::Norm norm_{nullptr};
   torch::nn::Linear classifier_{nullptr};
 };

@@ -14,8 +14,8 @@ struct VisionConfig : TransformerConfig {
   int64_t image_height = 224, image_width = 224;  ///< pixels
   int64_t patch_height = 16, patch_width = 16;    ///< they divide the image
   int64_t channels = 3;
-  /// A learned token before the patches, whose last state stands for the image; without it their mean does, and token
-  /// mixers are told the grid of patches.
+  /// A learned token before the patches, whose last state stands for the image; without it their mean does. Token
+  /// mixers are told the grid of patches without it, or where all of them are configured with a class_token.
   bool class_token = true;
   bool pooler = false;
   int64_t labels = 0;  ///< classes; 0: no classifier

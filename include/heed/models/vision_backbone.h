@@ -26,6 +26,9 @@ struct VisionSpec {
   bool dense = false;                                       ///< an answer a patch; else one an image
   TransformerConfig base;  ///< width, heads, block and mixers; how often its layers are there is the backbone's matter
   nlohmann::json settings = nlohmann::json::object();  ///< of the backbone's own
+  /// Which of the named layers take tokens away, and how (make_reducers in heed/models/reduced_blocks.h), in every
+  /// stage that has them; what a stage hands on is brought back to its cells.
+  nlohmann::json reducer = nlohmann::json::object();
 
   int64_t rows() const { return image_height / patch; }
   int64_t columns() const { return image_width / patch; }
@@ -59,6 +62,7 @@ std::vector<std::string> backbone_names();
 struct BackboneTraits {
   bool images = true, patches = true;  ///< whether it gives a state an image, and a state a patch
   bool colours = false;                ///< it paints: 4 channels of lightness, hints and their mask, 2 numbers a pixel
+  bool reduces = false;                ///< it knows the setting `reducer` (VisionSpec::reducer)
 };
 BackboneTraits traits_of(const std::string& backbone);
 /// A backbone with parameters drawn at random. Throws heed::Error for an unknown name and for sizes that do not fit.

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "heed/mixers/taps.h"
+#include "heed/models/reduced_blocks.h"
 #include "heed/models/vision_backbone.h"
 
 namespace heed {
@@ -16,6 +17,7 @@ struct PyramidConfig {
   int64_t patch = 4;                                            ///< pixels a side of a cell of the first stage
   int64_t labels = 0;                                           ///< classes; 0: no classifier
   bool dense = false;                                           ///< classes of the cells of the first stage
+  nlohmann::json reducer = nlohmann::json::object();            ///< as VisionSpec::reducer
   std::vector<TransformerConfig> stages;  ///< widths, heads, mixers; max_length is set to a stage's cells
 
   /// `count` stages, of which number s has s times the channels, heads and hidden channels of `first`.
@@ -47,6 +49,7 @@ class VisionPyramidImpl : public VisionBackbone {
   struct Stage {
     torch::nn::Conv2d embedding{nullptr};
     std::vector<TransformerBlock> blocks;
+    LayerReducers reducers;
     nn::Norm norm{nullptr};
     torch::nn::Linear lateral{nullptr};  // dense only
   };

@@ -17,10 +17,11 @@ class DilatedConvImpl : public torch::nn::Module {
   /// by a batch norm.
   DilatedConvImpl(int64_t channels, int64_t size);
 
-  /// tokens [B, H W, C] -> the same: the sum of the branches in training, one convolution otherwise.
-  torch::Tensor forward(const torch::Tensor& tokens, int64_t height, int64_t width);
+  /// tokens [B, H W, C], 0 where hidden -> the same: the sum of the branches in training, one convolution otherwise.
+  /// `hidden` bool [B, H W], or undefined: padding, which the norms do not count.
+  torch::Tensor forward(const torch::Tensor& tokens, int64_t height, int64_t width, const torch::Tensor& hidden = {});
   /// The sum of the branches, always.
-  torch::Tensor branches(const torch::Tensor& tokens, int64_t height, int64_t width);
+  torch::Tensor branches(const torch::Tensor& tokens, int64_t height, int64_t width, const torch::Tensor& hidden = {});
   /// The one kernel [C, 1, size, size] and bias [C] that branches with the statistics of training amount to.
   std::pair<torch::Tensor, torch::Tensor> merged() const;
 
@@ -28,7 +29,7 @@ class DilatedConvImpl : public torch::nn::Module {
   int64_t size_;
   std::vector<int64_t> dilations_;
   std::vector<GridConv> convs_;
-  std::vector<torch::nn::BatchNorm2d> norms_;
+  std::vector<torch::nn::BatchNorm1d> norms_;
 };
 TORCH_MODULE(DilatedConv);
 

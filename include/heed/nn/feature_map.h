@@ -9,9 +9,10 @@
 namespace heed::nn {
 
 /// Elementwise maps, and softmax over the features.
-enum class FeatureMap { identity, relu, elu, elu_plus_one, silu, sigmoid, exp, softmax };
+enum class FeatureMap { identity, relu, elu, elu_plus_one, silu, sigmoid, exp, softmax, leaky_relu };
 
-/// Names as a configuration has them: identity, relu, elu, elu_plus_one, silu, sigmoid, exp, softmax.
+/// Names as a configuration has them: identity, relu, elu, elu_plus_one, silu, sigmoid, exp, softmax, leaky_relu (x /
+/// 100 below 0).
 const std::vector<std::string>& feature_map_names();
 FeatureMap feature_map(const std::string& name);
 /// Whether no feature is negative, as a denominator asks for.

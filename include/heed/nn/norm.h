@@ -15,7 +15,7 @@ class NormImpl : public torch::nn::Module {
   /// x [..., dim]; statistics in float32 (float64 for float64), result in x's dtype.
   torch::Tensor forward(const torch::Tensor& x);
 
-  torch::Tensor weight, bias;  ///< [dim]; bias: LayerNorm only
+  torch::Tensor weight, bias;  ///< [dim]; bias: LayerNorm only; srms: neither
 
  private:
   formats::NormKind kind_;

@@ -24,5 +24,7 @@ torch::Tensor row_attention(const torch::Tensor& q, const torch::Tensor& k, cons
 /// Scores [..., M] -> bool: the `count` largest of each row among those where `candidates` is true (all of them where
 /// there are not as many), ties to the lower index.
 torch::Tensor largest(const torch::Tensor& scores, const torch::Tensor& candidates, int64_t count);
+/// As many of each row as are a `share` in (0, 1] of its candidates, rounded up.
+torch::Tensor largest_share(const torch::Tensor& scores, const torch::Tensor& candidates, double share);
 
 }  // namespace heed::nn

@@ -23,6 +23,10 @@ const std::vector<Implementation>& implementations();
 /// fall to the reference, which nobody asked for, an error.
 void dispatch(FlashCall& call);
 
+/// For a kernel whose only other implementation is its reference: with HEED_VERBOSE=dispatch, prints which of the two
+/// runs `kernel` on `input`, and why.
+void show_dispatch(const char* kernel, const torch::Tensor& input);
+
 /// The call as decode parameters; valid while `call` lives. The mask is asked with the same i' as flash.
 /// Throws heed::Error for what decode does not take.
 void run_decode(FlashCall& call);

@@ -18,6 +18,7 @@ struct TaskModelOptions {
   std::string mixer = "dense";                     ///< of the registry; "a+b" puts them into layers in turn
   std::map<std::string, nlohmann::json> settings;  ///< configuration of a mixer, by its name
   int64_t layers = 2, dim = 64, heads = 4, hidden = 128;
+  std::string block = "llama";  ///< of decoders and sequence models: a name of formats::named_block
   bool bare = false;             ///< of sequence models: blocks without norms and residuals
   std::string backbone = "vit";  ///< of images: a name of heed/models/vision_backbone.h
   nlohmann::json backbone_settings = nlohmann::json::object();

@@ -8,7 +8,7 @@ namespace heed::checkpoint {
 
 Layout decoder_layout(const std::string& architecture, const DecoderConfig& config) {
   using Make = Layout (*)(const DecoderConfig&);
-  constexpr std::array<std::pair<std::string_view, Make>, 12> kLayouts = {{{"LlamaForCausalLM", llama_layout},
+  constexpr std::array<std::pair<std::string_view, Make>, 13> kLayouts = {{{"LlamaForCausalLM", llama_layout},
                                                                            {"MistralForCausalLM", llama_layout},
                                                                            {"Qwen2ForCausalLM", llama_layout},
                                                                            {"Qwen3ForCausalLM", llama_layout},
@@ -17,6 +17,7 @@ Layout decoder_layout(const std::string& architecture, const DecoderConfig& conf
                                                                            {"Phi3ForCausalLM", phi3_layout},
                                                                            {"GPT2LMHeadModel", gpt2_layout},
                                                                            {"GPTNeoXForCausalLM", gpt_neox_layout},
+                                                                           {"MambaForCausalLM", mamba_layout},
                                                                            {"llama", gguf_llama_layout},
                                                                            {"qwen2", gguf_layout},
                                                                            {"qwen3", gguf_layout}}};

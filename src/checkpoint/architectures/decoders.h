@@ -12,6 +12,7 @@ Layout gemma2_layout(const DecoderConfig& config);
 Layout phi3_layout(const DecoderConfig& config);
 Layout gpt2_layout(const DecoderConfig& config);
 Layout gpt_neox_layout(const DecoderConfig& config);
+Layout mamba_layout(const DecoderConfig& config);
 /// llama.cpp's names, which all its architectures share.
 Layout gguf_layout(const DecoderConfig& config);
 /// The same where rows of q and k stand in the order of rotated pairs.

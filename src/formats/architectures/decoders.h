@@ -27,5 +27,6 @@ void read_gemma2(ConfigFields& fields, DecoderModelConfig& config);
 void read_phi3(ConfigFields& fields, DecoderModelConfig& config);
 void read_gpt2(ConfigFields& fields, DecoderModelConfig& config);
 void read_gpt_neox(ConfigFields& fields, DecoderModelConfig& config);
+void read_mamba(ConfigFields& fields, DecoderModelConfig& config);
 
 }  // namespace heed::formats

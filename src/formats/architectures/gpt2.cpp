@@ -16,7 +16,7 @@ void read_gpt2(ConfigFields& fields, DecoderModelConfig& config) {
   read_vocabulary(fields, config);
   fields.whole("n_positions", config.max_position_embeddings);
   fields.real("layer_norm_epsilon", config.norm_eps);
-  config.block = {NormKind::layer, NormPlacement::pre, "mlp", Activation::gelu_tanh, true};
+  config.block = named_block("gpt2");
   read_activation(fields, "activation_function", config);
   config.attention.qkv_bias = config.attention.output_bias = true;
   bool scaled = true;

@@ -73,7 +73,9 @@ class DeconstructedAttention final : public sparse::SparseMixer, public Companio
     if (own_.variant == "standard" || sums_up()) return;
     require_plain_self(in);
     if (own_.variant == "static_emb_qk") {
-      if (in.share && in.share->embedded.defined() && !in.share->beside) ask(in.share->embedded, q, k);
+      if (!in.share || in.share->beside) return;  // a layer alone: x is the embeddings
+      require(in.share->embedded.defined(), "deconstructed_attention: the model hands no embeddings to its layers");
+      ask(in.share->embedded, q, k);
       return;
     }
     if (in.share && in.share->beside) {  // the companion attends to itself, as ever

@@ -23,6 +23,12 @@ class FusedNeighborhood final : public NeighborhoodMixer {
     return written_ ? attend_written(in, options) : ops::neighborhood(in.q, in.k, in.v, options).out;
   }
 
+  Tensor line_bias(const Tensor& cells_before) const override {
+    if (!bias_.defined()) return {};
+    const auto places = around_.window[0] - 1 - cells_before;
+    return bias_.index_select(1, places.flatten()).view({1, bias_.size(0), places.size(0), places.size(1)});
+  }
+
  private:
   Tensor attend_written(const CoreInput& in, const ops::NeighborhoodOptions& options) const {
     auto k = in.k, v = in.v;

@@ -5,6 +5,8 @@
 
 namespace heed {
 
+using torch::Tensor;
+
 NeighborhoodConfig NeighborhoodConfig::read(ConfigReader& reader, AttentionConfig& attention) {
   NeighborhoodConfig c;
   c.window = nn::read_sizes(reader, "window", c.window);
@@ -34,8 +36,29 @@ NeighborhoodConfig NeighborhoodConfig::read(ConfigReader& reader, AttentionConfi
 NeighborhoodMixer::NeighborhoodMixer(std::string name, const AttentionConfig& config, NeighborhoodConfig around)
     : AttentionMixer(std::move(name), config), around_(std::move(around)) {}
 
-std::unique_ptr<MixerState> NeighborhoodMixer::make_state(int64_t) const {
-  fail("{} has no step: it needs the whole grid", name_);
+bool NeighborhoodMixer::is_line() const {
+  const auto& c = around_;
+  return c.causal == std::vector<bool>{true} && c.window.size() == 1 && c.dilation.size() == 1 &&
+         c.stride == std::vector<int64_t>{1};
+}
+
+std::unique_ptr<MixerState> NeighborhoodMixer::make_state(int64_t batch) const {
+  require(is_line(), "{} has no step: it needs the whole grid; one causal axis with stride 1 is accepted", name_);
+  return AttentionMixer::make_state(batch);
+}
+
+Tensor NeighborhoodMixer::attend_line(const CoreInput& in) {
+  const int64_t n = in.q.size(2), m = in.k.size(2), dilation = around_.dilation[0];
+  auto options = options_for(in);
+  options.mask = Causal{} & Window{(around_.window[0] - 1) * dilation, 0};
+  if (dilation > 1) options.mask = options.mask & Dilation{dilation};
+  const auto cells_before = (torch::arange(m - n, m).unsqueeze(1) - torch::arange(m)).div(dilation, "floor");
+  if (const auto bias = line_bias(cells_before.clamp(0, around_.window[0] - 1)); bias.defined()) options.bias = bias;
+  return nn::attention(in.q, in.k, in.v, options, in.report);
+}
+
+void NeighborhoodMixer::evict(KvState& state) const {
+  state.erase(0, state.kv.length() - (around_.window[0] - 1) * around_.dilation[0]);
 }
 
 ops::NeighborhoodOptions NeighborhoodMixer::options_of(const std::vector<int64_t>& grid) const {
@@ -60,9 +83,10 @@ ops::NeighborhoodOptions NeighborhoodMixer::options_of(const std::vector<int64_t
   return o;
 }
 
-torch::Tensor NeighborhoodMixer::mix(const CoreInput& in) {
-  require(in.grid.has_value(), "{}: a grid is missing: cells an axis, whose product is the number of tokens", name_);
+Tensor NeighborhoodMixer::mix(const CoreInput& in) {
   require(!in.cu_seqlens, "{}: cu_seqlens are not accepted: the tokens are one grid", name_);
+  if (!in.grid && is_line()) return attend_line(in);
+  require(in.grid.has_value(), "{}: a grid is missing: cells an axis, whose product is the number of tokens", name_);
   int64_t cells = 1;
   for (const int64_t size : in.grid->sizes) {
     require(size >= 1, "{}: a grid with an axis of {} cells: 1 or more are accepted", name_, size);
@@ -71,6 +95,9 @@ torch::Tensor NeighborhoodMixer::mix(const CoreInput& in) {
   require(in.q.size(2) == cells && in.k.size(2) == cells,
           "{}: {} queries and {} keys for a grid of {} cells: one token a cell is accepted", name_, in.q.size(2),
           in.k.size(2), cells);
+  // No window is cut to what a short line has of its dilated cells, so that steps give what the whole line gives.
+  if (is_line() && in.grid->sizes.size() == 1 && around_.window[0] * around_.dilation[0] > cells)
+    return attend_line(in);
   auto options = options_of(in.grid->sizes);
   options.key_padding = in.key_padding;
   return attend(in, options);

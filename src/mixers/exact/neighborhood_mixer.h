@@ -17,6 +17,7 @@ struct NeighborhoodConfig {
 
 class NeighborhoodMixer : public AttentionMixer {
  public:
+  /// Of one causal axis without strides, whose windows do not depend on what comes; throws heed::Error for others.
   std::unique_ptr<MixerState> make_state(int64_t batch) const override;
   torch::Tensor mix(const CoreInput& input) final;
 
@@ -24,10 +25,18 @@ class NeighborhoodMixer : public AttentionMixer {
   NeighborhoodMixer(std::string name, const AttentionConfig& config, NeighborhoodConfig around);
 
   virtual torch::Tensor attend(const CoreInput& input, const ops::NeighborhoodOptions& options) = 0;
+  /// What is added to the logits of keys so many cells, int64 [N, M], before a query on one causal axis: [1, H, N, M];
+  /// undefined: nothing.
+  virtual torch::Tensor line_bias(const torch::Tensor& cells_before) const { return {}; }
+  void evict(KvState& state) const final;
 
   NeighborhoodConfig around_;
 
  private:
+  /// Whether there is one axis, causal and without strides: a line of tokens, which needs no grid and has a step.
+  bool is_line() const;
+  /// The line as a mask: any number of cells.
+  torch::Tensor attend_line(const CoreInput& input);
   /// Of this grid: axes shorter than their windows are seen whole.
   ops::NeighborhoodOptions options_of(const std::vector<int64_t>& grid) const;
 };

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "heed/error.h"
+#include "heed/mixers/shared_parameters.h"
 #include "heed/nn/keys.h"
 #include "heed/nn/recompute.h"
 #include "heed/nn/relative_scores.h"
@@ -14,9 +15,10 @@ using torch::Tensor;
 
 constexpr int64_t kRowsXl = 64;
 
-class TransformerXl final : public sparse::SparseMixer {
+class TransformerXl final : public sparse::SparseMixer, public SharedParameters {
  public:
-  TransformerXl(const AttentionConfig& c, int64_t memory) : SparseMixer("transformer_xl", c), memory_(memory) {
+  TransformerXl(const AttentionConfig& c, int64_t memory, bool own_biases)
+      : SparseMixer("transformer_xl", c), memory_(memory), own_biases_(own_biases) {
     require(c.positions.kind == "none", "transformer_xl: positions {}: none is accepted, it has its own",
             c.positions.kind);
     require(c.softcap == 0, "transformer_xl: softcap = {}: 0 is accepted", c.softcap);
@@ -26,6 +28,17 @@ class TransformerXl final : public sparse::SparseMixer {
     r_proj_->weight.normal_(0, 0.02);
     content_ = register_parameter("content_bias", torch::zeros({c.heads, 1, c.head_dim}));
     distance_ = register_parameter("distance_bias", torch::zeros({c.heads, 1, c.head_dim}));
+  }
+
+  void take_from(TokenMixer& first) override {
+    auto& leader = dynamic_cast<TransformerXl&>(first);
+    if (own_biases_ || leader.own_biases_) return;
+    require(content_.sizes() == leader.content_.sizes(),
+            "transformer_xl: layers of {} and {} heads of {} and {} channels: biases = layer is accepted",
+            leader.config_.heads, config_.heads, leader.config_.head_dim, config_.head_dim);
+    for (const char* name : {"content_bias", "distance_bias"}) parameters_.erase(name);
+    content_ = leader.content_;
+    distance_ = leader.distance_;
   }
 
  protected:
@@ -74,8 +87,9 @@ class TransformerXl final : public sparse::SparseMixer {
   }
 
   int64_t memory_;
+  bool own_biases_;
   torch::nn::Linear r_proj_{nullptr};
-  Tensor content_, distance_;  // u, v [H, 1, D]
+  Tensor content_, distance_;  // u, v [H, 1, D], of all layers of a model unless own_biases_
 };
 
 }  // namespace
@@ -90,11 +104,16 @@ RegistryRow rows::transformer_xl() {
       .step = true,
       .cost = "O(N (N + m))",
       .parameters = attention_parameters(
-          {{"memory", 512, "m: tokens that a state holds; a segment sees them and itself, and they get no gradient"}}),
+          {{"memory", 512, "m: tokens that a state holds; a segment sees them and itself, and they get no gradient"},
+           {"biases", "model",
+            "u and v: of the model, which its first such layer holds, or (layer) of each layer; a layer alone has its "
+            "own"}}),
       .small = {{"dim", 24}, {"heads", 4}, {"kv_heads", 2}, {"memory", 64}},
       .make = attention_maker("transformer_xl", [](const AttentionConfig& config, ConfigReader& reader) {
         sparse::require_causal("transformer_xl", config);
-        return std::make_shared<TransformerXl>(config, reader.integer("memory", 512, 0));
+        const auto memory = reader.integer("memory", 512, 0);
+        return std::make_shared<TransformerXl>(config, memory,
+                                               reader.choice("biases", "model", {"model", "layer"}) == "layer");
       })};
 }
 

@@ -3,6 +3,7 @@
 #include "heed/attention.h"
 #include "heed/error.h"
 #include "heed/nn/partial.h"
+#include "mixers/linear/axial_mixture.h"
 #include "mixers/linear/dyadic_regions.h"
 #include "mixers/linear/linear_attention.h"
 #include "mixers/rows.h"
@@ -12,14 +13,16 @@ namespace {
 
 using linear::Heads;
 using linear::HeadsConfig;
+using linear::RegionSummaries;
 using torch::Tensor;
 
 struct CombinerConfig {
   int64_t span = 128;
-  std::string form = "fixed";  ///< axial: spans are rows, each summed up anew for every column; logsparse: spans of
-                               ///< 1, 2, 4, ... tokens
-  std::string pool = "max";
-  bool count_regions = false;  ///< logits of a region get the logarithm of its tokens
+  std::string form = "fixed";  ///< axial: spans are rows, each summed up anew for every column; mixture: rows and
+                               ///< columns; logsparse: spans of 1, 2, 4, ... tokens
+  std::string pool = "max", pool_map = "identity";
+  bool projected_rows = false;  ///< axial: a row's key is a linear map of its values' expectation
+  bool count_regions = false;   ///< logits of a region get the logarithm of its tokens
 };
 
 class Combiner final : public linear::LinearAttention {
@@ -27,12 +30,16 @@ class Combiner final : public linear::LinearAttention {
   Combiner(const HeadsConfig& config, CombinerConfig own) : LinearAttention("combiner", config), own_(std::move(own)) {
     require(config.key_dim == config.head_dim, "combiner: key_dim = {} and head_dim = {}; equal ones are accepted",
             config.key_dim, config.head_dim);
+    if (own_.form != "axial")
+      pool_ = register_module("pool", linear::RegionPool(own_.pool, own_.pool_map, config.key_dim));
+    if (own_.projected_rows) row_key_proj_ = project("row_key_proj", config.values(), config.keys());
   }
 
  protected:
   Tensor attend(RecurrentCall& call, const Heads& heads) override {
     require(!call.input.cu_seqlens, "combiner: cu_seqlens is not accepted");
     if (own_.form == "logsparse") return attend_by_halves(call, heads);
+    if (own_.form == "mixture") return attend_axial_mixture(call, heads);
     const int64_t s = own_.span, fresh = heads.q.size(2);
     // In front: what of the running span came in earlier calls, and the finished spans' keys and values.
     const int64_t held = call.seen() % s, finished = call.seen() / s;
@@ -42,34 +49,50 @@ class Combiner final : public linear::LinearAttention {
     real = continued(call, kReal, real, held);
     const int64_t n = q.size(2), spans = (n + s - 1) / s;
     const bool axial = own_.form == "axial";
-    const auto [span_keys, span_values, span_counts] =
-        axial ? row_summaries(q, k, v, real, spans) : summaries(q, k, v, real, spans);
-    const auto joined = [&](size_t slot, const Tensor& t) {
-      const auto& before = call.slot(slot);
-      return before.defined() ? torch::cat({before, t}, 2) : t;
-    };
-    const auto region_keys = joined(kRegionKeys, span_keys), region_values = joined(kRegionValues, span_values),
-               region_counts = joined(kRegionCounts, span_counts);
-
+    const auto regions = joined(call, axial ? row_summaries(q, k, v, real, spans) : summaries(q, k, v, real, spans));
     const auto direct = attend_directly(q, k, v, real, spans);
-    const auto regions = axial ? attend_columns(q, region_keys, region_values, region_counts, finished, n)
-                               : attend_regions(q, region_keys, region_values, region_counts, finished, n);
-    if (call.carries()) keep(call, n, q, k, v, real, region_keys, region_values, region_counts);
-    return nn::merge(direct, regions).out.narrow(2, held, fresh);
+    const auto through = axial ? attend_columns(q, regions, finished, n) : attend_regions(q, regions, finished, n);
+    if (call.carries()) {
+      keep_tokens(call, n % s, q, k, v, real);
+      keep_regions(call, regions, (call.seen() + fresh) / s * (axial ? s : 1));
+    }
+    return nn::merge(direct, through).out.narrow(2, held, fresh);
   }
 
  private:
   /// What sums up a block depends on all of its tokens, so a state keeps them.
-  Tensor attend_by_halves(RecurrentCall& call, const Heads& heads) const {
+  Tensor attend_by_halves(RecurrentCall& call, const Heads& heads) {
     const int64_t seen = call.seen();
-    auto real = call.heads_without_padding(torch::ones({call.batch(), 1, heads.q.size(2), 1}, heads.q.options()));
-    const auto q = continued(call, kQueries, heads.q, seen), k = continued(call, kKeys, heads.k, seen),
-               v = continued(call, kValues, heads.v, seen);
-    real = continued(call, kReal, real, seen);
-    if (call.carries()) call.slot(kQueries) = q, call.slot(kKeys) = k, call.slot(kValues) = v, call.slot(kReal) = real;
+    const auto all = from_the_beginning(call, heads);
     const double scale = 1 / std::sqrt(static_cast<double>(config_.key_dim));
-    const auto pool = [this](const Tensor& t, const Tensor& there) { return pooled(t, there); };
-    return linear::attend_dyadic(q, k, v, real, seen, {scale, causal_, own_.count_regions, pool});
+    return linear::attend_dyadic(all.q, all.k, all.v, all.real, seen, {scale, causal_, own_.count_regions, pool_});
+  }
+
+  /// Columns run through all rows, so a state keeps their tokens, and of finished rows what sums up their sides.
+  Tensor attend_axial_mixture(RecurrentCall& call, const Heads& heads) {
+    const int64_t s = own_.span, seen = call.seen(), fresh = heads.q.size(2), first = seen / s;
+    const auto all = from_the_beginning(call, heads);
+    const int64_t rows = (seen + fresh + s - 1) / s;
+    const linear::TokenGrid grid{by_span(all.q, rows), by_span(all.k, rows), by_span(all.v, rows),
+                                 by_span(all.real, rows)};
+    if (rows == first) return heads.v;
+    auto sides = linear::row_sides(grid.rows_from(first), pool_);
+    for (auto* t : {&sides.keys, &sides.values, &sides.counts}) *t = t->flatten(2, 4);
+    sides = joined(call, sides);
+    if (call.carries()) keep_regions(call, sides, (seen + fresh) / s * 2 * s);
+    for (auto* t : {&sides.keys, &sides.values, &sides.counts}) *t = t->unflatten(2, {rows, 2, s});
+    const auto out = linear::attend_mixture(grid, sides, first, pool_, {causal_, own_.count_regions});
+    return out.flatten(2, 3).narrow(2, seen - first * s, fresh);
+  }
+
+  /// q, k, v and what is real of all tokens so far, which stay in the slots.
+  linear::TokenGrid from_the_beginning(RecurrentCall& call, const Heads& heads) const {
+    const int64_t seen = call.seen();
+    const auto real = call.heads_without_padding(torch::ones({call.batch(), 1, heads.q.size(2), 1}, heads.q.options()));
+    const linear::TokenGrid all{continued(call, kQueries, heads.q, seen), continued(call, kKeys, heads.k, seen),
+                                continued(call, kValues, heads.v, seen), continued(call, kReal, real, seen)};
+    if (call.carries()) keep_tokens(call, all.q.size(2), all.q, all.k, all.v, all.real);
+    return all;
   }
 
   static constexpr size_t kQueries = 0, kKeys = 1, kValues = 2, kReal = 3, kRegionKeys = 4, kRegionValues = 5,
@@ -84,50 +107,46 @@ class Combiner final : public linear::LinearAttention {
     return torch::constant_pad_nd(t, {0, 0, 0, spans * own_.span - t.size(2)}).unflatten(2, {spans, own_.span});
   }
 
-  Tensor pooled(const Tensor& t, const Tensor& real) const {
-    if (own_.pool == "max") {
-      const auto top = t.masked_fill(real == 0, -INFINITY).amax(-2);
-      return top.masked_fill(real.sum(-2) == 0, 0);
-    }
-    return (t * real).sum(-2) / real.sum(-2).clamp_min(1);
-  }
-
   /// Of every span: its key, the softmax expectation of its values under its query, and its real tokens.
-  std::tuple<Tensor, Tensor, Tensor> summaries(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& real,
-                                               int64_t spans) const {
+  RegionSummaries summaries(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& real, int64_t spans) {
     const auto there = by_span(real, spans), keys = by_span(k, spans);
-    const auto query = pooled(by_span(q, spans), there).unsqueeze(3);
+    const auto query = pool_->queries(by_span(q, spans), there).unsqueeze(3);
     const double scale = 1 / std::sqrt(static_cast<double>(config_.key_dim));
     auto logits = (keys * query).sum(-1, true) * scale;
     logits = logits.masked_fill(there == 0, std::numeric_limits<float>::lowest());
     const auto weights = torch::softmax(logits, 3) * there;
-    return {pooled(keys, there), (weights * by_span(v, spans)).sum(3), there.sum(3)};
+    return {pool_->keys(keys, there), (weights * by_span(v, spans)).sum(3), there.sum(3)};
   }
 
   /// Of every place of a row: the expectations of the row's keys and values under the place's query, all of the row
-  /// included, and whether there is a token. [B, H, spans * s, D].
-  std::tuple<Tensor, Tensor, Tensor> row_summaries(const Tensor& q, const Tensor& k, const Tensor& v,
-                                                   const Tensor& real, int64_t spans) const {
+  /// included, and how many tokens the row has. Where no token stands the query is 0. [B, H, spans * s, D].
+  RegionSummaries row_summaries(const Tensor& given, const Tensor& k, const Tensor& v, const Tensor& real,
+                                int64_t spans) {
+    const auto there = by_span(real, spans).sum(3, true).expand({-1, -1, -1, own_.span, -1}).flatten(2, 3);
+    const auto q = given.masked_fill(real == 0, 0);
+    if (own_.projected_rows) {
+      const auto values = within_spans(q, k, v, real, spans, false).out;
+      return {split_heads(row_key_proj_(join_heads(values)), config_.heads), values, there};
+    }
     const auto all = within_spans(q, k, torch::cat({k, v}, 3), real, spans, false).out;
     const auto parts = all.split_with_sizes({k.size(3), v.size(3)}, 3);
-    return {parts[0], parts[1], by_span(real, spans).flatten(2, 3)};
+    return {parts[0], parts[1], there};
   }
 
   /// Token (r, l) sees what sums up the rows before r at place l; all rows but r without causal.
-  AttentionResult attend_columns(const Tensor& q, const Tensor& keys, const Tensor& values, const Tensor& there,
-                                 int64_t finished, int64_t n) const {
-    const int64_t s = own_.span, rows = keys.size(2) / s, own = (n + s - 1) / s;
+  AttentionResult attend_columns(const Tensor& q, const RegionSummaries& regions, int64_t finished, int64_t n) const {
+    const int64_t s = own_.span, rows = regions.keys.size(2) / s, own = (n + s - 1) / s;
     const auto columns = [&](const Tensor& t) {
       return t.unflatten(2, {-1, s}).permute({0, 3, 1, 2, 4}).flatten(0, 1);  // [B s, H, rows, D]
     };
     const auto row = torch::arange(own).unsqueeze(1) + finished, all = torch::arange(rows).unsqueeze(0);
     const auto hidden = causal_ ? all >= row : all == row;
-    const auto none = columns(there).select(3, 0).eq(0).unsqueeze(2);  // [B s, 1, 1, rows]
+    const auto none = columns(regions.counts).select(3, 0).eq(0).unsqueeze(2);  // [B s, 1, 1, rows]
     AttentionOptions options;
     const auto dtype = q.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
     options.bias = torch::zeros({1, 1, 1, 1}, dtype).masked_fill(hidden | none, -INFINITY);
     const auto padded = by_span(q, own).flatten(2, 3);
-    const auto result = attention_with_lse(columns(padded), columns(keys), columns(values), options);
+    const auto result = attention_with_lse(columns(padded), columns(regions.keys), columns(regions.values), options);
     const auto back = [&](const Tensor& t) {
       // [B s, H, own, ...] -> [B, H, own * s, ...]
       return t.unflatten(0, {-1, s}).movedim(1, 3).flatten(2, 3).narrow(2, 0, n);
@@ -158,8 +177,8 @@ class Combiner final : public linear::LinearAttention {
 
   /// Token i of a span that stands behind `finished` others sees the regions before its own; all but its own without
   /// causal.
-  AttentionResult attend_regions(const Tensor& q, const Tensor& keys, const Tensor& values, const Tensor& counts,
-                                 int64_t finished, int64_t n) const {
+  AttentionResult attend_regions(const Tensor& q, const RegionSummaries& regions, int64_t finished, int64_t n) const {
+    const auto& [keys, values, counts] = regions;
     const auto own = torch::arange(n).div(own_.span, "floor") + finished, all = torch::arange(keys.size(2));
     const auto hidden = causal_ ? all.unsqueeze(0) >= own.unsqueeze(1) : all.unsqueeze(0) == own.unsqueeze(1);
     // An empty region is seen by nobody.
@@ -172,19 +191,31 @@ class Combiner final : public linear::LinearAttention {
     return attention_with_lse(q, keys, values, options);
   }
 
-  void keep(RecurrentCall& call, int64_t n, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& real,
-            const Tensor& region_keys, const Tensor& region_values, const Tensor& region_counts) const {
-    const int64_t rest = n % own_.span, per_span = own_.form == "axial" ? own_.span : 1,
-                  regions = (call.seen() + call.tokens()) / own_.span * per_span;
-    const auto last = [&](const Tensor& t) { return t.narrow(2, n - rest, rest).clone(); };
-    call.slot(kQueries) = last(q), call.slot(kKeys) = last(k), call.slot(kValues) = last(v);
-    call.slot(kReal) = last(real);
-    call.slot(kRegionKeys) = region_keys.narrow(2, 0, regions).clone();
-    call.slot(kRegionValues) = region_values.narrow(2, 0, regions).clone();
-    call.slot(kRegionCounts) = region_counts.narrow(2, 0, regions).clone();
+  /// The summaries of earlier calls in front of those of this one.
+  static RegionSummaries joined(RecurrentCall& call, const RegionSummaries& fresh) {
+    const auto join = [&](size_t slot, const Tensor& t) {
+      const auto& before = call.slot(slot);
+      return before.defined() ? torch::cat({before, t}, 2) : t;
+    };
+    return {join(kRegionKeys, fresh.keys), join(kRegionValues, fresh.values), join(kRegionCounts, fresh.counts)};
+  }
+
+  static void keep_tokens(RecurrentCall& call, int64_t last, const Tensor& q, const Tensor& k, const Tensor& v,
+                          const Tensor& real) {
+    const auto kept = [&](const Tensor& t) { return t.narrow(2, t.size(2) - last, last).clone(); };
+    call.slot(kQueries) = kept(q), call.slot(kKeys) = kept(k), call.slot(kValues) = kept(v);
+    call.slot(kReal) = kept(real);
+  }
+
+  static void keep_regions(RecurrentCall& call, const RegionSummaries& regions, int64_t first) {
+    const auto kept = [&](const Tensor& t) { return t.narrow(2, 0, first).clone(); };
+    call.slot(kRegionKeys) = kept(regions.keys), call.slot(kRegionValues) = kept(regions.values);
+    call.slot(kRegionCounts) = kept(regions.counts);
   }
 
   CombinerConfig own_;
+  linear::RegionPool pool_{nullptr};
+  torch::nn::Linear row_key_proj_{nullptr};
 };
 
 }  // namespace
@@ -202,20 +233,32 @@ RegistryRow rows::combiner() {
           .parameters =
               linear::heads_parameters({{"span", 128, "tokens of a span"},
                                         {"form", "fixed",
-                                         "fixed (a span has one sum), axial (one for each place) or logsparse (spans "
-                                         "of 1, 2, 4, ...; steps keep the sequence)"},
-                                        {"pool", "max", "of the keys and queries of a span: max or mean"},
+                                         "fixed (a span has one sum), axial (one for each place), mixture (rows and "
+                                         "columns of a grid `span` wide; steps keep the sequence) or logsparse "
+                                         "(spans of 1, 2, 4, ...; steps keep the sequence)"},
+                                        {"pool", "max", "of the keys and queries of a region: max, mean or sum"},
+                                        {"pool_map", "identity",
+                                         "of keys and queries before they are pooled: identity, relu or deepset "
+                                         "(relu behind a learned matrix)"},
+                                        {"row_keys", "weighted",
+                                         "of axial: the expectation of a row's keys, or projected from that of its "
+                                         "values"},
                                         {"count_regions", false, "a region's logit gets the logarithm of its tokens"}}),
           .small = {{"dim", 24}, {"heads", 3}, {"span", 6}},
           .make = linear::heads_maker("combiner", [](const HeadsConfig& config, ConfigReader& reader) {
             CombinerConfig own;
             own.span = reader.integer("span", own.span, 1, 1 << 20);
-            own.form = reader.choice("form", own.form, {"fixed", "axial", "logsparse"});
-            own.pool = reader.choice("pool", own.pool, {"max", "mean"});
+            own.form = reader.choice("form", own.form, {"fixed", "axial", "mixture", "logsparse"});
+            own.pool = reader.choice("pool", own.pool, {"max", "mean", "sum"});
+            own.pool_map = reader.choice("pool_map", own.pool_map, {"identity", "relu", "deepset"});
+            const auto row_keys = reader.choice("row_keys", "weighted", {"weighted", "projected"});
+            own.projected_rows = row_keys == "projected";
             own.count_regions = reader.get("count_regions", false);
-            require(own.form != "axial" || (own.pool == "max" && !own.count_regions),
-                    "combiner: pool = {}, count_regions = {} with form axial, which pools nothing", own.pool,
-                    own.count_regions);
+            require(own.form != "axial" || (own.pool == "max" && own.pool_map == "identity" && !own.count_regions),
+                    "combiner: pool = {}, pool_map = {}, count_regions = {} with form axial, which pools nothing",
+                    own.pool, own.pool_map, own.count_regions);
+            require(own.form == "axial" || !own.projected_rows,
+                    "combiner: row_keys = {} with form {}; form axial alone has keys of rows", row_keys, own.form);
             return std::make_shared<Combiner>(config, own);
           })};
 }

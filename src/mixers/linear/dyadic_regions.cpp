@@ -29,6 +29,7 @@ struct Pairs {
 
 Tensor attend_dyadic(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& real, int64_t first,
                      const DyadicRegions& regions) {
+  auto pool = regions.pool;
   const int64_t n = q.size(2), fresh = n - first;
   const auto from = [&](const Tensor& t) { return t.narrow(2, first, fresh); };
   const auto own = (from(q) * from(k)).sum(-1, true) * regions.scale;
@@ -37,12 +38,12 @@ Tensor attend_dyadic(const Tensor& q, const Tensor& k, const Tensor& v, const Te
     const Pairs pairs(size, first, n);
     const auto queries = pairs.cut(q), keys = pairs.cut(k), there = pairs.cut(real);
     const auto lowest = std::numeric_limits<float>::lowest();
-    const auto inner = (keys * regions.pool(queries, there).unsqueeze(4)).sum(-1, true) * regions.scale;
+    const auto inner = (keys * pool->queries(queries, there).unsqueeze(4)).sum(-1, true) * regions.scale;
     const auto weights = torch::softmax(inner.masked_fill(there == 0, lowest), 4) * there;
     // Every token looks at the other block of its pair.
     const auto other = [](const Tensor& t) { return t.flip(3).unsqueeze(4); };
     const auto count = other(there.sum(4)), value = other((weights * pairs.cut(v)).sum(4));
-    auto logit = (queries * other(regions.pool(keys, there))).sum(-1, true) * regions.scale;
+    auto logit = (queries * other(pool->keys(keys, there))).sum(-1, true) * regions.scale;
     if (regions.count_regions) logit = logit + count.clamp_min(1).log();
     logit = logit.masked_fill(count == 0, -INFINITY);
     if (regions.causal) {

@@ -1,9 +1,7 @@
 // Attention to a past cut into blocks of 1, 2, 4, ... tokens, each summed up to one key and one value.
 #pragma once
 
-#include <functional>
-
-#include "heed/attention.h"
+#include "mixers/linear/region_pool.h"
 
 namespace heed::linear {
 
@@ -11,8 +9,7 @@ struct DyadicRegions {
   double scale;
   bool causal;
   bool count_regions;  ///< a region's logit gets the logarithm of its tokens
-  /// [..., tokens, D] and [..., tokens, 1], 1 for tokens that count, to [..., D].
-  std::function<torch::Tensor(const torch::Tensor&, const torch::Tensor&)> pool;
+  RegionPool pool;
 };
 
 /// Tokens [first, N) of q, k, v [B, H, N, D] against themselves and their regions under one softmax: where bit l of

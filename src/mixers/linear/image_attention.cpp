@@ -8,7 +8,8 @@ namespace heed::linear {
 
 using torch::Tensor;
 
-ImageAttention::ImageAttention(std::string name, const HeadsConfig& config) : LinearAttention(std::move(name), config) {
+ImageAttention::ImageAttention(std::string name, const HeadsConfig& config, bool class_token)
+    : LinearAttention(std::move(name), config), class_token_(class_token) {
   require(!config.causal, "{}: causal = true is not accepted: every cell sees all others", mixer_name());
 }
 
@@ -18,7 +19,8 @@ Cells ImageAttention::cells_of(const RecurrentCall& call) const {
   require(!call.input.cu_seqlens, "{}: cu_seqlens is not accepted", mixer_name());
   // 16 bits do not count beyond a few hundred cells.
   const auto type = call.x.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
-  Cells cells{grid->sizes[0], grid->sizes[1], torch::full({1, 1, 1, 1}, double(call.tokens()), type), {}};
+  Cells cells{grid->sizes[0],   grid->sizes[1], torch::full({1, 1, 1, 1}, double(call.tokens()), type), {},
+              leading_tokens(), call.input.seed};
   if (call.input.key_padding) {
     cells.hidden = call.input.key_padding->view({-1, 1, call.tokens(), 1});
     cells.count = cells.hidden.logical_not().sum(2, true).clamp_min(1).to(type);

@@ -33,7 +33,7 @@ struct MambaDirection : torch::nn::Module {
 class Mamba final : public RecurrentMixer {
  public:
   explicit Mamba(const MambaConfig& c) : RecurrentMixer("mamba", c.dim, c.causal) {
-    in_proj_ = project("in_proj", c.dim, 2 * c.inner());
+    in_proj_ = linear::wide_projection(project("in_proj", c.dim, 2 * c.inner()));
     o_proj_ = project("o_proj", c.inner(), c.dim);
     ahead_ = register_module("ahead", std::make_shared<MambaDirection>(c));
     if (!c.causal) back_ = register_module("back", std::make_shared<MambaDirection>(c));

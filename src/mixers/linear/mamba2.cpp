@@ -21,7 +21,7 @@ class Mamba2 final : public RecurrentMixer {
  public:
   explicit Mamba2(const Mamba2Config& config) : RecurrentMixer("mamba2", config.dim, true), config_(config) {
     const int64_t inner = config.inner(), shared = config.groups * config.state_dim, heads = config.heads();
-    in_proj_ = project("in_proj", config.dim, 2 * inner + 2 * shared + heads);
+    in_proj_ = linear::wide_projection(project("in_proj", config.dim, 2 * inner + 2 * shared + heads));
     conv_ = register_module("conv", nn::ShortConv(inner + 2 * shared, config.conv, true));
     o_proj_ = project("o_proj", inner, config.dim);
     norm_ = register_module("norm", nn::Norm(formats::NormKind::rms, inner, 1e-5));

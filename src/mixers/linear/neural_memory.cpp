@@ -11,10 +11,40 @@ using torch::Tensor;
 
 namespace {
 
-/// The derivative of gelu.
-Tensor gelu_slope(const Tensor& x) {
+Tensor activated(const Tensor& x, const MemoryForm& form) { return form.silu ? torch::silu(x) : nn::gelu(x); }
+
+/// The derivative of the activation.
+Tensor slope(const Tensor& x, const MemoryForm& form) {
+  if (form.silu) {
+    const auto gate = torch::sigmoid(x);
+    return gate * (1 + x * (1 - gate));
+  }
   const auto density = torch::exp(-x.square() / 2) / std::sqrt(2 * M_PI);
   return 0.5 * (1 + torch::erf(x / std::sqrt(2.0))) + x * density;
+}
+
+/// LayerNorm before its gain and bias, and what it divided by.
+struct Normed {
+  Tensor x, inverse;
+  explicit Normed(const Tensor& f) {
+    const auto centred = f - f.mean(-1, true);
+    inverse = torch::rsqrt(centred.square().mean(-1, true) + 1e-5);
+    x = centred * inverse;
+  }
+};
+
+/// M of a memory whose last layer gave f for x.
+Tensor answered(const Tensor& x, const Tensor& f, const MemoryForm& form) {
+  return form.gain.defined() ? x + Normed(f).x * form.gain + form.bias : f;
+}
+
+/// The gradient of |M(k) - v|^2 in the last layer's output f.
+Tensor answer_gradient(const Tensor& k, const Tensor& f, const Tensor& v, const MemoryForm& form) {
+  const auto delta = 2 * (answered(k, f, form) - v);
+  if (!form.gain.defined()) return delta;
+  const Normed normed(f);
+  const auto inner = delta * form.gain;
+  return normed.inverse * (inner - inner.mean(-1, true) - normed.x * (inner * normed.x).mean(-1, true));
 }
 
 Tensor unit(const Tensor& t) { return t * torch::rsqrt(t.square().sum(-1, true) + 1e-6); }
@@ -33,6 +63,8 @@ NeuralMemoryConfig NeuralMemoryConfig::read(ConfigReader& reader) {
   c.largest_step = reader.get("largest_step", c.largest_step);
   require(c.largest_step >= 0 && c.largest_step <= 1, "{}: largest_step = {}: 0 to 1 is accepted", reader.owner(),
           c.largest_step);
+  c.activation = reader.choice("memory_activation", c.activation, {"gelu", "silu"});
+  c.residual = reader.get("memory_residual", c.residual);
   c.momentum = reader.get("momentum", c.momentum);
   c.forgetting = reader.get("forgetting", c.forgetting);
   require(reader.get("causal", true), "{}: causal = false is not accepted: a memory learns in order", reader.owner());
@@ -44,6 +76,8 @@ std::vector<Parameter> neural_memory_parameters() {
           {"heads", 4, "memories side by side"},
           {"memory_layers", 2, "layers of a memory; 1 is a matrix"},
           {"memory_expand", 4, "inner width of a deeper memory, in head sizes"},
+          {"memory_activation", "gelu", "between its layers: gelu or silu"},
+          {"memory_residual", false, "a memory adds its key to what its layers give, behind a LayerNorm"},
           {"chunk", 16, "tokens whose gradients are taken at the same weights"},
           {"conv", 4, "tokens of the short convolutions of q, k and v"},
           {"largest_step", 0.1, "step sizes are this times a sigmoid"},
@@ -72,28 +106,28 @@ MemoryCoefficients memory_coefficients(const MemoryGates& gates) {
   return {torch::cat(carries, -1), torch::cat(carrieds, -1), torch::stack(rows, -2), fade.squeeze(-1), impulse};
 }
 
-Tensor memory_read(const std::vector<Tensor>& weights, const Tensor& q) {
+Tensor memory_read(const std::vector<Tensor>& weights, const Tensor& q, const MemoryForm& form) {
   auto h = q;
   for (size_t l = 0; l < weights.size(); ++l) {
     h = torch::matmul(h, weights[l]);
-    if (l + 1 < weights.size()) h = nn::gelu(h);
+    if (l + 1 < weights.size()) h = activated(h, form);
   }
-  return h;
+  return answered(q, h, form);
 }
 
-Tensor memory_chunk(MemoryWeights& memory, const Tensor& q, const Tensor& k, const Tensor& v,
-                    const MemoryGates& gates) {
+Tensor memory_chunk(MemoryWeights& memory, const Tensor& q, const Tensor& k, const Tensor& v, const MemoryGates& gates,
+                    const MemoryForm& form) {
   const size_t layers = memory.weights.size();
   const auto c = memory_coefficients(gates);
   // Inputs a_l of every layer for the keys, and what the loss says of its outputs.
   std::vector<Tensor> inputs{k}, outputs, deltas(layers);
   for (size_t l = 0; l < layers; ++l) {
     outputs.push_back(torch::matmul(inputs[l], memory.weights[l]));
-    if (l + 1 < layers) inputs.push_back(nn::gelu(outputs[l]));
+    if (l + 1 < layers) inputs.push_back(activated(outputs[l], form));
   }
-  deltas[layers - 1] = 2 * (outputs[layers - 1] - v);
+  deltas[layers - 1] = answer_gradient(k, outputs[layers - 1], v, form);
   for (size_t l = layers - 1; l > 0; --l)
-    deltas[l - 1] = torch::matmul(deltas[l], memory.weights[l].transpose(-1, -2)) * gelu_slope(outputs[l - 1]);
+    deltas[l - 1] = torch::matmul(deltas[l], memory.weights[l].transpose(-1, -2)) * slope(outputs[l - 1], form);
 
   const auto steps = gates.theta.unsqueeze(-1);
   const auto column = [](const Tensor& t) { return t.unsqueeze(-1); };
@@ -104,7 +138,7 @@ Tensor memory_chunk(MemoryWeights& memory, const Tensor& q, const Tensor& k, con
     auto out = column(c.carry) * torch::matmul(h, memory.weights[l]) +
                column(c.carried) * torch::matmul(h, memory.momenta[l]) -
                torch::matmul(torch::matmul(h, a.transpose(-1, -2)) * c.pairs, written);
-    h = l + 1 < layers ? nn::gelu(out) : out;
+    h = l + 1 < layers ? activated(out, form) : out;
   }
   const int64_t end = gates.theta.size(-1) - 1;
   const auto matrix = [](const Tensor& t) { return t.unsqueeze(-1).unsqueeze(-1); };
@@ -116,7 +150,7 @@ Tensor memory_chunk(MemoryWeights& memory, const Tensor& q, const Tensor& k, con
     memory.momenta[l] = matrix(c.fade) * memory.momenta[l] - torch::matmul(turned, column(c.last) * written);
     memory.weights[l] = weights;
   }
-  return h;
+  return answered(q, h, form);
 }
 
 NeuralMemoryImpl::NeuralMemoryImpl(const NeuralMemoryConfig& config) : config_(config) {
@@ -139,6 +173,11 @@ NeuralMemoryImpl::NeuralMemoryImpl(const NeuralMemoryConfig& config) : config_(c
     const auto drawn = torch::randn({config.heads, in, out}) / std::sqrt(static_cast<double>(in));
     start_.push_back(register_parameter("memory_" + std::to_string(l), drawn));
   }
+  form_.silu = config.activation == "silu";
+  if (config.residual) {
+    form_.gain = register_parameter("memory_gain", torch::ones({config.heads, 1, d}));
+    form_.bias = register_parameter("memory_bias", torch::zeros({config.heads, 1, d}));
+  }
   torch::NoGradGuard no_grad;
   // Little is forgotten before it is learned what to forget.
   gate_proj_->bias.zero_().slice(0, 2 * config.heads).fill_(-4);
@@ -158,7 +197,7 @@ MemoryWeights NeuralMemoryImpl::weights_of(RecurrentCall& call, size_t first_slo
 
 Tensor NeuralMemoryImpl::recall(RecurrentCall& call, size_t first_slot, const Tensor& x) {
   const auto q = unit(split_heads(torch::silu(q_proj_(x)), config_.heads));
-  return join_heads(memory_read(weights_of(call, first_slot, x.size(0)).weights, q));
+  return join_heads(memory_read(weights_of(call, first_slot, x.size(0)).weights, q, form_));
 }
 
 Tensor NeuralMemoryImpl::forward(RecurrentCall& call, size_t first_slot, const Tensor& x, int64_t before,
@@ -197,7 +236,7 @@ Tensor NeuralMemoryImpl::forward(RecurrentCall& call, size_t first_slot, const T
     const MemoryGates own{side(0), side(1), side(2), side(3)};
     auto moved = memory;
     outputs.push_back(
-        memory_chunk(moved, queries.narrow(2, begin, count), part.narrow(3, 0, d), part.narrow(3, d, d), own));
+        memory_chunk(moved, queries.narrow(2, begin, count), part.narrow(3, 0, d), part.narrow(3, d, d), own, form_));
     if (count == config_.chunk) memory = std::move(moved);
   }
   for (size_t l = 0; l < start_.size(); ++l) {

@@ -16,12 +16,20 @@ struct NeuralMemoryConfig {
   int64_t conv = 4;           ///< tokens of the short convolutions of q, k and v
   double largest_step = 0.1;  ///< theta is this times a sigmoid
   bool momentum = true, forgetting = true;
+  std::string activation = "gelu";  ///< between the layers of the memory: gelu or silu
+  bool residual = false;            ///< M(x) = x + LayerNorm(f(x)) of the layers f
 
   static NeuralMemoryConfig read(ConfigReader& reader);
   int64_t head_dim() const { return dim / heads; }
 };
 
 std::vector<Parameter> neural_memory_parameters();
+
+/// What of a memory stays as it is while it learns.
+struct MemoryForm {
+  bool silu = false;         ///< between the layers; else gelu
+  torch::Tensor gain, bias;  ///< [H, 1, d] of the LayerNorm of M(x) = x + LayerNorm(f(x)); undefined: M = f
+};
 
 /// Weights and momenta of every layer, [B, H, in, out].
 struct MemoryWeights {
@@ -47,10 +55,11 @@ MemoryCoefficients memory_coefficients(const MemoryGates& gates);
 /// q, k, v [B, H, C, d]; gradients are those of |M(k) - v|^2 at the weights of the chunk's start, written as tensor
 /// operations, so that a gradient runs through them.
 torch::Tensor memory_chunk(MemoryWeights& memory, const torch::Tensor& q, const torch::Tensor& k,
-                           const torch::Tensor& v, const MemoryGates& gates);
+                           const torch::Tensor& v, const MemoryGates& gates, const MemoryForm& form = {});
 
 /// M(q) of fixed weights.
-torch::Tensor memory_read(const std::vector<torch::Tensor>& weights, const torch::Tensor& q);
+torch::Tensor memory_read(const std::vector<torch::Tensor>& weights, const torch::Tensor& q,
+                          const MemoryForm& form = {});
 
 class NeuralMemoryImpl : public torch::nn::Module {
  public:
@@ -70,6 +79,7 @@ class NeuralMemoryImpl : public torch::nn::Module {
   MemoryWeights weights_of(RecurrentCall& call, size_t first_slot, int64_t batch);
 
   NeuralMemoryConfig config_;
+  MemoryForm form_;
   torch::nn::Linear q_proj_{nullptr}, k_proj_{nullptr}, v_proj_{nullptr}, gate_proj_{nullptr};
   nn::ShortConv q_conv_{nullptr}, k_conv_{nullptr}, v_conv_{nullptr};
   std::vector<torch::Tensor> start_;  // [H, in, out] a layer

@@ -32,6 +32,13 @@ Tensor initial_step_bias(int64_t count) {
   return step + torch::log(-torch::expm1(-step));
 }
 
+torch::nn::Linear wide_projection(torch::nn::Linear projection) {
+  torch::NoGradGuard no_grad;
+  const double bound = 1 / std::sqrt(static_cast<double>(projection->options.in_features()));
+  projection->weight.uniform_(-bound, bound);
+  return projection;
+}
+
 SelectiveSsmImpl::SelectiveSsmImpl(const SelectiveSsmConfig& c) : config_(c) {
   const double in_bound = 1 / std::sqrt(static_cast<double>(c.channels)),
                step_bound = 1 / std::sqrt(static_cast<double>(c.step_rank));

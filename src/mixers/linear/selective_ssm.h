@@ -27,6 +27,10 @@ std::vector<Parameter> selective_parameters(std::vector<Parameter> own);
 /// [count] whose softplus is log-uniform from 1e-3 to 0.1: where steps start.
 torch::Tensor initial_step_bias(int64_t count);
 
+/// Uniform in +-1 / sqrt(inputs), as the authors have it: with the smaller weights of attention, models of few channels
+/// would begin with next to nothing of the state beside the skip.
+torch::nn::Linear wide_projection(torch::nn::Linear projection);
+
 struct SelectiveSsmConfig {
   int64_t channels = 128;  ///< D of a direction
   int64_t state_dim = 16;  ///< N

@@ -3,6 +3,7 @@
 
 #include "heed/error.h"
 #include "heed/mixers/recurrent_mixer.h"
+#include "heed/nn/positions.h"
 #include "mixers/linear/damped_ema.h"
 #include "mixers/rows.h"
 
@@ -14,7 +15,7 @@ using torch::Tensor;
 struct SeqBoatConfig {
   int64_t dim = 64, ema_dim = 16, key_dim = 0, value_dim = 0, window = 256, distances = 1024;
   double temperature = 1;
-  std::string normalizer = "relu2";
+  std::string normalizer = "relu2", bias = "table";
   bool causal = true;
 };
 
@@ -56,7 +57,14 @@ class SeqBoat final : public RecurrentMixer {
     log_temperature_ = register_parameter(
         "log_temperature", torch::full({1}, std::log(c.temperature * std::sqrt(static_cast<double>(c.dim)))));
     affine_ = register_parameter("affine", torch::stack({torch::ones({2, c.key_dim}), torch::zeros({2, c.key_dim})}));
-    distance_bias_ = register_parameter("distance_bias", torch::zeros({2 * c.distances + 1}));
+    if (c.bias == "table") {
+      distance_bias_ = register_parameter("distance_bias", torch::zeros({2 * c.distances + 1}));
+    } else {
+      // Rotations turn pairs of channels.
+      const int64_t size = (c.key_dim + 1) / 2 * 2;
+      query_bias_ = register_parameter("query_bias", torch::randn({size}) * 0.02);
+      key_bias_ = register_parameter("key_bias", torch::randn({size}) * 0.02);
+    }
   }
 
  protected:
@@ -122,8 +130,7 @@ class SeqBoat final : public RecurrentMixer {
     const auto offset = torch::arange(w).unsqueeze(1) + (w - 1) - torch::arange(seen);
     const auto near = config_.causal ? (offset >= 0).logical_and(offset < w) : offset.abs() < w;
     const auto visible = near.logical_and(around(valid).unsqueeze(2));
-    const auto distance = padded(place, behind).unflatten(1, {blocks, w}).unsqueeze(3) - around(places).unsqueeze(2);
-    const auto bias = distance_bias_.index({distance.clamp(-config_.distances, config_.distances) + config_.distances});
+    const auto bias = of_places(padded(place, behind).unflatten(1, {blocks, w}), around(places));
     Tensor weights;
     if (config_.normalizer == "relu2") {
       const double count = static_cast<double>(config_.causal ? w : 2 * w);
@@ -137,11 +144,26 @@ class SeqBoat final : public RecurrentMixer {
     return torch::matmul(weights, around(v).transpose(2, 3)).flatten(1, 2).narrow(1, 0, length);
   }
 
+  /// What the original places of queries [B, blocks, w] and keys [B, blocks, seen] add to their scores.
+  Tensor of_places(const Tensor& queries, const Tensor& keys) const {
+    if (distance_bias_.defined()) {
+      const auto distance = queries.unsqueeze(3) - keys.unsqueeze(2);
+      return distance_bias_.index({distance.clamp(-config_.distances, config_.distances) + config_.distances});
+    }
+    const auto turned = [](const Tensor& vector, const Tensor& places) {
+      const auto rows = vector.expand({places.size(0) * places.size(1), 1, places.size(2), -1});
+      return nn::apply_rope(rows, places.flatten(0, 1), {}).squeeze(1).unflatten(0, places.sizes().slice(0, 2));
+    };
+    return torch::matmul(turned(query_bias_, queries), turned(key_bias_, keys).transpose(2, 3));
+  }
+
   SeqBoatConfig config_;
   torch::nn::LayerNorm norm_{nullptr};
   linear::DampedEma ema_{nullptr};
   torch::nn::Linear router_{nullptr}, z_proj_{nullptr}, r_proj_{nullptr}, v_proj_{nullptr}, o_proj_{nullptr};
-  Tensor log_temperature_, affine_, distance_bias_;  // [1], [2, 2, key_dim], [2 distances + 1]
+  Tensor log_temperature_, affine_;  // [1], [2, 2, key_dim]
+  Tensor distance_bias_;             // [2 distances + 1], of a table
+  Tensor query_bias_, key_bias_;     // [key_dim, even], of rotations
 };
 
 }  // namespace
@@ -162,7 +184,10 @@ RegistryRow rows::seqboat() {
                          {"key_dim", 0, "of queries and keys; 0: dim / 2"},
                          {"value_dim", 0, "of values and gates; 0: dim"},
                          {"window", 256, "active tokens a query sees on a side, the own one included"},
-                         {"distances", 1024, "largest distance between original places with a bias of its own"},
+                         {"bias", "table",
+                          "of scores, by the distance of original places: table, or rotary (the product of two learned "
+                          "vectors, rotated to their places)"},
+                         {"distances", 1024, "of the table: largest distance with a bias of its own"},
                          {"temperature", 1.0, "initial temperature of the router, in units of sqrt(dim)"},
                          {"normalizer", "relu2", "relu2 or softmax"},
                          {"causal", true, "token i sees tokens up to i"}},
@@ -181,6 +206,7 @@ RegistryRow rows::seqboat() {
             c.temperature = reader.get("temperature", c.temperature);
             require(c.temperature > 0, "seqboat: temperature = {}: a positive number is accepted", c.temperature);
             c.normalizer = reader.choice("normalizer", c.normalizer, {"relu2", "softmax"});
+            c.bias = reader.choice("bias", c.bias, {"table", "rotary"});
             c.causal = reader.get("causal", true);
             reader.finish();
             return std::make_shared<SeqBoat>(c);

@@ -14,6 +14,7 @@ struct TitansConfig {
   std::string layout = "context";  ///< context (MAC), gate (MAG), layer (MAL), memory (no attention), attention
   int64_t window = 256;            ///< visible tokens of gate and layer, the own one included
   int64_t persistent = 4;
+  std::string gate = "sigmoid";  ///< of gate and context: what the memory's branch goes through
 };
 
 class Titans final : public RecurrentMixer {
@@ -52,7 +53,8 @@ class Titans final : public RecurrentMixer {
   static constexpr size_t kKeys = 0, kValues = 1, kHidden = 2, kMemory = 3;
 
   Tensor gated(const Tensor& attended, const Tensor& recalled) {
-    return norm_(attended) * torch::sigmoid(memory_norm_(recalled));
+    const auto open = memory_norm_(recalled);
+    return norm_(attended) * (config_.gate == "silu" ? torch::silu(open) : torch::sigmoid(open));
   }
 
   /// M([P ; x]) without the rows of P, which the memory learns before the first token.
@@ -149,7 +151,8 @@ RegistryRow rows::titans() {
       parameters.end(),
       {{"layout", "context", "context (MAC), gate (MAG), layer (MAL), memory (no attention) or attention (no memory)"},
        {"window", 256, "visible tokens of all layouts but context, whose segment is the chunk"},
-       {"persistent", 4, "learned tokens that everyone sees"}});
+       {"persistent", 4, "learned tokens that everyone sees"},
+       {"gate", "sigmoid", "of context and gate: the normalised memory multiplies through sigmoid or silu"}});
   return {.name = "titans",
           .family = "linear_and_recurrent",
           .paper = "Titans: Learning to Memorize at Test Time (arXiv 2501.00663)",
@@ -168,6 +171,7 @@ RegistryRow rows::titans() {
             config.layout = reader.choice("layout", config.layout, {"context", "gate", "layer", "memory", "attention"});
             config.window = reader.integer("window", config.window, 1);
             config.persistent = reader.integer("persistent", config.persistent, 0, 1 << 16);
+            config.gate = reader.choice("gate", config.gate, {"sigmoid", "silu"});
             reader.finish();
             return std::make_shared<Titans>(memory, config);
           }};

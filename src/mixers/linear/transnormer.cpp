@@ -22,18 +22,13 @@ struct TransnormerConfig {
   std::string norm = "srms";
 };
 
-/// x / rms(x), without parameters.
-Tensor srms_norm(const Tensor& x) {
-  const auto wide = x.scalar_type() == torch::kFloat64 ? x : x.to(torch::kFloat32);
-  return (wide * torch::rsqrt(wide.square().mean(-1, true) + 1e-6)).to(x.scalar_type());
-}
-
 class Transnormer final : public linear::LinearAttention {
  public:
   Transnormer(const char* name, const HeadsConfig& config, TransnormerConfig own)
       : LinearAttention(name, config), own_(std::move(own)) {
-    if (own_.norm == "layer")
-      norm_ = register_module("norm", nn::Norm(formats::NormKind::layer, config.values(), 1e-5));
+    const bool layer = own_.norm == "layer";
+    norm_ = register_module("norm", nn::Norm(layer ? formats::NormKind::layer : formats::NormKind::srms,
+                                             config.values(), layer ? 1e-5 : 1e-6));
     if (own_.gate == "full") gate_proj_ = project("gate_proj", config.dim, config.values());
     if (own_.gate == "low_rank") {
       gate_down_ = project("gate_down", config.dim, config.head_dim);
@@ -58,7 +53,7 @@ class Transnormer final : public linear::LinearAttention {
   }
 
   Tensor before_output(RecurrentCall& call, Tensor joined) override {
-    joined = norm_.is_empty() ? srms_norm(joined) : norm_(joined);
+    joined = norm_(joined);
     if (own_.gate == "full") return joined * gate_proj_(call.x);
     if (own_.gate == "low_rank") return joined * torch::sigmoid(gate_proj_(gate_down_(call.x)));
     return joined;

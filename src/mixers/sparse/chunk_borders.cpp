@@ -7,14 +7,15 @@ namespace heed::sparse {
 
 using torch::Tensor;
 
-Tensor choose_borders(const Tensor& candidates, const BorderRule& rule) {
+Tensor choose_borders(const Tensor& candidates, const BorderRule& rule, const Tensor& begins) {
   const auto from = candidates.contiguous();
   const int64_t batch = from.size(0), tokens = from.size(1);
   auto borders = torch::zeros({batch, tokens}, torch::kBool);
   for (int64_t b = 0; b < batch; ++b) {
     const bool* candidate = from.data_ptr<bool>() + b * tokens;
     bool* border = borders.data_ptr<bool>() + b * tokens;
-    for (int64_t i = 1, begin = 0; i < tokens; ++i) {
+    int64_t begin = begins.defined() ? begins[b].item<int64_t>() : 0;
+    for (int64_t i = 0; i < tokens; ++i) {
       const int64_t length = i - begin;
       if (length < rule.least || (length < rule.most && !candidate[i])) continue;
       border[i] = true;

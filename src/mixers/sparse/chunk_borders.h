@@ -11,8 +11,9 @@ struct BorderRule {
 };
 
 /// A chunk ends where it has `least` tokens and a candidate follows, or where it has `most`. candidates bool [B, M]: a
-/// border may stand before the token. Returns bool [B, M]: it does; none before the first.
-torch::Tensor choose_borders(const torch::Tensor& candidates, const BorderRule& rule);
+/// border may stand before the token. Returns bool [B, M]: it does; none before the first. Where the candidates go on
+/// from tokens before them, `begins` int64 [B] says where the chunk that is open began, 0 or less; undefined: 0.
+torch::Tensor choose_borders(const torch::Tensor& candidates, const BorderRule& rule, const torch::Tensor& begins = {});
 
 /// What queries know of the chunks: their bounds, padded to as many as the item with the most has.
 struct Chunks {

@@ -91,7 +91,7 @@ class DynamicHierarchicalSparseAttention final : public sparse::SparseMixer {
     auto* state = dynamic_cast<sparse::SlotState*>(any);
     require(state != nullptr, "dynamic_hierarchical_sparse_attention: this state was made by another mixer");
     auto& slots = state->held.slots;
-    slots.resize(5);
+    slots.resize(6);
     const auto grown = [&](size_t slot, const Tensor& fresh, int64_t dim) {
       const auto all = slots[slot].defined() ? torch::cat({slots[slot], fresh}, dim) : fresh;
       slots[slot] = all.detach();
@@ -101,7 +101,7 @@ class DynamicHierarchicalSparseAttention final : public sparse::SparseMixer {
     const auto keys = grown(0, turned(k), 2), values = grown(1, v, 2), plain_k = grown(2, k, 2);
     const auto plain_q = grown(3, q, 2), hidden = grown(4, fresh_hidden, 1);
     state->tokens += k.size(2);
-    const auto out = attend({turned(q), keys, values}, plain_q, plain_k, hidden, in.seed, nullptr);
+    const auto out = attend({turned(q), keys, values}, plain_q, plain_k, hidden, in.seed, nullptr, &slots[5]);
     const int64_t needed = std::min(plain_q.size(2), own_.rule.most + own_.rule.lag);
     slots[3] = plain_q.slice(2, plain_q.size(2) - needed).detach().clone();
     return out;
@@ -112,26 +112,35 @@ class DynamicHierarchicalSparseAttention final : public sparse::SparseMixer {
     return padding ? *padding : torch::zeros({k.size(0), k.size(2)}, torch::kBool);
   }
 
-  Tensor borders_of(const Tensor& k) {
+  /// bool [B, tokens]: a border stands before the token. `settled`, those of the first tokens, are no longer asked for.
+  Tensor borders_of(const Tensor& k, const Tensor& settled) {
+    const int64_t done = settled.defined() ? settled.size(1) : 0;
+    // What a place is told by lies within a window of it and of the place before.
+    const int64_t from = std::max<int64_t>(0, done - own_.window - 1);
+    const auto fresh = candidates(k.slice(2, from)).slice(1, done - from);
+    if (done == 0) return sparse::choose_borders(fresh, own_.rule);
+    const auto begins = (settled * torch::arange(done)).amax(1) - done;
+    return torch::cat({settled, sparse::choose_borders(fresh, own_.rule, begins)}, 1);
+  }
+
+  /// bool [B, tokens]: where a border may stand.
+  Tensor candidates(const Tensor& k) {
     const int64_t tokens = k.size(2);
-    const auto none = torch::zeros({k.size(0), tokens}, torch::kBool);
-    if (own_.borders == "fixed") return sparse::choose_borders(none, own_.rule);
+    if (own_.borders == "fixed" || tokens < 2 * own_.window) return torch::zeros({k.size(0), tokens}, torch::kBool);
     const auto features = k.transpose(1, 2).flatten(2);
     if (own_.borders == "similarity")
-      return sparse::choose_borders(sparse::dips(sparse::side_similarity(features, own_.window), own_.threshold),
-                                    own_.rule);
-    if (tokens < 2 * own_.window) return sparse::choose_borders(none, own_.rule);
+      return sparse::dips(sparse::side_similarity(features, own_.window), own_.threshold);
     auto chance = torch::zeros({k.size(0), tokens}, torch::kFloat64);
     chance.slice(1, own_.window, tokens - own_.window + 1).copy_(torch::sigmoid(predictor_(features)));
     // A place needs the one behind it to be known as a peak, so a peak is told by those before it.
     const auto before = torch::constant_pad_nd(chance.slice(1, 0, tokens - 1), {1, 0});
-    return sparse::choose_borders((chance > own_.threshold) & (chance > before), own_.rule);
+    return (chance > own_.threshold) & (chance > before);
   }
 
   /// The last q.size(2) of the tokens attend: q and core.k rotated, `plain_q` and `plain_k` not; plain_q holds the last
-  /// tokens, at least those of what is open.
+  /// tokens, at least those of what is open. `settled`: borders that no later token moves, which the call adds to.
   Tensor attend(const CoreInput& core, const Tensor& plain_q, const Tensor& plain_k, const Tensor& hidden,
-                uint64_t seed, nn::CoreReport* report) {
+                uint64_t seed, nn::CoreReport* report, Tensor* settled = nullptr) {
     const int64_t n = core.q.size(2), m = core.k.size(2), past = m - n;
     const auto real = hidden.logical_not();
     if (own_.budget >= m) {
@@ -144,7 +153,9 @@ class DynamicHierarchicalSparseAttention final : public sparse::SparseMixer {
     Chunks chunks;
     {
       torch::NoGradGuard no_grad;
-      chunks = sparse::known_chunks(borders_of(plain_k), own_.rule.lag);
+      const auto borders = borders_of(plain_k, settled ? *settled : Tensor());
+      if (settled) *settled = borders.slice(1, 0, std::max<int64_t>(0, m - own_.rule.lag)).clone();
+      chunks = sparse::known_chunks(borders, own_.rule.lag);
       const auto sums = prefix(plain_k * real.unsqueeze(1).unsqueeze(3));
       counts = torch::constant_pad_nd(real.cumsum(1), {1, 0});  // [B, M + 1]: real tokens before a place
       const auto sizes = counts.gather(1, chunks.end) - counts.gather(1, chunks.begin);

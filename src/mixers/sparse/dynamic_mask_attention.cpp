@@ -77,7 +77,8 @@ class DynamicMaskAttention final : public sparse::SparseMixer {
     }
     const auto places = torch::arange(keys);
     if (!config_.causal) {
-      const auto kept = nn::largest(delta, real, own_.kept).unsqueeze(2);
+      auto kept = nn::largest(delta, real, own_.kept).unsqueeze(2);
+      if (own_.block > 0) kept = whole_blocks(kept, real.unsqueeze(2), own_.block);
       const auto all = [kept](int64_t, int64_t rows) { return kept.expand({-1, -1, rows, -1}); };
       return nn::row_attention(q, k, v, options, all, report);
     }

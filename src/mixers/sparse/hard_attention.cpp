@@ -35,7 +35,7 @@ class HardAttention final : public sparse::SparseMixer {
         const auto shown = logits.masked_fill(candidates.logical_not(), -INFINITY);
         return (shown >= shown.amax(3, true) + std::log(own.ratio)).logical_and_(candidates);
       }
-      return nn::largest(logits, candidates, int64_t(std::ceil(own.share * double(m))));
+      return nn::largest_share(logits, candidates, own.share);
     };
     return nn::row_attention(in.q, in.k, in.v, plain_options(in.seed), choice, in.report);
   }
@@ -53,18 +53,16 @@ RegistryRow rows::hard_attention() {
               "AxFormer: Accuracy-driven Approximation of Transformers for Faster, Smaller and more Accurate NLP "
               "Models (arXiv 2010.03688)",
           .year = 2020,
-          .patterns = {true, false, true, false},
+          .patterns = {true, true, true, true},
+          .step = true,
           .core = true,
           .training_free = true,
           .cost = "O(N^2)",
           .parameters = attention_parameters(
-              {{"share", 0.25, "of the keys, those with the largest weights, that a query sees"},
+              {{"share", 0.25, "of the keys that a query may see, rounded up: it sees those with the largest weights"},
                {"ratio", 0.0, "above 0: in its place, keys of at least this share of the row's largest weight"}}),
           .small = {{"dim", 24}, {"heads", 4}, {"kv_heads", 2}, {"positions", "rope"}},
-          .make = attention_maker("hard_attention", [](AttentionConfig config, ConfigReader& reader) {
-            require(!reader.get("causal", false),
-                    "hard_attention: causal = true: false is accepted, shares are of all keys");
-            config.causal = false;
+          .make = attention_maker("hard_attention", [](const AttentionConfig& config, ConfigReader& reader) {
             HardConfig own;
             own.share = reader.get("share", own.share);
             own.ratio = reader.get("ratio", own.ratio);

@@ -1,4 +1,7 @@
 // Keys of each block of queries found by halving runs of keys by their true scores (HiP, arXiv 2406.09827).
+#include <algorithm>
+#include <utility>
+
 #include "heed/error.h"
 #include "heed/ops/key_search.h"
 #include "heed/ops/select_blocks.h"
@@ -13,6 +16,28 @@ struct HipConfig {
   ops::TreeSearchOptions search;
   int64_t budget = 512;
   int64_t sinks = 16, window = 128;
+  int64_t reuse = 1;
+  std::vector<int64_t> dense_layers;  ///< below 0: from the last
+};
+
+/// Keys and values, and what the last search found, which the core changes as it reads.
+struct HipState final : KvState {
+  mutable Tensor found;       ///< int32 [B, Hq, 1, blocks]; undefined: the next step searches
+  mutable int64_t steps = 0;  ///< that have used it
+
+  int64_t bytes() const override {
+    return KvState::bytes() + (found.defined() ? static_cast<int64_t>(found.nbytes()) : 0);
+  }
+  std::unique_ptr<MixerState> clone() const override {
+    auto copy = std::make_unique<HipState>(*this);
+    copy->kv = kv.clone();
+    if (padding.defined()) copy->padding = padding.clone();
+    return copy;
+  }
+  void truncate(int64_t length) override {
+    KvState::truncate(length);
+    found = Tensor();
+  }
 };
 
 class HipAttention final : public AttentionMixer {
@@ -28,22 +53,41 @@ class HipAttention final : public AttentionMixer {
     return AttentionMixer::forward(in, state);
   }
 
+  std::unique_ptr<MixerState> make_state(int64_t batch) const override {
+    AttentionMixer::make_state(batch);  // refuses what has no step
+    return std::make_unique<HipState>();
+  }
+
   Tensor mix(const CoreInput& in) override {
+    const bool dense = std::exchange(dense_, false);
+    const auto* held = std::exchange(held_, nullptr);
     auto options = options_for(in);
     const ops::BlockGrid grid{in.q.size(2), in.k.size(2), own_.search.query_block, own_.search.key_block};
-    if (grid.keys > own_.search.blocks * own_.search.key_block)
-      options.blocks = ops::block_list_of_rows(lists(in, grid), grid);
+    if (!dense && grid.keys > own_.search.blocks * own_.search.key_block)
+      options.blocks = ops::block_list_of_rows(lists(in, grid, held), grid);
     return nn::attention(in.q, in.k, in.v, options, in.report);
+  }
+
+ protected:
+  void before_core(const MixerInput& in, const KvState* state, Tensor&, Tensor&, Tensor&) override {
+    const auto is_this = [&](int64_t layer) { return (layer < 0 ? layer + in.layer.count : layer) == in.layer.index; };
+    dense_ = std::any_of(own_.dense_layers.begin(), own_.dense_layers.end(), is_this);
+    held_ = dynamic_cast<const HipState*>(state);
   }
 
  private:
   /// Blocks that the search found, those of the first keys, and those with a key of the window of a query of the block.
-  Tensor lists(const CoreInput& in, const ops::BlockGrid& grid) const {
+  Tensor lists(const CoreInput& in, const ops::BlockGrid& grid, const HipState* held) const {
     torch::NoGradGuard no_grad;
-    const auto found = ops::tree_search(in.q, in.k, own_.search, in.key_padding.value_or(Tensor()));
+    auto found = found_for(in, held);
     const int64_t batch = found.size(0), heads = found.size(1), rows = found.size(2), block = grid.key_block;
     const auto first = torch::arange(rows) * grid.query_block + (grid.keys - grid.queries);
     const auto last = (first + grid.query_block).clamp_max(grid.keys) - 1;
+    // Queries that see no more keys than are searched for see all of them, whoever shares their block.
+    const int64_t most = found.size(3);
+    const auto all = torch::arange(most, torch::kInt32);
+    const auto within = (first < most * block).view({rows, 1});
+    found = torch::where(within & (all * block <= last.view({rows, 1})), all, found.masked_fill(within, -1));
     const auto begin = (first - (own_.window - 1)).clamp_min(0).div(block, "floor"), end = last.div(block, "floor");
     const int64_t widest = rows == 0 ? 0 : (end - begin).max().item<int64_t>() + 1;
     const auto near = begin.unsqueeze(1) + torch::arange(widest);
@@ -54,7 +98,21 @@ class HipAttention final : public AttentionMixer {
     return torch::cat({found, always.expand({batch, heads, rows, always.size(1)})}, 3).contiguous();
   }
 
+  /// int32 [B, Hq, rows, blocks]: of a search, or, for a few steps, of the one before.
+  Tensor found_for(const CoreInput& in, const HipState* held) const {
+    const auto search = [&] { return ops::tree_search(in.q, in.k, own_.search, in.key_padding.value_or(Tensor())); };
+    if (held == nullptr || own_.reuse == 1) return search();
+    if (in.q.size(2) > 1) held->found = Tensor();
+    if (held->found.defined() && held->steps < own_.reuse) return ++held->steps, held->found;
+    const auto found = search();
+    if (in.q.size(2) == 1) held->found = found, held->steps = 1;
+    return found;
+  }
+
   HipConfig own_;
+  // Of the forward under way.
+  bool dense_ = false;
+  const HipState* held_ = nullptr;
 };
 
 }  // namespace
@@ -80,7 +138,9 @@ RegistryRow rows::hip_attention() {
            {"representative", "first",
             "block of a run of keys that is scored for it: first, center, or whole (all of them: exact, quadratic)"},
            {"sinks", 16, "first keys that stay visible"},
-           {"window", 128, "last keys that stay visible, the own one included"}}),
+           {"window", 128, "last keys that stay visible, the own one included"},
+           {"reuse", 1, "steps that read what one search found; at most window, for keys that are newer than it"},
+           {"dense_layers", nlohmann::json::array(), "numbers of layers that see all; below 0: from the last"}}),
       .small = {{"dim", 24},
                 {"heads", 4},
                 {"kv_heads", 2},
@@ -102,6 +162,10 @@ RegistryRow rows::hip_attention() {
                                                        : kernels::Representative::whole;
         own.sinks = reader.integer("sinks", own.sinks, 0);
         own.window = reader.integer("window", own.window, 1);
+        own.reuse = reader.integer("reuse", own.reuse, 1);
+        require(own.reuse <= own.window, "hip_attention: reuse = {}: 1 to window = {} is accepted", own.reuse,
+                own.window);
+        own.dense_layers = reader.get("dense_layers", own.dense_layers);
         return std::make_shared<HipAttention>(config, own);
       })};
 }

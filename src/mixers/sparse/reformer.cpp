@@ -1,7 +1,7 @@
 // Attention among tokens whose shared queries and keys hash alike (Reformer, arXiv 2001.04451).
 //
-// SortedChunks are counted from the first token of each bucket, so that no later token moves a border: causal attention is
-// causal to the last bit, and steps give what the whole sequence gives.
+// SortedChunks are counted from the first token of each bucket, so that no later token moves a border: causal attention
+// is causal to the last bit, and steps give what the whole sequence gives.
 #include <cmath>
 
 #include "heed/error.h"

@@ -1,7 +1,9 @@
 // Attention inside clusters of queries and keys, whose centroids follow them (Routing Transformer, arXiv 2003.05997).
 #include <cmath>
+#include <utility>
 
 #include "heed/error.h"
+#include "heed/nn/added_loss.h"
 #include "heed/nn/buckets.h"
 #include "heed/nn/spherical_clusters.h"
 #include "heed/ops/cache.h"
@@ -19,7 +21,7 @@ struct ClusterRouting {
   std::string assignment = "argmax";  ///< argmax, topw
   std::string init = "normal";        ///< normal, kmeans
   bool shared = true;
-  double decay = 0.999;
+  double decay = 0.999, commitment = 0;
   int64_t seed = 0;
 };
 
@@ -42,6 +44,11 @@ class RoutingAttention final : public sparse::BucketMixer {
   }
 
  protected:
+  void before_core(const MixerInput& in, const KvState* state, Tensor& q, Tensor& k, Tensor& v) override {
+    BucketMixer::before_core(in, state, q, k, v);
+    crosses_ = in.memory.has_value();
+  }
+
   /// Of the local heads.
   Mask mask() const override {
     if (config_.causal) return Causal{} & Window{own_.window};
@@ -56,6 +63,7 @@ class RoutingAttention final : public sparse::BucketMixer {
 
   Tensor attend(const CoreInput& in, const Tensor& buckets) override {
     const int64_t local = own_.local_heads, heads = in.q.size(1);
+    const bool crosses = std::exchange(crosses_, false) || in.q.size(2) != in.k.size(2);
     const auto heads_from = [&](int64_t begin, int64_t end) {
       auto part = in;
       part.q = in.q.slice(1, begin, end), part.k = in.k.slice(1, begin, end), part.v = in.v.slice(1, begin, end);
@@ -71,11 +79,15 @@ class RoutingAttention final : public sparse::BucketMixer {
       const bool learns = is_training() && torch::GradMode::is_enabled();
       if (learns && own_.init == "kmeans" && !clusters_->fitted()) {
         clusters_->fit(nn::direction(part.k), shown(in), 10);
-        outs.push_back(route(part, buckets_of(in.k)));
+        outs.push_back(route(part, buckets_of(in.k), crosses));
       } else {
-        outs.push_back(route(part, buckets));
+        outs.push_back(route(part, buckets, crosses));
       }
-      if (learns) follow(part, shown(in));
+      if (learns) {
+        const auto clustered = clustered_of(part, crosses);
+        if (own_.commitment > 0) outs.back() = nn::with_loss(outs.back(), own_.commitment * distance(clustered));
+        clusters_->follow(clustered.directions.detach(), clustered.shown, own_.decay);
+      }
     }
     return torch::cat(outs, 1);
   }
@@ -83,15 +95,29 @@ class RoutingAttention final : public sparse::BucketMixer {
  private:
   static Tensor shown(const CoreInput& in) { return in.key_padding ? in.key_padding->logical_not() : Tensor(); }
 
-  void follow(const CoreInput& in, const Tensor& shown) {
-    const auto keys = nn::direction(in.k.detach());
-    if (shared_ || in.q.size(2) != in.k.size(2)) return clusters_->follow(keys, shown, own_.decay);
-    clusters_->follow(torch::cat({keys, nn::direction(in.q.detach())}, 2),
-                      shown.defined() ? torch::cat({shown, shown}, 1) : shown, own_.decay);
+  /// What the centroids follow: directions [B, H, n, D] of keys, and of queries where they are no keys, and which of
+  /// them are no padding (bool [B, n], undefined: all).
+  struct Clustered {
+    Tensor directions, shown;
+  };
+  Clustered clustered_of(const CoreInput& in, bool crosses) const {
+    const auto keys = nn::direction(in.k), seen = shown(in);
+    if (shared_) return {keys, seen};
+    const auto real = crosses && seen.defined() ? torch::ones({in.q.size(0), in.q.size(2)}, torch::kBool) : seen;
+    return {torch::cat({keys, nn::direction(in.q)}, 2), seen.defined() ? torch::cat({seen, real}, 1) : seen};
   }
 
-  Tensor route(const CoreInput& in, const Tensor& buckets) {
-    if (own_.assignment == "topw") return attend_top(in);
+  /// Mean squared difference between directions and their centroids.
+  Tensor distance(const Clustered& c) const {
+    const auto index = clusters_->nearest(c.directions).unsqueeze(3).expand_as(c.directions);
+    const auto own = clusters_->centroids().unsqueeze(0).expand({index.size(0), -1, -1, -1}).gather(2, index);
+    const auto apart = (c.directions - own).square().mean(at::IntArrayRef{1, 3});  // [B, n]
+    return c.shown.defined() ? apart.masked_fill(c.shown.logical_not(), 0).sum() / c.shown.sum().clamp_min(1)
+                             : apart.mean();
+  }
+
+  Tensor route(const CoreInput& in, const Tensor& buckets, bool crosses) {
+    if (own_.assignment == "topw") return attend_top(in, crosses);
     const int64_t n = in.q.size(2), m = in.k.size(2), clusters = own_.clusters;
     auto k_buckets = buckets.select(2, 0);
     if (shared_ && n * 8 <= m) {
@@ -107,17 +133,17 @@ class RoutingAttention final : public sparse::BucketMixer {
   }
 
   /// Each centroid takes its w best queries and keys, in order of time; a token is the mean over the clusters it is in.
-  Tensor attend_top(const CoreInput& in) {
+  Tensor attend_top(const CoreInput& in, bool crosses) {
     const int64_t n = in.q.size(2), rows = in.q.size(0) * in.q.size(1) * own_.clusters;
     const auto padding = in.key_padding ? in.key_padding->unsqueeze(1).expand({-1, in.q.size(1), -1}) : Tensor();
-    const auto best = [&](const Tensor& x, bool keys) {
+    const auto best = [&](const Tensor& x, bool padded) {
       auto scores = clusters_->scores(nn::direction(x)).to(torch::kFloat32);
-      if (keys && padding.defined())
+      if (padded && padding.defined())
         scores = scores.masked_fill(padding.unsqueeze(2), -std::numeric_limits<float>::infinity());
       const int64_t width = std::max<int64_t>(1, (x.size(2) + own_.clusters / 2) / own_.clusters);
       return ops::top_k(scores.contiguous(), width).to(torch::kInt64).flatten(2);  // [B, H, C w]
     };
-    const auto k_places = best(in.k, true), q_places = shared_ ? k_places : best(in.q, false);
+    const auto k_places = best(in.k, true), q_places = shared_ ? k_places : best(in.q, !crosses);
     const auto taken = [&](const Tensor& x, const Tensor& places) {
       return x.gather(2, places.unsqueeze(3).expand({-1, -1, -1, x.size(3)})).reshape({rows, 1, -1, x.size(3)});
     };
@@ -138,6 +164,7 @@ class RoutingAttention final : public sparse::BucketMixer {
   }
 
   ClusterRouting own_;
+  bool crosses_ = false;  // the forward under way has a memory
   nn::SphericalClusters clusters_{nullptr};
 };
 
@@ -162,6 +189,9 @@ RegistryRow rows::routing_attention() {
            {"shared", nullptr, "keys are the queries, brought to length 1; causal attention needs it; default: causal"},
            {"init", "normal", "centroids start as normal directions, or from kmeans of the first batch"},
            {"decay", 0.999, "of centroids in training: the share that stays"},
+           {"commitment", 0.0,
+            "weight of a loss added in training, the mean squared difference between directions and their centroids; "
+            "the paper has 1e-4"},
            {"seed", 0, "of the first centroids"}}),
       .small = {{"dim", 24}, {"heads", 4}, {"clusters", 3}, {"window", 5}, {"positions", "rope"}},
       .make = attention_maker("routing_attention", [](const AttentionConfig& config, ConfigReader& reader) {
@@ -175,6 +205,9 @@ RegistryRow rows::routing_attention() {
         own.init = reader.choice("init", own.init, {"normal", "kmeans"});
         own.decay = reader.get("decay", own.decay);
         require(own.decay >= 0 && own.decay <= 1, "routing_attention: decay = {}: 0 to 1 is accepted", own.decay);
+        own.commitment = reader.get("commitment", own.commitment);
+        require(own.commitment >= 0 && std::isfinite(own.commitment),
+                "routing_attention: commitment = {}: 0 or more is accepted", own.commitment);
         own.seed = reader.integer("seed", own.seed, 0);
         return std::make_shared<RoutingAttention>(config, own);
       })};

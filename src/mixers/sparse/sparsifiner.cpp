@@ -48,7 +48,6 @@ class Sparsifiner final : public sparse::SparseMixer {
     }
     const auto basis = basis_.detach().narrow(0, 0, n).abs();
     const auto sparse_basis = basis.masked_fill(basis <= own_.basis_threshold, 0);
-    const int64_t kept = int64_t(std::ceil(own_.keep * double(n)));
     const auto choice = [=, own = own_](int64_t first, int64_t rows) {
       const auto candidates = real.unsqueeze(1).unsqueeze(1);
       auto weights = cheap.narrow(2, first, rows);
@@ -57,7 +56,7 @@ class Sparsifiner final : public sparse::SparseMixer {
       else
         weights = weights.masked_fill(
             nn::largest(weights, torch::ones_like(weights, torch::kBool), own.coefficients).logical_not(), 0);
-      const auto chosen = nn::largest(torch::matmul(weights, sparse_basis.t()), candidates, kept);
+      const auto chosen = nn::largest_share(torch::matmul(weights, sparse_basis.t()), candidates, own.keep);
       const auto full = (torch::arange(first, first + rows) < own.class_tokens).unsqueeze(1);
       return chosen | (full & candidates);
     };

@@ -1,6 +1,7 @@
 // Convolutions whose kernels every cell makes for itself, from its affinity to the regions of a context.
 #include "heed/error.h"
 #include "heed/nn/dilated_conv.h"
+#include "heed/nn/shown_norm.h"
 #include "heed/ops/neighborhood.h"
 #include "mixers/rows.h"
 #include "mixers/vision/image_mixer.h"
@@ -18,11 +19,6 @@ constexpr int64_t kChannelsToOne = 4;  // channels to one inside the channel gat
 struct MixingConfig {
   int64_t dim = 64, heads = 1, kernel = 7, context = 0;
 };
-
-/// A batch norm of the channels of [B, ..., C].
-Tensor normed(torch::nn::BatchNorm1d& norm, const Tensor& x) {
-  return norm(x.reshape({-1, x.size(-1)})).view(x.sizes());
-}
 
 class ContextMixingConv final : public vision::ImageMixer {
  public:
@@ -59,9 +55,10 @@ class ContextMixingConv final : public vision::ImageMixer {
     const int64_t own = dim_ - config_.context;
     const auto fused = image.shown(norm_(image.cells + vision::convolve(local_, image.cells)));
     const auto context = config_.context == 0 ? fused : fused.narrow(3, own, config_.context);
-    const auto q = split_heads(normed(q_norm_, q_(fused.narrow(3, 0, own))).flatten(1, 2), groups_);
-    const auto regions = vision::pool(image, context, kRegionSide, kRegionSide).cells;
-    const auto k = split_heads(normed(k_norm_, k_(regions)), groups_);
+    const auto hidden = image.hidden.defined() ? image.hidden.flatten(1) : Tensor();
+    const auto q = split_heads(nn::norm_of_shown(q_norm_, q_(fused.narrow(3, 0, own)).flatten(1, 2), hidden), groups_);
+    const auto regions = vision::pool(image, context, kRegionSide, kRegionSide);
+    const auto k = split_heads(nn::norm_of_shown(k_norm_, k_(regions.cells), regions.hidden), groups_);
     const double scale = 1 / std::sqrt(double(own) / double(groups_));
     const auto logits = kernels_(torch::matmul(q * scale, k.transpose(2, 3)));
 
@@ -69,8 +66,8 @@ class ContextMixingConv final : public vision::ImageMixer {
     const auto near = filter(image, logits.narrow(3, 0, square(kSmallSide)), near_bias_, kSmallSide, halves[0]);
     const auto far = filter(image, logits.narrow(3, square(kSmallSide), square(config_.kernel)), far_bias_,
                             config_.kernel, halves[1]);
-    auto y = normed(mix_norm_, mix_(torch::cat({near, far}, 2)));
-    y = y + places_(fused.flatten(1, 2), image.height(), image.width());
+    auto y = nn::norm_of_shown(mix_norm_, mix_(torch::cat({near, far}, 2)), hidden);
+    y = y + places_(fused.flatten(1, 2), image.height(), image.width(), hidden);
     y = y * channel_gate(image, y) * torch::silu(gate_(fused.flatten(1, 2)));
     return out_(y).unflatten(1, {image.height(), image.width()});
   }

@@ -1,5 +1,6 @@
 // Rows and columns, pooled to strips, gate the cells where they cross.
 #include "heed/error.h"
+#include "heed/nn/shown_norm.h"
 #include "mixers/rows.h"
 #include "mixers/vision/image_mixer.h"
 
@@ -32,11 +33,14 @@ class EfficientLocalAttention final : public vision::ImageMixer {
   /// Gates [B, cells of the other axis, C] from means over `axis`; padded cells do not count.
   Tensor strips(const Image& image, int64_t axis) {
     auto mean = image.cells.mean(axis);
+    Tensor hidden;
     if (image.hidden.defined()) {
-      const auto count = image.hidden.logical_not().sum(axis).clamp_min(1).unsqueeze(2);
-      mean = image.cells.sum(axis) / count.to(image.cells.scalar_type());
+      const auto count = image.hidden.logical_not().sum(axis);
+      mean = image.cells.sum(axis) / count.clamp_min(1).unsqueeze(2).to(image.cells.scalar_type());
+      hidden = count == 0;
     }
-    return torch::sigmoid(norm_(conv_(mean.transpose(1, 2).contiguous()))).transpose(1, 2);
+    const auto around = conv_(mean.transpose(1, 2).contiguous());
+    return torch::sigmoid(nn::norm_of_shown(norm_, around, hidden)).transpose(1, 2);
   }
 
   torch::nn::Conv1d conv_{nullptr};

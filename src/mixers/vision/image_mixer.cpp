@@ -12,6 +12,8 @@ Tensor ImageMixer::run(RecurrentCall& call) {
   require(grid && grid->sizes.size() == 2, "{}: a grid of height and width is needed", mixer_name());
   require(!call.input.cu_seqlens, "{}: cu_seqlens is not accepted: the tokens are one grid", mixer_name());
   const int64_t height = grid->sizes[0], width = grid->sizes[1];
+  require(height > 0 && width > 0, "{}: a grid of {} x {} cells; 1 x 1 or more is accepted", mixer_name(), height,
+          width);
   Image image{call.without_padding(call.x).unflatten(1, {height, width}), {}};
   if (call.input.key_padding) image.hidden = call.input.key_padding->unflatten(1, {height, width});
   return mix_image(image).flatten(1, 2);

@@ -3,9 +3,9 @@
 #include <cmath>
 
 #include "heed/error.h"
-#include "mixers/rows.h"
-
 #include "heed/mixers/recurrent_mixer.h"
+#include "heed/mixers/shared_parameters.h"
+#include "mixers/rows.h"
 #include "mixers/vision/image_mixer.h"
 
 namespace heed {
@@ -16,7 +16,7 @@ using torch::Tensor;
 struct ArnoldConfig {
   vision::WindowHeads heads;
   int64_t max_length = 64, rank = 12, frequencies = 3;
-  bool simplex = false;
+  bool simplex = false, universal = false;
 };
 
 /// The nearest point of the probability simplex to each row (Duchi et al., 2008).
@@ -28,7 +28,7 @@ Tensor to_simplex(const Tensor& rows) {
   return torch::relu(rows - excess.gather(-1, kept - 1));
 }
 
-class KolmogorovArnoldAttention final : public RecurrentMixer {
+class KolmogorovArnoldAttention final : public RecurrentMixer, public SharedParameters {
  public:
   explicit KolmogorovArnoldAttention(const ArnoldConfig& c)
       : RecurrentMixer("kolmogorov_arnold_attention", c.heads.dim, false), config_(c) {
@@ -42,6 +42,19 @@ class KolmogorovArnoldAttention final : public RecurrentMixer {
       const double bound = std::sqrt(6.0 / double(n + c.rank));
       expand_ = register_parameter("expand", torch::empty({heads, n, c.rank}).uniform_(-bound, bound));
     }
+  }
+
+  void take_from(TokenMixer& first) override {
+    auto& leader = dynamic_cast<KolmogorovArnoldAttention&>(first);
+    if (!config_.universal || !leader.config_.universal) return;
+    const bool fits = functions_.sizes() == leader.functions_.sizes() && expand_.defined() == leader.expand_.defined();
+    require(fits,
+            "kolmogorov_arnold_attention: an operator of {} beside one of {} [heads, rank, max_length, 2 frequencies]: "
+            "equal ones are accepted with operator = universal",
+            c10::str(functions_.sizes()), c10::str(leader.functions_.sizes()));
+    for (const char* name : {"functions", "expand"})
+      if (parameters_.contains(name)) parameters_.erase(name);
+    functions_ = leader.functions_, expand_ = leader.expand_;
   }
 
  protected:
@@ -90,32 +103,35 @@ class KolmogorovArnoldAttention final : public RecurrentMixer {
 }  // namespace
 
 RegistryRow rows::kolmogorov_arnold_attention() {
-  return {.name = "kolmogorov_arnold_attention",
-          .family = "sparse_and_vision",
-          .paper =
-              "Kolmogorov-Arnold Attention: Is Learnable Attention Better For Vision Transformers? "
-              "(arXiv 2503.10632)",
-          .year = 2025,
-          .patterns = {true, false, false, false},
-          .fixed_n = true,
-          .cost = "O(N^2 r G)",
-          .parameters = vision::window_parameters(
-              {{"max_length", 64, "most tokens; fewer use the first of the weights"},
-               {"rank", 12, "r of the operator; 0: full, N x N functions"},
-               {"frequencies", 3, "G: functions are sums of cos(m s) and sin(m s), m = 1..G"},
-               {"simplex", false, "rows are projected to the probability simplex, which the paper found to hurt"}}),
-          .small = {{"dim", 24}, {"heads", 3}, {"max_length", 64}, {"rank", 4}, {"frequencies", 2}},
-          .make = [](const nlohmann::json& json) -> std::shared_ptr<TokenMixer> {
-            ConfigReader reader("kolmogorov_arnold_attention", json);
-            ArnoldConfig c;
-            c.heads = vision::WindowHeads::read(reader);
-            c.max_length = reader.integer("max_length", c.max_length, 1, 1 << 16);
-            c.rank = reader.integer("rank", c.rank, 0, 1 << 16);
-            c.frequencies = reader.integer("frequencies", c.frequencies, 1, 64);
-            c.simplex = reader.get("simplex", false);
-            reader.finish();
-            return std::make_shared<KolmogorovArnoldAttention>(c);
-          }};
+  return {
+      .name = "kolmogorov_arnold_attention",
+      .family = "sparse_and_vision",
+      .paper =
+          "Kolmogorov-Arnold Attention: Is Learnable Attention Better For Vision Transformers? "
+          "(arXiv 2503.10632)",
+      .year = 2025,
+      .patterns = {true, false, false, false},
+      .fixed_n = true,
+      .cost = "O(N^2 r G)",
+      .parameters = vision::window_parameters(
+          {{"max_length", 64, "most tokens; fewer use the first of the weights"},
+           {"rank", 12, "r of the operator; 0: full, N x N functions"},
+           {"frequencies", 3, "G: functions are sums of cos(m s) and sin(m s), m = 1..G"},
+           {"operator", "layer", "layer: each layer has its own; universal: all layers of a model use the first one's"},
+           {"simplex", false, "rows are projected to the probability simplex, which the paper found to hurt"}}),
+      .small = {{"dim", 24}, {"heads", 3}, {"max_length", 64}, {"rank", 4}, {"frequencies", 2}},
+      .make = [](const nlohmann::json& json) -> std::shared_ptr<TokenMixer> {
+        ConfigReader reader("kolmogorov_arnold_attention", json);
+        ArnoldConfig c;
+        c.heads = vision::WindowHeads::read(reader);
+        c.max_length = reader.integer("max_length", c.max_length, 1, 1 << 16);
+        c.rank = reader.integer("rank", c.rank, 0, 1 << 16);
+        c.frequencies = reader.integer("frequencies", c.frequencies, 1, 64);
+        c.universal = reader.choice("operator", "layer", {"layer", "universal"}) == "universal";
+        c.simplex = reader.get("simplex", false);
+        reader.finish();
+        return std::make_shared<KolmogorovArnoldAttention>(c);
+      }};
 }
 
 }  // namespace heed

@@ -1,5 +1,6 @@
 // Each group of channels has one map over the image, which adds weight to where it looks.
 #include "heed/error.h"
+#include "heed/nn/shown_norm.h"
 #include "mixers/rows.h"
 #include "mixers/vision/image_mixer.h"
 
@@ -11,10 +12,11 @@ using vision::Image;
 
 class SubspaceAttention final : public vision::ImageMixer {
  public:
-  SubspaceAttention(int64_t dim, int64_t groups) : ImageMixer("subspace_attention", dim), groups_(groups) {
-    // The convention of the release: 0.9 of what was is kept.
+  SubspaceAttention(int64_t dim, int64_t groups, bool pool)
+      : ImageMixer("subspace_attention", dim), groups_(groups), pool_(pool) {
+    // The release's momentum is torch's: the weight of the new batch.
     const auto norm = [](int64_t channels) {
-      return torch::nn::BatchNorm2d(torch::nn::BatchNorm2dOptions(channels).momentum(0.1));
+      return torch::nn::BatchNorm1d(torch::nn::BatchNorm1dOptions(channels).momentum(0.9));
     };
     const auto conv = [&](int64_t in, int64_t out, int64_t conv_groups) {
       return torch::nn::Conv2d(torch::nn::Conv2dOptions(in, out, 1).groups(conv_groups).bias(false));
@@ -27,26 +29,29 @@ class SubspaceAttention final : public vision::ImageMixer {
 
  protected:
   Tensor mix_image(const Image& image) override {
-    const auto x = vision::channels_first(image.cells);
-    auto pooled = torch::relu(scale_norm_(scale_(x)));
-    Tensor hidden;
-    if (image.hidden.defined()) {
-      hidden = image.hidden.unsqueeze(1);
-      pooled = pooled.masked_fill(hidden, 0);  // nothing is less: what is pooled is not below 0
-    }
-    pooled = torch::max_pool2d(pooled, {3, 3}, {1, 1}, {1, 1});
-    auto logits = torch::relu(map_norm_(map_(pooled)));
-    if (hidden.defined()) logits = logits.masked_fill(hidden, std::numeric_limits<float>::lowest());
-    auto map = torch::softmax(logits.flatten(2), 2).view(logits.sizes());
-    if (hidden.defined()) map = map.masked_fill(hidden, 0);
-    const auto gated = x.unflatten(1, {groups_, dim_ / groups_}) * (1 + map.unsqueeze(2));
-    return vision::channels_last(gated.flatten(1, 2));
+    // Nothing is less than a hidden cell's 0, so that the maximum is of what is shown.
+    auto features = activated(image, scale_, scale_norm_, image.cells);
+    if (pool_)
+      features = vision::channels_last(torch::max_pool2d(vision::channels_first(features), {3, 3}, {1, 1}, {1, 1}));
+    auto logits = activated(image, map_, map_norm_, features).flatten(1, 2);
+    if (image.hidden.defined())
+      logits = logits.masked_fill(image.hidden.flatten(1).unsqueeze(2), std::numeric_limits<float>::lowest());
+    const auto map = torch::softmax(logits, 1).view({image.batch(), image.height(), image.width(), groups_, 1});
+    return (image.cells.unflatten(3, {groups_, dim_ / groups_}) * (1 + map)).flatten(3);
   }
 
  private:
+  /// ReLU of the norm of a convolution of single cells, [B, H, W, C]; 0 where hidden.
+  static Tensor activated(const Image& image, torch::nn::Conv2d& conv, torch::nn::BatchNorm1d& norm,
+                          const Tensor& cells) {
+    const auto convolved = vision::channels_last(conv(vision::channels_first(cells)));
+    return torch::relu(nn::norm_of_shown(norm, convolved, image.hidden));
+  }
+
   int64_t groups_;
+  bool pool_;
   torch::nn::Conv2d scale_{nullptr}, map_{nullptr};
-  torch::nn::BatchNorm2d scale_norm_{nullptr}, map_norm_{nullptr};
+  torch::nn::BatchNorm1d scale_norm_{nullptr}, map_norm_{nullptr};
 };
 
 }  // namespace
@@ -59,15 +64,17 @@ RegistryRow rows::subspace_attention() {
        .cost = "O(N)",
        .parameters = {{"dim", 64, "channels C of the tokens"},
                       {"groups", 4, "subspaces, each with a map of its own; they divide dim"},
+                      {"pool", true, "maps are made from the maxima of 3 x 3 cells"},
                       {"causal", false, "only false is accepted"}},
        .small = {{"dim", 24}, {"groups", 3}},
        .make = [](const nlohmann::json& json) -> std::shared_ptr<TokenMixer> {
          ConfigReader reader("subspace_attention", json);
          const auto dim = reader.integer("dim", 64, 1, 1 << 20), groups = reader.integer("groups", 4, 1, 1 << 20);
+         const auto pool = reader.get("pool", true);
          require(!reader.get("causal", false), "subspace_attention: causal = true is not accepted");
          require(dim % groups == 0, "subspace_attention: dim = {} is no multiple of groups = {}", dim, groups);
          reader.finish();
-         return std::make_shared<SubspaceAttention>(dim, groups);
+         return std::make_shared<SubspaceAttention>(dim, groups, pool);
        }});
 }
 

@@ -26,6 +26,7 @@ Experiment memory_and_attention();
 // language.cpp: the next byte of a real text
 Experiment language();
 Experiment transnormer_pieces();
+Experiment transnormer_lengths();
 Experiment local_then_linear();
 Experiment bounded_gradients();
 // sequences.cpp: copying, delayed and selective
@@ -44,6 +45,7 @@ Experiment algorithms();
 Experiment denoising();
 Experiment speech();
 Experiment world();
+// distillation.cpp: a softmax model that goes over to other mechanisms
 Experiment estimated_map();
 
 }  // namespace heed::results::linear

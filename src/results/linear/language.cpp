@@ -19,6 +19,13 @@ Lesson bytes_lesson(int64_t steps, int64_t seeds) {
   return lesson;
 }
 
+/// A decoder of TransNormerLLM: SRMSNorm and SGLU around a mixer of that name with settings.
+Learner transnormer(const std::string& name, const std::string& mixer, const nlohmann::json& settings = {}) {
+  auto learner = variant(name, mixer, settings.is_null() ? nlohmann::json::object() : settings);
+  learner.block = "transnormer";
+  return learner;
+}
+
 /// The largest gradient of any projection to queries and keys, in every training, and its median over steps.
 struct Gradients {
   double largest = 0;
@@ -56,7 +63,7 @@ Experiment language() {
   const auto run = [](const Report& report) {
     const Contest contest(
         bytes_lesson(300, 2),
-        {plain("dense"), plain("tnl"), plain("transnormer_llm"), plain("gla"),
+        {plain("dense"), transnormer("tnl", "tnl"), transnormer("transnormer_llm", "transnormer_llm"), plain("gla"),
          variant("gla, a gate a head", "gla", {{"gate", "head"}}), variant("gla, no gate", "gla", {{"gate", "none"}}),
          plain("deltanet"), plain("causal_grassmann"), variant("combiner, spans of 16", "combiner", {{"span", 16}}),
          variant("window of 16", "sliding_window", {{"window", 16}}), plain("mamba"), plain("kernelized_rpe")},
@@ -84,9 +91,10 @@ Experiment language() {
 Experiment transnormer_pieces() {
   const auto run = [](const Report& report) {
     const Contest contest(bytes_lesson(300, 3),
-                          {plain("transnormer_llm"), variant("without decay", "transnormer_llm", {{"decay", "none"}}),
-                           variant("without LRPE", "transnormer_llm", {{"lrpe", false}}),
-                           variant("without gate", "transnormer_llm", {{"gate", "none"}})},
+                          {transnormer("transnormer_llm", "transnormer_llm"),
+                           transnormer("without decay", "transnormer_llm", {{"decay", "none"}}),
+                           transnormer("without LRPE", "transnormer_llm", {{"lrpe", false}}),
+                           transnormer("without gate", "transnormer_llm", {{"gate", "none"}})},
                           report);
     return finding_of(
         contest,
@@ -98,6 +106,48 @@ Experiment transnormer_pieces() {
           "What TransNormerLLM is made of",
           {"transnormer_llm"},
           "decay, learned rotations and the gate each help, the decay most (arXiv 2307.14995).",
+          run};
+}
+
+Experiment transnormer_lengths() {
+  const auto run = [](const Report& report) {
+    constexpr int64_t kTokensOfAStep = 4096, kSteps = 200;
+    const std::vector<int64_t> lengths{256, 1024, 4096};
+    Finding finding;
+    finding.setup = fmt::format(
+        "Decoders of two layers of 64 channels: TransNormerLLM (SRMSNorm, SGLU, lightning attention) and Llama's, "
+        "equal "
+        "parameters, learn `byte_lm` in {} steps of {} tokens in samples of so many. Bits a byte on test text, two "
+        "seeds; tokens a second of training.",
+        kSteps, kTokensOfAStep);
+    std::map<std::string, std::vector<double>> speed;
+    for (size_t i = 0; i < lengths.size(); ++i) {
+      auto lesson = bytes_lesson(kSteps, 2);
+      lesson.parameters = {{"context", lengths[i]}};
+      lesson.training.batch = kTokensOfAStep / lengths[i];
+      lesson.samples = 8 * kTokensOfAStep / lengths[i];
+      const Contest contest(lesson, {transnormer("tnl", "tnl"), plain("dense")}, [&](double share, const auto& what) {
+        report((double(i) + share) / double(lengths.size()), fmt::format("{} tokens, {}", lengths[i], what));
+      });
+      auto table = contest.table();
+      table.title = fmt::format("{} tokens a sample", lengths[i]);
+      finding.tables.push_back(table);
+      auto claim = contest.as_good("tnl", "dense", 0.05 * contest.scores("dense").mean());
+      claim.text += fmt::format(", {} tokens", lengths[i]);
+      finding.claims.push_back(claim);
+      for (const char* name : {"tnl", "dense"}) speed[name].push_back(contest.tokens_per_second(name));
+    }
+    const auto kept = [&](const char* name) { return speed[name].back() / speed[name].front(); };
+    finding.claims.push_back(holds("tnl keeps its speed from 256 to 4096 tokens, dense does not",
+                                   kept("tnl") > 0.85 && kept("dense") < 0.85,
+                                   fmt::format("{:.2f} and {:.2f} of it", kept("tnl"), kept("dense"))));
+    return finding;
+  };
+  return {"transnormer_lengths",
+          "One speed for every length",
+          {"tnl"},
+          "a decoder of lightning attention predicts as well as one of softmax attention, at a speed that does not "
+          "depend on the length (arXiv 2405.17381).",
           run};
 }
 

@@ -1,4 +1,4 @@
-// Whole models: speech, a world, denoised images, a softmax model that goes over to an estimated map.
+// Whole models: speech, a world, denoised images.
 #include <fmt/format.h>
 
 #include "bench/units.h"
@@ -249,69 +249,6 @@ Experiment world() {
       {"drama_world_model"},
       "a state-space world model remembers what the future depends on, as well as a transformer or a GRU does (arXiv "
       "2410.08893).",
-      run};
-}
-
-Experiment estimated_map() {
-  const auto run = [](const Report& report) {
-    constexpr int64_t kFirst = 400, kAfter = 150;
-    const auto task = tasks::make_task("byte_lm", {{"context", 128}});
-    train::TaskModelOptions options;
-    options.dim = 64, options.heads = 4, options.hidden = 128;
-    train::TaskTrainOptions training;
-    training.batch = 16, training.learning_rate = 3e-3;
-    const std::vector<Learner> students{
-        variant("sea, 8 keys", "sea", {{"keys", 8}, {"columns", 32}, {"max_length", 128}}), plain("performer"),
-        variant("the 8 nearest keys", "sliding_window", {{"window", 8}, {"sinks", 0}})};
-    Finding finding;
-    finding.setup = fmt::format(
-        "A softmax model of two layers of 64 channels learns `byte_lm` in {} steps of 16 x 128 bytes; its weights, as "
-        "far as a mechanism has them, then go on for {} steps under another mechanism (with the task's loss alone, "
-        "which "
-        "sea's estimator of the map learns nothing from). "
-        "Bits a byte on test text, two seeds.",
-        kFirst, kAfter);
-    std::map<std::string, Figure> bits;
-    const double runs = 2 * double(students.size() + 1);
-    double done = 0;
-    for (uint64_t seed = 0; seed < 2; ++seed) {
-      options.seed = training.seed = seed;
-      const auto learn = [&](train::TaskModel& model, int64_t steps, const std::string& name) {
-        training.steps = steps;
-        train::train_task(model, *task, training, [&](const train::TaskStep& step) {
-          report((done + double(step.step) / double(steps)) / runs, name);
-          return true;
-        });
-        ++done;
-        bits[name].name = name;
-        bits[name].values.push_back(train::score_task(model, *task, tasks::Split::test, 64).score);
-      };
-      options.mixer = "dense", options.settings = {};
-      const auto teacher = train::make_task_model(*task, options);
-      learn(*teacher, kFirst, "softmax");
-      for (const auto& student : students) {
-        options.mixer = student.mixer, options.settings = student.settings;
-        const auto model = train::make_task_model(*task, options);
-        take_weights(model->module(), teacher->module());
-        learn(*model, kAfter, student.name);
-      }
-    }
-    Table table{"", {"mechanism", "bits a byte"}, {}};
-    table.rows.push_back({"softmax", bits["softmax"].text()});
-    for (const auto& student : students) table.rows.push_back({student.name, bits[student.name].text()});
-    finding.tables.push_back(table);
-    auto closer = exceeds(bits["performer"], bits["sea, 8 keys"]),
-         nearer = exceeds(bits["the 8 nearest keys"], bits["sea, 8 keys"]);
-    closer.text = "sea is closer to softmax than performer", nearer.text = "sea is closer than the nearest keys";
-    finding.claims = {closer, nearer};
-    return finding;
-  };
-  return {
-      "estimated_map",
-      "Exact attention to estimated keys",
-      {"sea"},
-      "a softmax model goes over to a linear-cost map of the keys that matter, and stays close to itself where linear "
-      "or sparse attention alone do not (arXiv 2310.01777).",
       run};
 }
 

@@ -87,9 +87,11 @@ Experiment recall_and_state() {
 Experiment recall_of_large_states() {
   const auto run = [](const Report& report) {
     const auto state = [](int64_t size) {
-      return variant("`mamba2`, state " + std::to_string(size), "mamba2", {{"state_dim", size}, {"head_dim", 16}});
+      return variant("`mamba2`, state " + std::to_string(size), "mamba2", {{"state_dim", size}, {"head_dim", 32}});
     };
-    const Contest contest(recall_lesson(32, 8, 500), {state(8), state(32), state(128)}, report);
+    auto lesson = recall_lesson(32, 4, 1500);
+    lesson.training.learning_rate = 5e-3;
+    const Contest contest(lesson, {state(8), state(32), state(128)}, report);
     return finding_of(contest, {contest.better("`mamba2`, state 32", "`mamba2`, state 8"),
                                 contest.as_good("`mamba2`, state 128", "`mamba2`, state 32", 0.01)});
   };

@@ -16,11 +16,13 @@ Lesson sequence_lesson(const char* task, nlohmann::json parameters, int64_t step
 
 Experiment selection() {
   const auto run = [](const Report& report) {
-    auto lesson = sequence_lesson("selective_copy", {{"length", 48}, {"marked", 6}}, 500);
-    lesson.beyond = {{"96 places", {{"length", 96}}}, {"192 places", {{"length", 192}}}};
+    auto lesson = sequence_lesson("selective_copy", {{"length", 16}, {"marked", 4}, {"symbols", 8}}, 2000);
+    lesson.training.learning_rate = 1e-3;
+    lesson.beyond = {{"32 places", {{"length", 32}}}, {"64 places", {{"length", 64}}}};
     const Contest contest(lesson, {plain("mamba"), plain("s4d"), plain("mamba2"), plain("seqboat")}, report);
     return finding_of(contest, {contest.better("mamba", "s4d"), contest.better("mamba", "s4d", 1),
-                                contest.as_good("mamba2", "mamba", 0.05), contest.better("seqboat", "s4d")});
+                                contest.better("mamba", "s4d", 2), contest.as_good("mamba2", "mamba", 0.05),
+                                contest.as_good("seqboat", "s4d", 0.05), contest.better("seqboat", "s4d", 1)});
   };
   return {"selection",
           "Copying what is marked",

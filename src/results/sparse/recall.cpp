@@ -140,7 +140,7 @@ Experiment reversible_layers() {
       MixerInput input;
       input.x = x;
       kept.push_back(most([&] { return run_blocks(blocks, input); }));
-      again.push_back(most([&] { return run_reversible_blocks(config, blocks, input); }));
+      again.push_back(most([&] { return run_reversible_blocks(blocks, input); }));
       table.rows.push_back({std::to_string(depth), bench::bytes_text(kept.back()), bench::bytes_text(again.back())});
     }
     return Finding{fmt::format("Forward and backward of 4 sequences of {} tokens through layers of `reformer`, {} "
@@ -203,15 +203,15 @@ Experiment triples() {
     std::vector<double> errors;
     const auto normal = [&](uint64_t seed) { return nn::seeded_normal({1, 1, n, size}, seed); };
     torch::NoGradGuard no_grad;
-    const auto polynomial = [&](const Tensor& q, const exact::PairKeys& keys) {
-      Tensor first, second;
-      return exact::polynomial_pair_attention(q, keys, 4, false, first, second);
+    const auto polynomial = [&](const Tensor& q, const exact::TupleKeys& keys) {
+      std::vector<Tensor> sums;
+      return exact::polynomial_tuple_attention(q, keys, 4, false, sums);
     };
     for (const double scale : {0.5, 1.0, 1.5, 2.0}) {
       const auto bounded = [&](uint64_t seed) { return scale * torch::tanh(normal(seed)); };
       const auto q = bounded(1);
-      const exact::PairKeys keys{bounded(2), bounded(3), normal(4), normal(5), {}};
-      const auto wanted = exact::pair_attention(q, keys, false);
+      const exact::TupleKeys keys{{bounded(2), bounded(3)}, {normal(4), normal(5)}, {}};
+      const auto wanted = exact::tuple_attention(q, keys, false);
       errors.push_back(((polynomial(q, keys) - wanted).norm() / wanted.norm()).item<double>());
       series.rows.push_back({fmt::format("{:g}", scale), bench::error_text(errors.back())});
     }
@@ -220,8 +220,8 @@ Experiment triples() {
     for (const int64_t length : {64, 128, 256}) {
       const auto drawn = [&](uint64_t seed) { return 0.5 * nn::seeded_normal({1, 1, length, size}, seed); };
       const auto q = drawn(1);
-      const exact::PairKeys keys{drawn(2), drawn(3), drawn(4), drawn(5), {}};
-      const double all = cost_of([&] { exact::pair_attention(q, keys, false); }).seconds,
+      const exact::TupleKeys keys{{drawn(2), drawn(3)}, {drawn(4), drawn(5)}, {}};
+      const double all = cost_of([&] { exact::tuple_attention(q, keys, false); }).seconds,
                    few = cost_of([&] { polynomial(q, keys); }).seconds;
       ratios.push_back(all / few);
       times.rows.push_back({std::to_string(length), bench::time_text(all), bench::time_text(few)});

@@ -2,10 +2,10 @@
 #include <gtest/gtest.h>
 
 #include "heed/error.h"
-#include "heed/mixers/token_mixer.h"
 #include "heed/nn/grid.h"
 #include "heed/nn/token_merge.h"
-#include "support/torch_support.h"
+#include "mixers/linear/linear_support.h"
+#include "support/test_files.h"
 
 namespace heed::image_attention_test {
 namespace {
@@ -17,10 +17,38 @@ using torch::Tensor;
 
 std::shared_ptr<TokenMixer> image_mixer(const char* name, json config) {
   config.update({{"dim", 24}, {"heads", 3}, {"causal", false}});
-  auto mixer = make_mixer(name, config);
-  mixer->eval();
-  mixer->to(torch::kFloat64);
-  return mixer;
+  return test::wide_mixer(name, config);
+}
+
+/// Parameters away from their first values.
+void draw(TokenMixer& mixer, double spread) {
+  torch::NoGradGuard no_grad;
+  for (auto& parameter : mixer.parameters()) parameter.add_(torch::randn_like(parameter) * spread);
+}
+
+MixerInput image_of(int64_t height, int64_t width, int64_t lead = 0) {
+  auto in = test::random_tokens(2, height * width + lead, 24);
+  in.grid = Grid{{height, width}};
+  return in;
+}
+
+Tensor projected(TokenMixer& mixer, const std::string& name, const Tensor& x) {
+  return torch::matmul(x, mixer.named_parameters()[name + ".weight"].t());
+}
+
+/// [B, N, 24] -> [B, 3, N, 8]
+Tensor by_head(const Tensor& x) { return x.unflatten(2, {3, 8}).transpose(1, 2); }
+
+/// A 3 x 3 convolution of cells [height width, 24] whose kernels [24, 3, 3] are given, zeros around the grid.
+Tensor convolved(const Tensor& cells, int64_t height, int64_t width, const Tensor& kernels) {
+  auto out = torch::zeros_like(cells);
+  for (int64_t r = 0; r < height; ++r)
+    for (int64_t c = 0; c < width; ++c)
+      for (int64_t i = -1; i <= 1; ++i)
+        for (int64_t j = -1; j <= 1; ++j)
+          if (r + i >= 0 && r + i < height && c + j >= 0 && c + j < width)
+            out[r * width + c] += kernels.select(2, j + 1).select(1, i + 1) * cells[(r + i) * width + c + j];
+  return out;
 }
 
 CoreInput cells(int64_t height, int64_t width) {
@@ -134,6 +162,78 @@ TEST(InlineAttention, AResidualOfZerosIsNone) {
   EXPECT_LT(relative_error(with->forward(in), without->forward(in)), kDouble);
 }
 
+TEST(InlineAttention, KernelsFollowFromTheMeanToken) {
+  torch::manual_seed(12);
+  torch::NoGradGuard no_grad;
+  for (const bool token : {false, true}) {
+    auto with = image_mixer("inline_attention", {{"class_token", token}}),
+         without = image_mixer("inline_attention", {{"class_token", token}, {"residual", false}});
+    draw(*with, 0.3);
+    test::copy_weights(*without, *with);
+    const auto p = with->named_parameters();
+    const auto in = image_of(3, 5, token);
+    // Grouped by head: each head's kernels from its own channels of the mean.
+    const auto grouped = [&](const std::string& name, const Tensor& x) {
+      const auto weight = p[name + ".weight"].squeeze(2).view({3, -1, 8});
+      return torch::matmul(weight, x.view({3, 8, 1})).flatten() + p[name + ".bias"];
+    };
+    const auto difference = with->forward(in) - without->forward(in);
+    for (int64_t b = 0; b < 2; ++b) {
+      const auto kernels = grouped("kernel_out", torch::gelu(grouped("kernel_in", in.x[b].mean(0)))).view({24, 3, 3});
+      const auto v = projected(*with, "v_proj", in.x[b]).slice(0, token);
+      auto local = convolved(v, 3, 5, kernels);
+      if (token) local = torch::cat({torch::zeros({1, 24}, torch::kFloat64), local});
+      EXPECT_LT(relative_error(difference[b], projected(*with, "o_proj", local)), kDouble) << token;
+    }
+  }
+}
+
+TEST(InlineAttention, AClassTokenIsOneMoreKey) {
+  torch::manual_seed(13);
+  auto mixer = image_mixer("inline_attention", {{"residual", false}, {"class_token", true}});
+  auto in = cells(4, 7);
+  in.grid = Grid{{3, 9}};
+  const auto s = torch::matmul(in.q, in.k.transpose(2, 3)) / (28 * std::sqrt(8.0));
+  EXPECT_LT(relative_error(mixer->mix(in), torch::matmul(s - s.mean(3, true) + 1.0 / 28, in.v)), kDouble);
+  MixerInput wrong = image_of(4, 7);
+  EXPECT_NE(error_of([&] { mixer->forward(wrong); }).find("28 cells for 28 tokens; 29 is accepted"), std::string::npos);
+  EXPECT_THROW(make_mixer("inline_attention", {{"class_token", true}, {"window", 2}}), Error);
+}
+
+TEST(InlineAttention, WindowsAreImagesOfTheirOwn) {
+  torch::manual_seed(14);
+  torch::NoGradGuard no_grad;
+  auto whole = image_mixer("inline_attention", {});
+  draw(*whole, 0.3);
+  auto cut = image_mixer("inline_attention", {{"window", 3}});
+  test::copy_weights(*cut, *whole);
+  // 3 does not divide 5 and 7: the last windows are smaller.
+  const auto in = image_of(5, 7);
+  const auto out = cut->forward(in).view({2, 5, 7, 24}), x = in.x.view({2, 5, 7, 24});
+  for (int64_t r = 0; r < 5; r += 3)
+    for (int64_t c = 0; c < 7; c += 3) {
+      const auto window = [&](const Tensor& t) { return t.slice(1, r, r + 3).slice(2, c, c + 3); };
+      MixerInput part{.x = window(x).flatten(1, 2)};
+      part.grid = Grid{{window(x).size(1), window(x).size(2)}};
+      EXPECT_LT(relative_error(window(out).flatten(1, 2), whole->forward(part)), kDouble) << r << " " << c;
+    }
+}
+
+TEST(InlineAttention, EveryMapGivesTheSameFormula) {
+  torch::manual_seed(15);
+  const auto in = cells(4, 7);
+  const std::vector<std::pair<const char*, std::function<Tensor(const Tensor&)>>> maps{
+      {"identity", [](const Tensor& t) { return t; }},
+      {"relu", [](const Tensor& t) { return torch::relu(t); }},
+      {"leaky_relu", [](const Tensor& t) { return torch::where(t > 0, t, 0.01 * t); }},
+      {"exp", [](const Tensor& t) { return torch::exp(t); }}};
+  for (const auto& [name, phi] : maps) {
+    const auto s = torch::matmul(phi(in.q), phi(in.k).transpose(2, 3)) / (28 * std::sqrt(8.0));
+    auto mixer = image_mixer("inline_attention", {{"residual", false}, {"feature_map", name}});
+    EXPECT_LT(relative_error(mixer->mix(in), torch::matmul(s - s.mean(3, true) + 1.0 / 28, in.v)), kDouble) << name;
+  }
+}
+
 /// agent_attention without its tables of biases.
 std::shared_ptr<TokenMixer> plain_agents(int64_t side) {
   auto mixer = image_mixer("agent_attention", {{"agent_side", side}});
@@ -175,6 +275,66 @@ TEST(AgentAttention, IsTwoSoftmaxMapsOfLowRank) {
   };
   const auto whole = torch::matmul(map(in.q, agents), map(agents, in.k));
   EXPECT_LT(relative_error(mixer->mix(in), torch::matmul(whole, in.v)), kDouble);
+}
+
+// On a grid of 7 x 7 the small tables stand as they are.
+TEST(AgentAttention, AClassTokenIsSeenButNotPooled) {
+  torch::manual_seed(16);
+  torch::NoGradGuard no_grad;
+  for (const bool token : {false, true}) {
+    auto mixer = image_mixer("agent_attention", {{"agent_side", 2}, {"bias_side", 7}, {"class_token", token}});
+    draw(*mixer, 0.5);
+    const auto p = mixer->named_parameters();
+    const auto in = image_of(7, 7, token);
+    const auto bias = [&](const std::string& of) {
+      auto table = (p[of + "_bias"] + p[of + "_row_bias"] + p[of + "_column_bias"]).flatten(2);
+      return token ? torch::cat({p[of + "_class_bias"], table}, 2) : table;  // [3, 4, N]
+    };
+    const auto q = by_head(projected(*mixer, "q_proj", in.x)), k = by_head(projected(*mixer, "k_proj", in.x)),
+               v = by_head(projected(*mixer, "v_proj", in.x));
+    const auto image = q.slice(2, token).transpose(2, 3).reshape({2, 24, 7, 7});
+    const auto agents = torch::adaptive_avg_pool2d(image, {2, 2}).view({2, 3, 8, 4}).transpose(2, 3);
+    const auto scores = [](const Tensor& a, const Tensor& b) {
+      return torch::matmul(a, b.transpose(2, 3)) / std::sqrt(8.0);
+    };
+    const auto held = torch::matmul(torch::softmax(scores(agents, k) + bias("key"), 3), v);
+    const auto read =
+        torch::matmul(torch::softmax(scores(q, agents) + bias("query").transpose(1, 2), 3), held).transpose(1, 2);
+    std::vector<Tensor> local;
+    for (int64_t b = 0; b < 2; ++b) {
+      const auto values = projected(*mixer, "v_proj", in.x[b]).slice(0, token);
+      auto cells = convolved(values, 7, 7, p["conv.weight"].squeeze(1)) + p["conv.bias"];
+      if (token) cells = torch::cat({torch::zeros({1, 24}, torch::kFloat64), cells});
+      local.push_back(cells);
+    }
+    const auto expected = projected(*mixer, "o_proj", read.flatten(2) + torch::stack(local));
+    EXPECT_LT(relative_error(mixer->forward(in), expected), kDouble) << token;
+  }
+}
+
+// The two masks are independent, so that outputs have their mean.
+TEST(AgentAttention, DropoutKeepsTheMean) {
+  torch::manual_seed(17);
+  torch::NoGradGuard no_grad;
+  auto mixer = image_mixer("agent_attention", {{"agent_side", 2}, {"bias_side", 7}, {"dropout", 0.3}});
+  draw(*mixer, 0.3);
+  auto in = image_of(3, 4);
+  const auto expected = mixer->forward(in);
+  mixer->train();
+  constexpr int64_t kDraws = 1000;
+  std::vector<Tensor> outs;
+  for (int64_t seed = 0; seed < kDraws; ++seed) {
+    in.seed = uint64_t(seed);
+    outs.push_back(mixer->forward(in));
+  }
+  EXPECT_FALSE(torch::equal(outs[0], outs[1]));
+  in.seed = 0;
+  EXPECT_TRUE(torch::equal(mixer->forward(in), outs[0]));
+  const auto all = torch::stack(outs),
+             error = (all.mean(0) - expected).abs() / (all.std(0) / std::sqrt(double(kDraws)));
+  // Of 576 numbers the largest is within 5 standard errors.
+  EXPECT_LT(error.max().item<double>(), 5);
+  EXPECT_THROW(make_mixer("agent_attention", {{"dropout", 1.0}}), Error);
 }
 
 TEST(TokenMerge, KeepsACellOfEveryRegionAndMergesTheMostAlike) {

@@ -2,38 +2,21 @@
 #include <gtest/gtest.h>
 
 #include "heed/error.h"
-#include "heed/mixers/token_mixer.h"
 #include "heed/nn/feature_map.h"
+#include "heed/nn/positions.h"
 #include "heed/nn/random_features.h"
-#include "support/torch_support.h"
+#include "mixers/linear/linear_support.h"
 
 namespace heed::linear_attention_test {
 namespace {
 
 using nlohmann::json;
+using test::copy_weights;
 using test::kDouble;
+using test::random_core;
 using test::relative_error;
+using test::wide_mixer;
 using torch::Tensor;
-
-std::shared_ptr<TokenMixer> wide_mixer(const char* name, const json& config) {
-  auto mixer = make_mixer(name, config);
-  mixer->eval();
-  mixer->to(torch::kFloat64);
-  return mixer;
-}
-
-CoreInput random_core(int64_t heads, int64_t n, int64_t d, int64_t dv) {
-  const auto f = torch::kFloat64;
-  return {torch::randn({2, heads, n, d}, f), torch::randn({2, heads, n, d}, f), torch::randn({2, heads, n, dv}, f)};
-}
-
-void copy_parameters(TokenMixer& from, TokenMixer& to) {
-  torch::NoGradGuard no_grad;
-  auto target = to.named_parameters();
-  for (auto& entry : from.named_parameters())
-    if (auto* found = target.find(entry.key()); found != nullptr && found->sizes() == entry.value().sizes())
-      found->copy_(entry.value());
-}
 
 TEST(LightningAttention, IsAMaskOfDecays) {
   torch::manual_seed(1);
@@ -81,7 +64,7 @@ TEST(DiagAttention, IsDenseInsideABlock) {
   auto dense = wide_mixer("dense", {{"dim", 24}, {"heads", 4}});
   auto whole = wide_mixer("diag_attention", {{"dim", 24}, {"heads", 4}, {"block", 45}});
   auto diag = wide_mixer("diag_attention", {{"dim", 24}, {"heads", 4}, {"block", 16}});
-  copy_parameters(*dense, *whole), copy_parameters(*dense, *diag);
+  copy_weights(*whole, *dense), copy_weights(*diag, *dense);
   EXPECT_LT(relative_error(whole->forward(in), dense->forward(in)), kDouble);
   const auto out = diag->forward(in);
   for (int64_t begin = 0; begin < 45; begin += 16) {
@@ -108,7 +91,7 @@ TEST(Gla, AnOpenGateForgetsNothing) {
   torch::manual_seed(5);
   auto gated = wide_mixer("gla", {{"dim", 24}, {"heads", 2}}),
        open = wide_mixer("gla", {{"dim", 24}, {"heads", 2}, {"gate", "none"}});
-  copy_parameters(*open, *gated);
+  copy_weights(*gated, *open);
   {
     torch::NoGradGuard no_grad;
     gated->named_parameters()["decay_up.bias"].fill_(1e3);
@@ -122,7 +105,7 @@ TEST(Gla, EqualChannelsAreOneGateAHead) {
   torch::manual_seed(6);
   auto channel = wide_mixer("gla", {{"dim", 24}, {"heads", 2}}),
        head = wide_mixer("gla", {{"dim", 24}, {"heads", 2}, {"gate", "head"}});
-  copy_parameters(*channel, *head);
+  copy_weights(*head, *channel);
   {
     torch::NoGradGuard no_grad;
     auto of_head = head->named_parameters(), of_channel = channel->named_parameters();
@@ -323,7 +306,7 @@ TEST(NormAttention, IsNormalisedAttentionUpToAFactorAToken) {
   // One head, so that the norm over all channels is that of a head.
   auto normed = wide_mixer("norm_attention", {{"dim", 8}, {"heads", 1}});
   auto divided = wide_mixer("linear_attention", {{"dim", 8}, {"heads", 1}});
-  copy_parameters(*normed, *divided);
+  copy_weights(*divided, *normed);
   MixerInput in;
   in.x = torch::randn({2, 31, 8}, torch::kFloat64);
   torch::NoGradGuard no_grad;
@@ -374,6 +357,57 @@ TEST(Transnormer, TurnsDependOnDistancesAlone) {
   near.layer = far.layer = {0, 4};
   far.positions = torch::arange(1000, 1040);
   EXPECT_LT(relative_error(mixer->forward(far), mixer->forward(near)), kDouble);
+}
+
+TEST(Transnormer, WithoutAnglesTurnsAreNone) {
+  torch::NoGradGuard no_grad;
+  torch::manual_seed(20);
+  auto turned = wide_mixer("transnormer_llm", {{"dim", 24}, {"heads", 3}});
+  auto plain = wide_mixer("transnormer_llm", {{"dim", 24}, {"heads", 3}, {"lrpe", false}});
+  for (auto& entry : plain->named_parameters()) entry.value().copy_(turned->named_parameters()[entry.key()]);
+  auto in = test::random_tokens(2, 30, 24);
+  in.layer = {0, 4};
+  EXPECT_GT(relative_error(turned->forward(in), plain->forward(in)), 1e-3);
+  turned->named_parameters()["theta"].zero_();
+  EXPECT_LT(relative_error(turned->forward(in), plain->forward(in)), kDouble);
+}
+
+// Heads are apart but for the norm over all of them, which knows no order: what changes places with them is their rows
+// of the projections, and their decays.
+TEST(Transnormer, HeadsMayChangePlacesWithTheirDecays) {
+  torch::NoGradGuard no_grad;
+  torch::manual_seed(21);
+  constexpr int64_t kHeads = 2, kSize = 8, kDim = kHeads * kSize;
+  auto mixer = wide_mixer("tnl", {{"dim", kDim}, {"heads", kHeads}});
+  auto in = test::random_tokens(1, 20, kDim);
+  in.layer = {1, 4};
+  const auto p = mixer->named_parameters();
+  const auto heads_of = [&](const char* name) {
+    return torch::silu(in.x.matmul(p[name].t())).view({20, kHeads, kSize}).transpose(0, 1);
+  };
+  const auto q = heads_of("q_proj.weight"), k = heads_of("k_proj.weight"), v = heads_of("v_proj.weight");
+  const auto distance = torch::arange(20).unsqueeze(1) - torch::arange(20);
+  const auto output = [&](const std::vector<int64_t>& order) {
+    const auto at = torch::tensor(order);
+    const auto slope = nn::alibi_slopes(kHeads).to(torch::kFloat64).index_select(0, at) * (1 - 1.0 / 3 + 1e-5);
+    const auto decay = torch::exp(-slope.view({-1, 1, 1}) * distance).masked_fill(distance < 0, 0);
+    const auto attended = (q.index_select(0, at).matmul(k.index_select(0, at).transpose(1, 2)) * decay)
+                              .matmul(v.index_select(0, at));  // [H, 20, size]
+    const auto joined = attended.transpose(0, 1).reshape({20, kDim});
+    const auto normed = joined * torch::rsqrt(joined.square().mean(1, true) + 1e-6);
+    const auto moved = [&](const char* name, int64_t dim) {
+      const auto w = p[name];
+      return dim == 0 ? w.view({kHeads, kSize, -1}).index_select(0, at).reshape(w.sizes())
+                      : w.view({-1, kHeads, kSize}).index_select(1, at).reshape(w.sizes());
+    };
+    const auto gate =
+        torch::sigmoid(in.x[0].matmul(p["gate_down.weight"].t()).matmul(moved("gate_proj.weight", 0).t()));
+    return (normed * gate).matmul(moved("o_proj.weight", 1).t());
+  };
+  const auto out = mixer->forward(in)[0];
+  // Decays are made in float32.
+  EXPECT_LT(relative_error(output({0, 1}), out), 1e-6);
+  EXPECT_LT(relative_error(output({1, 0}), out), 1e-6);
 }
 
 TEST(Transnormer, DeeperLayersForgetLess) {

@@ -3,29 +3,19 @@
 
 #include <gtest/gtest.h>
 
-#include "heed/mixers/token_mixer.h"
+#include "heed/error.h"
 #include "heed/ops/linear_chunk.h"
-#include "support/torch_support.h"
+#include "mixers/linear/linear_support.h"
 
 namespace heed::random_features_test {
 namespace {
 
 using nlohmann::json;
 using test::kDouble;
+using test::random_core;
 using test::relative_error;
+using test::wide_mixer;
 using torch::Tensor;
-
-std::shared_ptr<TokenMixer> in_double(const char* name, const json& config) {
-  auto mixer = make_mixer(name, config);
-  mixer->eval();
-  mixer->to(torch::kFloat64);
-  return mixer;
-}
-
-CoreInput random_core(int64_t heads, int64_t n, int64_t d, double deviation = 1) {
-  const auto draw = [&] { return torch::randn({2, heads, n, d}, torch::kFloat64); };
-  return {draw() * deviation, draw() * deviation, draw()};
-}
 
 Tensor past(int64_t n) { return torch::ones({n, n}, torch::kBool).tril(); }
 
@@ -44,7 +34,7 @@ TEST(Performer, EstimatesSoftmaxAttentionOfLargeHeads) {
   torch::manual_seed(1);
   constexpr int64_t kSize = 128, kTokens = 48;
   // Queries and keys of about 1 / d^(1/4), in four clusters, inside which q . k / sqrt(d) is 0.8, and 0 between them.
-  auto in = random_core(1, kTokens, kSize, std::sqrt(0.2 / kSize));
+  auto in = random_core(1, kTokens, kSize, kSize, std::sqrt(0.2 / kSize));
   const auto centre =
       torch::eye(kSize, torch::kFloat64).index_select(0, torch::arange(kTokens).remainder(4)) * std::sqrt(0.8);
   const double root = std::pow(double(kSize), 0.25);
@@ -60,7 +50,8 @@ TEST(Performer, EstimatesSoftmaxAttentionOfLargeHeads) {
     auto sum = torch::zeros_like(exact);
     for (int64_t seed = 0; seed < kDraws; ++seed) {
       const auto out =
-          in_double("performer", {{"dim", kSize}, {"heads", 1}, {"features", 2048}, {"causal", causal}, {"seed", seed}})
+          wide_mixer("performer",
+                     {{"dim", kSize}, {"heads", 1}, {"features", 2048}, {"causal", causal}, {"seed", seed}})
               ->mix(in);
       error += (out - exact).norm().item<double>() / kDraws;
       sum += out / kDraws;
@@ -86,7 +77,7 @@ TEST(Performer, TheStabiliserCancels) {
         in.k = in.k * (rising ? length : length.flip(2));
         const json config{{"dim", 2 * kSize}, {"heads", 2},       {"features", 24},
                           {"eps", 0.0},       {"causal", causal}, {"feature_kind", kind}};
-        auto mixer = in_double("performer", config);
+        auto mixer = wide_mixer("performer", config);
         const auto seen = causal ? past(kTokens) : torch::ones({kTokens, kTokens}, torch::kBool);
         const auto want = estimate(in, mixer->named_buffers()["rows"], std::string(kind) == "hyperbolic", seen);
         EXPECT_LT(relative_error(mixer->mix(in), want), 1e-9) << kind << causal << rising;
@@ -96,7 +87,7 @@ TEST(Performer, TheStabiliserCancels) {
 TEST(Performer, StepsBehindPaddingAndPackedSequencesAreOneRun) {
   torch::NoGradGuard no_grad;
   torch::manual_seed(3);
-  auto mixer = in_double("performer", {{"dim", 24}, {"heads", 3}, {"features", 20}, {"feature_kind", "hyperbolic"}});
+  auto mixer = wide_mixer("performer", {{"dim", 24}, {"heads", 3}, {"features", 20}, {"feature_kind", "hyperbolic"}});
   for (auto& parameter : mixer->parameters()) parameter.normal_();
   const auto x = torch::randn({2, 41, 24}, torch::kFloat64);
   auto padding = torch::zeros({2, 41}, torch::kBool);
@@ -121,6 +112,154 @@ TEST(Performer, StepsBehindPaddingAndPackedSequencesAreOneRun) {
   EXPECT_LT(relative_error(mixer->forward(packed).slice(1, 4), mixer->forward(rest)), kDouble);
 }
 
+/// exp(q . k) of q, k [d] estimated from `rows`, phi(q) . phi(k).
+double product(const Tensor& q, const Tensor& k, const Tensor& rows) {
+  const auto wide = rows.to(torch::kFloat64);
+  return torch::exp(nn::positive_feature_logits(q, wide) + nn::positive_feature_logits(k, wide)).mean().item<double>();
+}
+
+/// Of estimates over draws.
+struct Spread {
+  double mean, variance;
+  double of_mean, of_variance;  ///< standard errors
+};
+
+/// Of draws of `count` rows, Gaussian or orthogonal.
+Spread over_draws(const Tensor& q, const Tensor& k, int64_t count, bool orthogonal) {
+  constexpr int64_t kDraws = 4000;
+  auto all = torch::empty({kDraws}, torch::kFloat64);
+  for (int64_t draw = 0; draw < kDraws; ++draw)
+    all[draw] = product(q, k,
+                        orthogonal ? nn::orthogonal_rows(count, q.size(0), uint64_t(draw))
+                                   : torch::randn({count, q.size(0)}, torch::kFloat64));
+  const auto squares = (all - all.mean()).square();
+  const auto number = [](const Tensor& t) { return t.item<double>(); };
+  const double root = std::sqrt(double(kDraws));
+  return {number(all.mean()), number(squares.mean()), number(all.std()) / root, number(squares.std()) / root};
+}
+
+TEST(RandomFeatures, EstimateExponentialsWithoutBias) {
+  torch::manual_seed(6);
+  // Alike and short: what orthogonality saves is the largest share there.
+  const auto q = torch::full({8}, std::sqrt(0.1 / 8), torch::kFloat64), k = 1.1 * q;
+  const auto orthogonal = over_draws(q, k, 32, true), gaussian = over_draws(q, k, 32, false),
+             fewer = over_draws(q, k, 8, true);
+  for (const auto& spread : {orthogonal, gaussian, fewer})
+    EXPECT_LT(std::abs(spread.mean - std::exp(q.dot(k).item<double>())), 3 * spread.of_mean);
+  // Orthogonal rows spread over the directions.
+  EXPECT_LT(orthogonal.variance + 3 * std::hypot(orthogonal.of_variance, gaussian.of_variance), gaussian.variance);
+  // A quarter of the features, twice the error.
+  EXPECT_NEAR(fewer.variance, 4 * orthogonal.variance, 3 * std::hypot(fewer.of_variance, 4 * orthogonal.of_variance));
+}
+
+TEST(Performer, RectifiedFeaturesAreAMaskedProduct) {
+  torch::NoGradGuard no_grad;
+  torch::manual_seed(7);
+  const auto in = random_core(2, 70, 6);
+  for (const bool causal : {true, false}) {
+    auto mixer = wide_mixer("performer",
+                            {{"dim", 12}, {"heads", 2}, {"features", 9}, {"feature_kind", "relu"}, {"causal", causal}});
+    const auto rows = mixer->named_buffers()["rows"];
+    const auto phi = [&](const Tensor& x) {
+      return torch::relu(torch::matmul(x * std::pow(6.0, -0.25), rows.t())) + 1e-3;
+    };
+    auto weights = torch::matmul(phi(in.q), phi(in.k).transpose(2, 3));
+    if (causal) weights = weights * past(70);
+    EXPECT_LT(relative_error(mixer->mix(in), torch::matmul(weights / weights.sum(3, true), in.v)), kDouble) << causal;
+  }
+}
+
+TEST(Performer, ItsEpsIsAddedToFeaturesWhoseLargestIsOne) {
+  torch::NoGradGuard no_grad;
+  torch::manual_seed(8);
+  constexpr double kEps = 0.05;
+  const auto in = random_core(2, 21, 6);
+  auto mixer = wide_mixer("performer", {{"dim", 12}, {"heads", 2}, {"features", 9}, {"causal", false}, {"eps", kEps}});
+  const auto rows = mixer->named_buffers()["rows"];
+  const auto logits = [&](const Tensor& x) { return nn::positive_feature_logits(x * std::pow(6.0, -0.25), rows); };
+  const auto q = logits(in.q), k = logits(in.k);
+  const auto weights = torch::matmul(torch::exp(q - q.amax(3, true)) + kEps,
+                                     (torch::exp(k - k.amax({2, 3}, true)) + kEps).transpose(2, 3));
+  EXPECT_LT(relative_error(mixer->mix(in), torch::matmul(weights / weights.sum(3, true), in.v)), kDouble);
+}
+
+/// A performer that draws rows anew every `redraw` steps.
+std::shared_ptr<TokenMixer> redrawing(int64_t redraw) {
+  auto mixer = wide_mixer("performer", {{"dim", 12}, {"heads", 2}, {"features", 9}, {"redraw", redraw}, {"seed", 5}});
+  torch::NoGradGuard no_grad;
+  for (auto& entry : mixer->named_parameters())
+    if (entry.key() != "draws") entry.value().normal_();
+  return mixer;
+}
+
+TEST(Performer, RowsAreDrawnAnewInTraining) {
+  torch::manual_seed(9);
+  auto mixer = redrawing(3);
+  auto in = test::random_tokens(2, 7, 12);
+  const auto rows = [&] { return mixer->named_buffers()["rows"].clone(); };
+  const auto at_draw = [](int64_t draw) { return nn::orthogonal_rows(9, 6, uint64_t(5 + draw)).to(torch::kFloat64); };
+  const auto step = [&](uint64_t seed) {
+    in.seed = seed;
+    return mixer->forward(in);
+  };
+  // Not while it is used.
+  for (uint64_t seed = 100; seed < 110; ++seed) step(seed);
+  EXPECT_TRUE(torch::equal(rows(), at_draw(0)));
+  mixer->train();
+  for (uint64_t seed = 0; seed < 9; ++seed) {
+    const auto out = step(seed);
+    // What a backward computes again has the step's seed, and its rows.
+    EXPECT_TRUE(torch::equal(step(seed), out)) << seed;
+    EXPECT_TRUE(torch::equal(rows(), at_draw(int64_t(seed) / 3))) << seed;
+  }
+}
+
+TEST(Performer, GraphsOfEarlierStepsKeepTheirRows) {
+  torch::manual_seed(10);
+  auto mixer = redrawing(1);
+  mixer->train();
+  auto in = test::random_tokens(1, 5, 12);
+  in.x.requires_grad_();
+  const auto gradient = [&](bool redraw) {
+    auto fresh = redrawing(1);
+    fresh->train();
+    test::copy_weights(*fresh, *mixer);
+    in.seed = 1;
+    const auto out = fresh->forward(in);
+    if (redraw) in.seed = 2, fresh->forward(in);
+    return torch::autograd::grad({out.square().sum()}, {in.x})[0];
+  };
+  EXPECT_TRUE(torch::equal(gradient(true), gradient(false)));
+}
+
+TEST(Performer, ASavedDrawComesBackAndEndsOldStates) {
+  torch::manual_seed(11);
+  auto mixer = redrawing(1);
+  auto in = test::random_tokens(1, 5, 12);
+  auto state = mixer->make_state(1);
+  mixer->forward(in, state.get());
+  mixer->train();
+  for (uint64_t seed = 0; seed < 4; ++seed) in.seed = seed, mixer->forward(in);
+  mixer->eval();
+  EXPECT_THROW(mixer->forward(in, state.get()), Error);
+  // Parameters alone say which draw it is.
+  auto loaded = redrawing(1);
+  test::copy_weights(*loaded, *mixer);
+  EXPECT_TRUE(torch::equal(loaded->forward(in), mixer->forward(in)));
+  EXPECT_TRUE(torch::equal(loaded->named_buffers()["rows"], nn::orthogonal_rows(9, 6, 5 + 3).to(torch::kFloat64)));
+  auto fresh = mixer->make_state(1);
+  EXPECT_NO_THROW(mixer->forward(in, fresh.get()));
+}
+
+TEST(Performer, FeaturesFollowTheHeadSizeWhereAsked) {
+  const auto count = [](int64_t size) {
+    auto mixer = make_mixer("performer", {{"dim", 2 * size}, {"heads", 2}, {"features", 0}});
+    return mixer->named_buffers()["rows"].size(0);
+  };
+  EXPECT_EQ(count(64), std::llround(64 * std::log(64.0)));
+  EXPECT_EQ(count(1), 1);
+}
+
 /// phi(x) of kernelized_rpe [.., m], by its formula.
 Tensor unit_features(const Tensor& x, const Tensor& rows) {
   const auto unit = x / x.norm(2, -1, true);
@@ -141,8 +280,8 @@ TEST(KernelizedRpe, IsTheDenseFormulaWithRelativeWeights) {
   torch::NoGradGuard no_grad;
   torch::manual_seed(4);
   for (const bool causal : {true, false}) {
-    auto mixer = in_double("kernelized_rpe",
-                           {{"dim", 12}, {"heads", 2}, {"features", 9}, {"max_length", 40}, {"causal", causal}});
+    auto mixer = wide_mixer("kernelized_rpe",
+                            {{"dim", 12}, {"heads", 2}, {"features", 9}, {"max_length", 40}, {"causal", causal}});
     const auto rows = mixer->named_buffers()["rows"];
     auto bias = mixer->named_parameters()["bias"];
     const auto in = random_core(2, 23, 6);
@@ -162,8 +301,8 @@ TEST(KernelizedRpe, MinusInfinityIsAWindow) {
   torch::manual_seed(5);
   constexpr int64_t kLength = 40, kReach = 3, kTokens = 23;
   for (const bool causal : {true, false}) {
-    auto mixer = in_double("kernelized_rpe",
-                           {{"dim", 12}, {"heads", 2}, {"features", 9}, {"max_length", kLength}, {"causal", causal}});
+    auto mixer = wide_mixer("kernelized_rpe",
+                            {{"dim", 12}, {"heads", 2}, {"features", 9}, {"max_length", kLength}, {"causal", causal}});
     const auto rows = mixer->named_buffers()["rows"];
     auto bias = mixer->named_parameters()["bias"];
     {

@@ -2,8 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "heed/error.h"
-#include "heed/mixers/token_mixer.h"
-#include "support/torch_support.h"
+#include "mixers/linear/linear_support.h"
 
 namespace heed::seqboat_test {
 namespace {
@@ -65,6 +64,22 @@ TEST(SeqBoat, WithoutActiveTokensOnlyTheAverageSpeaks) {
   EXPECT_LT(relative_error(forward(*mixer, x), torch::silu(routed.narrow(2, 2, kDim) + x)), 1e-12);
 }
 
+/// By distances [N, N] between original places.
+Tensor bias_of(TokenMixer& mixer, const Tensor& distance) {
+  const auto p = mixer.named_parameters();
+  if (const auto* table = p.find("distance_bias")) return table->index({distance.clamp(-8, 8) + 8});
+  // A product of rotated vectors: pairs (c, c + half) that turn by 10000^(-c / half) a place.
+  const auto query = p["query_bias"], key = p["key_bias"];
+  const int64_t half = query.size(0) / 2;
+  auto sum = torch::zeros(distance.sizes(), torch::kFloat64);
+  for (int64_t c = 0; c < half; ++c) {
+    const auto angle = distance.to(torch::kFloat64) * std::pow(10000.0, -double(c) / double(half));
+    sum += (query[c] * key[c] + query[c + half] * key[c + half]) * angle.cos() +
+           (query[c] * key[c + half] - query[c + half] * key[c]) * angle.sin();
+  }
+  return sum;
+}
+
 /// Active tokens see active ones less than `window` of them back, through a dense mask.
 Tensor dense(TokenMixer& mixer, const Tensor& x, int64_t window, bool softmax) {
   auto p = mixer.named_parameters();
@@ -82,7 +97,7 @@ Tensor dense(TokenMixer& mixer, const Tensor& x, int64_t window, bool softmax) {
              v = torch::silu(project(mixer, "v_proj", m));
   const auto affine = p["affine"];
   const auto q = z * affine[0][0] + affine[1][0], k = z * affine[0][1] + affine[1][1];
-  const auto bias = p["distance_bias"].index({(place.unsqueeze(1) - place).clamp(-8, 8) + 8});
+  const auto bias = bias_of(mixer, place.unsqueeze(1) - place);
   const auto scores = torch::matmul(q, k.transpose(1, 2)), hidden = visible.logical_not();
   const auto logits = (scores / std::sqrt(static_cast<double>(kDim / 2)) + bias).masked_fill(hidden, -1e30);
   const auto weights = softmax ? torch::softmax(logits, -1).masked_fill(hidden, 0)
@@ -93,24 +108,54 @@ Tensor dense(TokenMixer& mixer, const Tensor& x, int64_t window, bool softmax) {
 }
 
 TEST(SeqBoat, WithEverythingActiveItIsADenseUnit) {
-  for (const bool softmax : {false, true}) {
-    auto mixer = in_double({{"normalizer", softmax ? "softmax" : "relu2"}});
-    route(*mixer, 1);
-    const auto x = torch::randn({2, 23, kDim}, torch::kFloat64);
-    EXPECT_LT(relative_error(forward(*mixer, x), dense(*mixer, x, 40, softmax)), 1e-12) << softmax;
-  }
+  for (const bool softmax : {false, true})
+    for (const char* bias : {"table", "rotary"}) {
+      auto mixer = in_double({{"normalizer", softmax ? "softmax" : "relu2"}, {"bias", bias}});
+      route(*mixer, 1);
+      const auto x = torch::randn({2, 23, kDim}, torch::kFloat64);
+      EXPECT_LT(relative_error(forward(*mixer, x), dense(*mixer, x, 40, softmax)), 1e-12) << softmax << bias;
+    }
+}
+
+/// Half of the tokens are active.
+void route_half(TokenMixer& mixer, const Tensor& x) {
+  torch::NoGradGuard no_grad;
+  const auto routed = project(mixer, "router", average(mixer, x)), lead = routed.select(2, 1) - routed.select(2, 0);
+  mixer.named_parameters()["router.bias"][1].sub_(lead.median());
+  EXPECT_GT((lead > lead.median()).sum(1).min().item<int64_t>(), x.size(1) / 5);
 }
 
 TEST(SeqBoat, AWindowCountsActiveTokens) {
-  for (const int64_t window : {1, 5}) {
-    auto mixer = in_double({{"window", window}, {"temperature", 0.05}, {"normalizer", "softmax"}});
+  for (const auto& [window, bias] : {std::pair{1, "table"}, {5, "table"}, {5, "rotary"}}) {
+    auto mixer = in_double({{"window", window}, {"temperature", 0.05}, {"normalizer", "softmax"}, {"bias", bias}});
     const auto x = torch::randn({2, 60, kDim}, torch::kFloat64);
-    // Half of the tokens are active.
+    route_half(*mixer, x);
     torch::NoGradGuard no_grad;
-    const auto routed = project(*mixer, "router", average(*mixer, x)), lead = routed.select(2, 1) - routed.select(2, 0);
-    mixer->named_parameters()["router.bias"][1].sub_(lead.median());
-    ASSERT_GT((lead > lead.median()).sum(1).min().item<int64_t>(), 2 * window);
     EXPECT_LT(relative_error(forward(*mixer, x), dense(*mixer, x, window, true)), 1e-12) << window;
+  }
+}
+
+TEST(SeqBoat, StepsKnowTheOriginalPlaces) {
+  for (const char* bias : {"table", "rotary"}) {
+    auto mixer = in_double({{"window", 5}, {"temperature", 0.05}, {"bias", bias}});
+    const auto x = torch::randn({2, 40, kDim}, torch::kFloat64);
+    route_half(*mixer, x);
+    torch::NoGradGuard no_grad;
+    // Steps sum the average from its state, a whole sequence by FFT: 1e-12 of sums of order 1.
+    EXPECT_LT(relative_error(test::in_parts(*mixer, x, {1, 7, 2, 11}), forward(*mixer, x)), 1e-11) << bias;
+  }
+}
+
+TEST(SeqBoat, WhatIsActiveLaterChangesNothingBefore) {
+  auto mixer = in_double({{"window", 4}, {"temperature", 0.05}});
+  const auto x = torch::randn({2, 40, kDim}, torch::kFloat64);
+  route_half(*mixer, x);
+  torch::NoGradGuard no_grad;
+  const auto before = forward(*mixer, x);
+  for (const double scale : {-3.0, 5.0}) {
+    auto changed = x.clone();
+    changed.slice(1, 25).mul_(scale);
+    EXPECT_LT(relative_error(forward(*mixer, changed).slice(1, 0, 25), before.slice(1, 0, 25)), 1e-11) << scale;
   }
 }
 
@@ -125,6 +170,7 @@ TEST(SeqBoat, TheRouterLearnsThroughWhatItLetThrough) {
 TEST(SeqBoat, WrongSettingsAreNamed) {
   EXPECT_THROW(make_mixer("seqboat", {{"window", 0}}), Error);
   EXPECT_THROW(make_mixer("seqboat", {{"normalizer", "relu"}}), Error);
+  EXPECT_THROW(make_mixer("seqboat", {{"bias", "alibi"}}), Error);
   EXPECT_THROW(make_mixer("seqboat", {{"temperature", -1.0}}), Error);
 }
 

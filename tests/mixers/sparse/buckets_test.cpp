@@ -122,6 +122,209 @@ TEST(Routing, PlantedClustersAreBlocks) {
   EXPECT_LT(relative_error(mixer->mix(in), attention(in.q, in.k, in.v, blocks)), kTolerance);
 }
 
+/// [B, H, n, D] as directions, in double.
+Tensor directions(const Tensor& x) {
+  const auto y = x.to(torch::kFloat64);
+  const auto centred = y - y.mean(-1, true);
+  return unit(centred / (centred.square().mean(-1, true) + 1e-5).sqrt());
+}
+
+/// A core in double whose heads all route, with its centroids.
+struct Routed {
+  Routed(json config, int64_t heads, int64_t size) {
+    config.update({{"dim", heads * size}, {"heads", heads}, {"local_heads", 0}});
+    mixer = make_mixer("routing_attention", config);
+    mixer->eval();
+    mixer->to(torch::kFloat64);
+    centroids = mixer->named_buffers()["clusters.centroids"];
+  }
+  Tensor scores(const Tensor& x) const { return torch::matmul(centroids, directions(x).transpose(2, 3)); }
+  std::shared_ptr<TokenMixer> mixer;
+  Tensor centroids;  // [H, C, D]
+};
+
+CoreInput routed_input(int64_t n, int64_t m, bool shared) {
+  auto in = shared_input(m, 3, 8, torch::kFloat64);
+  if (!shared) in.k = torch::randn_like(in.k);
+  in.q = in.q.slice(2, 0, n);
+  return in;
+}
+
+TEST(Routing, ArgmaxIsAttentionWithinTheNearestClusters) {
+  for (const bool padded : {false, true})
+    for (const auto& [causal, shared, n] :
+         {std::tuple<bool, bool, int64_t>{true, true, 40}, {false, true, 40}, {false, false, 40}, {false, false, 11}}) {
+      const Routed routed({{"clusters", 5}, {"causal", causal}, {"shared", shared}}, 3, 8);
+      auto in = routed_input(n, 40, shared);
+      if (padded)
+        in.key_padding = torch::zeros({2, 40}, torch::kBool).index_fill_(1, torch::tensor({1, 7, 8, 30}), true);
+      const auto of_k = routed.scores(in.k).argmax(2), of_q = shared ? of_k : routed.scores(in.q).argmax(2);
+      auto visible = of_q.unsqueeze(3) == of_k.unsqueeze(2);
+      if (causal) visible = visible & strictly_before(40);
+      if (shared && !causal) visible = visible & ~torch::eye(40).to(torch::kBool);
+      if (padded) visible = visible & in.key_padding->logical_not().view({2, 1, 1, 40});
+      const auto logits = torch::matmul(in.q, in.k.transpose(2, 3)) / std::sqrt(8.0);
+      const auto w = torch::softmax(logits.masked_fill(~visible, -1e300), 3).masked_fill(~visible, 0);
+      // Alone a token has its own value; a query whose cluster has no keys gives 0.
+      auto expected = shared ? explicitly(in, visible) : torch::matmul(w, in.v);
+      torch::NoGradGuard no_grad;
+      auto found = routed.mixer->mix(in);
+      if (padded && n == 40) {  // what a padded token attends to is its own affair
+        const auto real = in.key_padding->logical_not().view({2, 1, 40, 1});
+        found = found * real, expected = expected * real;
+      }
+      EXPECT_LT(relative_error(found, expected), 1e-12) << causal << shared << n << padded;
+    }
+}
+
+/// The definition of topw, cluster by cluster.
+Tensor top_of_clusters(const Routed& routed, const CoreInput& in, bool causal, bool shared, bool crosses) {
+  const int64_t n = in.q.size(2), m = in.k.size(2), clusters = routed.centroids.size(1);
+  auto sums = torch::zeros_like(in.q), times = torch::zeros({2, 3, n, 1}, torch::kFloat64);
+  auto k_scores = routed.scores(in.k), q_scores = routed.scores(in.q);
+  if (in.key_padding) {
+    const auto padding = in.key_padding->view({2, 1, 1, m});
+    k_scores = k_scores.masked_fill(padding, -INFINITY);
+    if (!crosses) q_scores = q_scores.masked_fill(padding, -INFINITY);
+  }
+  for (int64_t b = 0; b < 2; ++b)
+    for (int64_t h = 0; h < 3; ++h)
+      for (int64_t c = 0; c < clusters; ++c) {
+        const auto best = [&](const Tensor& scores, int64_t count) {
+          return std::get<0>(std::get<1>(scores[b][h][c].topk(count)).sort());
+        };
+        const auto round = [&](int64_t tokens) { return int64_t(std::lround(double(tokens) / double(clusters))); };
+        const auto keys = best(k_scores, round(m)), queries = shared ? keys : best(q_scores, round(n));
+        for (int64_t r = 0; r < queries.size(0); ++r) {
+          const int64_t i = queries[r].item<int64_t>();
+          std::vector<int64_t> seen;
+          for (int64_t s = 0; s < keys.size(0); ++s) {
+            const int64_t j = keys[s].item<int64_t>();
+            const bool hidden = in.key_padding && (*in.key_padding)[b][j].item<bool>();
+            if (!hidden && !(causal && j >= i) && !(shared && j == i)) seen.push_back(j);
+          }
+          Tensor out = shared ? in.v[b][h][i] : torch::zeros({8}, torch::kFloat64);
+          if (!seen.empty()) {
+            const auto index = torch::tensor(seen);
+            const auto logits = torch::matmul(in.k[b][h].index_select(0, index), in.q[b][h][i]) / std::sqrt(8.0);
+            out = torch::matmul(torch::softmax(logits, 0), in.v[b][h].index_select(0, index));
+          }
+          sums[b][h][i] += out;
+          times[b][h][i] += 1;
+        }
+      }
+  return sums / times.clamp_min(1);
+}
+
+TEST(Routing, TopWIsTheMeanOverTheClustersThatTakeAToken) {
+  for (const bool padded : {false, true})
+    for (const auto& [causal, shared, n] :
+         {std::tuple<bool, bool, int64_t>{true, true, 30}, {false, true, 30}, {false, false, 30}, {false, false, 17}}) {
+      const Routed routed({{"clusters", 4}, {"causal", causal}, {"shared", shared}, {"assignment", "topw"}}, 3, 8);
+      auto in = routed_input(n, 30, shared);
+      if (padded)
+        in.key_padding = torch::zeros({2, 30}, torch::kBool).index_fill_(1, torch::tensor({0, 4, 5, 29}), true);
+      torch::NoGradGuard no_grad;
+      EXPECT_LT(relative_error(routed.mixer->mix(in), top_of_clusters(routed, in, causal, shared, n != 30)), 1e-12)
+          << causal << shared << n << padded;
+    }
+}
+
+TEST(Routing, PaddedQueriesDisplaceNobody) {
+  auto mixer = make_mixer(
+      "routing_attention",
+      {{"dim", 16}, {"heads", 2}, {"clusters", 3}, {"local_heads", 0}, {"causal", false}, {"assignment", "topw"}});
+  mixer->eval();
+  torch::NoGradGuard no_grad;
+  torch::manual_seed(12);
+  MixerInput in;
+  in.x = torch::randn({1, 24, 16});
+  in.key_padding = (torch::arange(24) >= 16).unsqueeze(0);
+  const auto before = mixer->forward(in);
+  in.x = in.x.clone();
+  in.x.slice(1, 16).normal_(0, 5);
+  EXPECT_TRUE(torch::equal(mixer->forward(in).slice(1, 0, 16), before.slice(1, 0, 16)));
+  // Of a memory padding says nothing of the queries, even where they are as many.
+  MixerInput cross;
+  cross.x = torch::randn({1, 24, 16});
+  cross.memory = torch::randn({1, 24, 16});
+  cross.key_padding = in.key_padding;
+  const auto whole = mixer->forward(cross);
+  cross.x = cross.x.clone();
+  cross.x.slice(1, 16).normal_(0, 5);
+  EXPECT_FALSE(torch::equal(mixer->forward(cross).slice(1, 0, 16), whole.slice(1, 0, 16)));
+}
+
+TEST(Routing, CommitmentIsALossOnTheDistanceToCentroids) {
+  torch::manual_seed(13);
+  constexpr double kWeight = 0.3;
+  for (const bool causal : {true, false}) {
+    json config{{"dim", 16}, {"heads", 2}, {"clusters", 3}, {"local_heads", 1}, {"causal", causal}, {"decay", 1.0}};
+    auto plain = make_mixer("routing_attention", config);
+    config["commitment"] = kWeight;
+    auto committed = make_mixer("routing_attention", config);
+    auto target = committed->named_parameters();
+    for (const auto& entry : plain->named_parameters()) {
+      torch::NoGradGuard no_grad;
+      target[entry.key()].copy_(entry.value());
+    }
+    for (auto* mixer : {&plain, &committed}) (*mixer)->to(torch::kFloat64), (*mixer)->train();
+    MixerInput in;
+    in.x = torch::randn({2, 20, 16}, torch::kFloat64).requires_grad_();
+    in.key_padding = torch::zeros({2, 20}, torch::kBool);
+    in.key_padding->select(0, 1).slice(0, 15).fill_(true);
+    const auto weights = torch::randn({2, 20, 16}, torch::kFloat64);
+    const auto gradient = [&](TokenMixer& mixer) {
+      return torch::autograd::grad({(mixer.forward(in) * weights).sum()}, {in.x})[0];
+    };
+    // The second head routes.
+    const auto head = [&](const char* name) {
+      return torch::matmul(in.x, plain->named_parameters()[name].t()).slice(2, 8);
+    };
+    const auto centroids = plain->named_buffers()["clusters.centroids"][0];
+    auto apart = torch::zeros({}, torch::kFloat64);
+    double count = 0;
+    for (const char* name : {"q_proj.weight", "k_proj.weight"}) {
+      if (causal && name[0] == 'k') continue;  // keys are the queries
+      auto x = head(name);
+      if (causal) x = unit(x);
+      const auto d = directions(x);
+      const auto own = centroids.index_select(0, torch::matmul(d, centroids.t()).argmax(2).flatten()).view_as(d);
+      const auto real = in.key_padding->logical_not().unsqueeze(2);
+      apart = apart + ((d - own).square() * real).sum();
+      count += double(real.sum().item<int64_t>()) * 8;
+    }
+    const auto expected = torch::autograd::grad({apart / count * kWeight}, {in.x})[0];
+    EXPECT_LT(relative_error(gradient(*committed) - gradient(*plain), expected), 1e-9) << causal;
+    committed->eval();
+    plain->eval();
+    EXPECT_LT(relative_error(gradient(*committed), gradient(*plain)), 1e-12);
+  }
+  EXPECT_THROW(make_mixer("routing_attention", {{"commitment", -1.0}}), Error);
+}
+
+TEST(Routing, CentroidsMoveToTheMeanOfQueriesAndKeys) {
+  torch::manual_seed(14);
+  constexpr double kDecay = 0.7;
+  Routed routed({{"clusters", 3}, {"causal", false}, {"decay", kDecay}}, 3, 8);
+  auto in = routed_input(9, 21, false);  // more keys than queries
+  in.key_padding = torch::zeros({2, 21}, torch::kBool);
+  in.key_padding->slice(1, 18).fill_(true);
+  const auto before = routed.centroids.clone();
+  auto expected = before.clone();
+  for (int64_t h = 0; h < 3; ++h) {
+    const auto all = torch::cat({directions(in.k).select(1, h).slice(1, 0, 18), directions(in.q).select(1, h)}, 1);
+    const auto flat = all.flatten(0, 1), nearest = torch::matmul(flat, before[h].t()).argmax(1);
+    for (int64_t c = 0; c < 3; ++c) {
+      const auto own = flat.index({nearest == c});
+      if (own.size(0) > 0) expected[h][c] = kDecay * before[h][c] + (1 - kDecay) * unit(own.mean(0));
+    }
+  }
+  routed.mixer->train();
+  routed.mixer->mix(in);
+  EXPECT_LT(relative_error(routed.centroids, expected), 1e-12);
+}
+
 TEST(Routing, CentroidsFollowOnceAStepAndHaveNoGradient) {
   auto mixer = make_mixer("routing_attention", {{"dim", 16}, {"heads", 2}, {"clusters", 4}, {"decay", 0.5}});
   for (const auto& parameter : mixer->named_parameters())

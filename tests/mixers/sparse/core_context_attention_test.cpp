@@ -1,4 +1,5 @@
 // The card of core_context_attention: which tokens a query sees as they are, which through their core.
+#include "heed/nn/positions.h"
 #include "mixers/sparse/sparse_support.h"
 
 namespace heed::core_context_attention_test {
@@ -54,6 +55,67 @@ TEST(CoreContextAttention, IsTheFormula) {
       EXPECT_LT(relative_error(core_mixer(c, 4, 2)->mix(in), formula(in, c)), 1e-12)
           << c.group << " " << c.window << " " << n;
     }
+}
+
+TEST(CoreContextAttention, CoresAndTokensCoverThePastOnce) {
+  // Keys all equal: weights are those of counting, and a core of equal keys is the mean of its values. So a one-hot
+  // value comes out with the share of its token: 1 / (cores + tokens) alone, that over g in a core.
+  for (const auto& c : kCases) {
+    const int64_t n = 45;
+    const CoreInput in{torch::zeros({1, 1, n, 8}, torch::kFloat64), torch::ones({1, 1, n, 8}, torch::kFloat64),
+                       torch::eye(n, torch::kFloat64).view({1, 1, n, n})};
+    const auto weights = core_mixer(c, 1, 1)->mix(in)[0][0];
+    for (int64_t i = 1; i <= n; ++i) {
+      const int64_t cores = i < c.window ? 0 : (i - c.window) / c.group, far = cores * c.group;
+      const double share = 1.0 / double(cores + i - far);
+      auto expected = torch::zeros({n}, torch::kFloat64);
+      expected.slice(0, 0, far).fill_(share / double(c.group));
+      expected.slice(0, far, i).fill_(share);
+      EXPECT_LT((weights[i - 1] - expected).abs().max().item<double>(), 1e-14) << c.group << c.window << " " << i;
+      EXPECT_GE(i - far, std::min(i, c.window));  // the window is seen as it is
+    }
+  }
+}
+
+TEST(CoreContextAttention, CoresStandWhereTheirGroupEnds) {
+  // A layer with rotations, by its definition: keys are pooled before them, the core is rotated to its last token.
+  test::seed_torch(7);
+  torch::NoGradGuard no_grad;
+  const Core c{4, 6};
+  const int64_t n = 29;
+  auto mixer = test::drawn_mixer(
+      "core_context_attention",
+      {{"dim", 32}, {"heads", 4}, {"kv_heads", 2}, {"positions", "rope"}, {"group", c.group}, {"window", c.window}},
+      torch::kFloat64);
+  const auto x = torch::randn({2, n, 32}, torch::kFloat64);
+  const auto p = mixer->named_parameters();
+  const auto heads = [&](const char* name, int64_t count) {
+    return torch::matmul(x, p[name].t()).view({2, n, count, 8}).transpose(1, 2);
+  };
+  const auto q = heads("q_proj.weight", 4), k = heads("k_proj.weight", 2), v = heads("v_proj.weight", 2);
+  const auto turned = [](const Tensor& t, const Tensor& at) { return nn::apply_rope(t, at, {}); };
+  std::vector<Tensor> rows;
+  for (int64_t i = 1; i <= n; ++i) {
+    const int64_t cores = i < c.window ? 0 : (i - c.window) / c.group;
+    std::vector<Tensor> keys, values;
+    for (int64_t m = 1; m <= cores; ++m) {
+      const auto of = [&](const Tensor& t) { return t.slice(2, (m - 1) * c.group, m * c.group); };
+      const auto asked = q.select(2, m * c.group - 1).unflatten(1, {2, 2});
+      const auto a = torch::softmax(torch::matmul(asked, of(k).transpose(2, 3)) / std::sqrt(8.0), 3).mean(2, true);
+      keys.push_back(turned(torch::matmul(a, of(k)), torch::tensor({m * c.group - 1})));
+      values.push_back(torch::matmul(a, of(v)));
+    }
+    const int64_t first = cores * c.group;
+    keys.push_back(turned(k.slice(2, first, i), torch::arange(first, i)));
+    values.push_back(v.slice(2, first, i));
+    const auto row = turned(q.slice(2, i - 1, i), torch::tensor({i - 1}));
+    const auto logits =
+        torch::matmul(row, torch::cat(keys, 2).repeat_interleave(2, 1).transpose(2, 3)) / std::sqrt(8.0);
+    rows.push_back(torch::matmul(torch::softmax(logits, 3), torch::cat(values, 2).repeat_interleave(2, 1)));
+  }
+  const auto expected = torch::matmul(torch::cat(rows, 2).transpose(1, 2).flatten(2), p["o_proj.weight"].t());
+  EXPECT_LT(relative_error(mixer->forward({.x = x}), expected), 1e-10);
+  EXPECT_LT(relative_error(test::in_parts(*mixer, x, {1, 5}), expected), 1e-10);
 }
 
 TEST(CoreContextAttention, GroupsOfOneAndWideWindowsAreDense) {

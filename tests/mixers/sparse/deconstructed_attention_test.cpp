@@ -184,6 +184,44 @@ TEST(DeconstructedAttention, StaticQueriesAndKeysFollowTheTokensAlone) {
   EXPECT_LT(relative_error(torch::cat(parts, 1), model->forward(tokens)), test::kForwardTolerance);
 }
 
+TEST(DeconstructedAttention, TheFirstLayerOfStaticQueriesIsStandard) {
+  test::seed_torch(6);
+  torch::NoGradGuard no_grad;
+  // With the embeddings as its input, norm and all, there is nothing between them and the queries.
+  auto fixed = drawn("static_emb_qk", torch::kFloat64), standard = drawn("standard", torch::kFloat64);
+  test::copy_weights(*standard, *fixed);
+  const auto x = torch::randn({2, 17, 24}, torch::kFloat64);
+  AttentionShare share;
+  share.embedded = x;
+  MixerInput in{.x = x};
+  in.share = &share;
+  EXPECT_LT(relative_error(fixed->forward(in), standard->forward({.x = x})), 1e-12);
+  // Behind it values alone follow the text: the layer is linear in x.
+  const auto a = torch::randn_like(x), b = torch::randn_like(x);
+  const auto at = [&](const Tensor& text) {
+    MixerInput later{.x = text};
+    later.share = &share;
+    return fixed->forward(later);
+  };
+  EXPECT_LT(relative_error(at(a) + at(b), at(a + b)), 1e-12);
+  EXPECT_GT(relative_error(at(a), standard->forward({.x = a})), 1e-3);
+}
+
+TEST(DeconstructedAttention, SumsAreOfTheSizeOfTheCard) {
+  test::seed_torch(7);
+  torch::NoGradGuard no_grad;
+  constexpr int64_t kHead = 6;
+  for (const auto& [variant, numbers] :
+       {std::pair<const char*, int64_t>{"approx_diag", (1 + 2 * kHead) * (kHead + 1)},
+        {"approx", (1 + kHead + kHead * (kHead + 1) / 2) * (kHead + 1)},
+        {"nonapprox", kHead + 2}}) {  // numerator, denominator and the largest score so far
+    auto mixer = drawn(variant);
+    auto state = mixer->make_state(2);
+    mixer->forward({.x = torch::randn({2, 33, 24})}, state.get());
+    EXPECT_EQ(state->bytes(), 2 * 4 * numbers * 4) << variant;
+  }
+}
+
 TEST(DeconstructedAttention, BadInputIsNamed) {
   const char* name = "deconstructed_attention";
   EXPECT_THROW(make_mixer(name, {{"variant", "quantum"}}), Error);

@@ -115,6 +115,20 @@ TEST(DynamicMaskAttention, IsTheFormulaWithItsGradients) {
     }
 }
 
+TEST(DynamicMaskAttention, ThePapersFormTakesTheExponential) {
+  test::seed_torch(10);
+  auto mixer = test::drawn_mixer("dynamic_mask_attention",
+                                 {{"dim", 32}, {"heads", 4}, {"kv_heads", 2}, {"kept", 5}, {"exponential", true}},
+                                 torch::kFloat64, 0.8);
+  const auto in = test::drawn_core(7, 21, 4, 2, torch::kFloat64);  // queries behind others
+  const auto bias = torch::exp(bias_of(*mixer, in.v));
+  const auto seen = kept_by_sorting(bias, 7, 5);
+  const auto s = torch::matmul(in.q, in.k.repeat_interleave(2, 1).transpose(2, 3)) / std::sqrt(8.0) +
+                 bias.repeat_interleave(2, 1).unsqueeze(2);
+  const auto weights = torch::softmax(s.masked_fill(seen.repeat_interleave(2, 1).logical_not(), -INFINITY), 3);
+  EXPECT_LT(relative_error(mixer->mix(in), torch::matmul(weights, test::values_of(in))), 1e-12);
+}
+
 TEST(DynamicMaskAttention, WithoutAmplitudeTheFirstKeysAreKept) {
   test::seed_torch(6);
   torch::NoGradGuard no_grad;
@@ -182,6 +196,25 @@ TEST(DynamicMaskAttention, BlocksAreKeptWholeByTheHalf) {
   const auto p = torch::softmax(s, 3).masked_fill(seen.logical_not(), 0);
   EXPECT_LT(relative_error(mixer->mix(in), torch::matmul(p, in.v)), 1e-12);
   EXPECT_THROW(mixer->make_state(1), Error);
+  // Both ways: the same blocks for all queries, of which the last has two keys.
+  auto both =
+      make_mixer("dynamic_mask_attention", {{"dim", 16}, {"heads", 2}, {"kept", 9}, {"block", 4}, {"causal", false}});
+  both->eval();
+  both->to(torch::kFloat64);
+  test::copy_weights(*both, *mixer);
+  const auto best = std::get<1>(bias.topk(9, 2));
+  const auto kept_both = torch::zeros_like(bias, torch::kBool).scatter_(2, best, true);
+  auto whole = torch::zeros_like(kept_both);
+  for (int64_t begin = 0; begin < 22; begin += 4) {
+    const int64_t end = std::min<int64_t>(begin + 4, 22);
+    const auto most = 2 * kept_both.slice(2, begin, end).sum(2, true) > end - begin;
+    whole.slice(2, begin, end).copy_(most.expand({2, 2, end - begin}));
+  }
+  ASSERT_FALSE(torch::equal(whole, kept_both));
+  const auto logits = torch::matmul(in.q, in.k.transpose(2, 3)) / std::sqrt(8.0) + bias.unsqueeze(2);
+  const auto hidden = whole.logical_not().unsqueeze(2);
+  const auto w = torch::softmax(logits.masked_fill(hidden, -1e30), 3).masked_fill(hidden, 0);
+  EXPECT_LT(relative_error(both->mix(in), torch::matmul(w, in.v)), 1e-12);
 }
 
 TEST(DynamicMaskAttention, BadInputIsNamed) {

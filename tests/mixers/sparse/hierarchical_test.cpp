@@ -57,6 +57,19 @@ TEST(ChunkBorders, AreCutAtCandidatesWithinTheirSizes) {
   }
 }
 
+TEST(ChunkBorders, GoOnFromWhatIsSettled) {
+  test::seed_torch(14);
+  const auto candidates = torch::rand({3, 90}) < 0.15;
+  const sparse::BorderRule rule{.least = 4, .most = 11};
+  const auto whole = sparse::choose_borders(candidates, rule);
+  for (const int64_t done : {1, 5, 37, 89}) {
+    const auto settled = whole.slice(1, 0, done);
+    const auto begins = (settled * torch::arange(done)).amax(1) - done;
+    EXPECT_TRUE(torch::equal(sparse::choose_borders(candidates.slice(1, done), rule, begins), whole.slice(1, done)))
+        << done;
+  }
+}
+
 TEST(ChunkBorders, TopicsThatChangeAreFound) {
   test::seed_torch(2);
   const auto a = torch::randn({12}), b = torch::randn({12});
@@ -135,6 +148,107 @@ TEST(HierarchicalSparse, SumsOverRootsDoNotGrowWithTheChunk) {
   EXPECT_NEAR(mean[1] / mean[2], 2, 0.2);
 }
 
+struct Chunking {
+  std::vector<int64_t> borders;  ///< the first is 0
+  int64_t lag = 0;               ///< tokens until a border is known
+  int64_t budget = 0;
+  double power = 0.5;  ///< chunk vectors are sum / n^power
+};
+
+/// Keys that each query of one head sees, bool [N, N], by the definition: q and k [N, D].
+Tensor seen_by_chunks(const Tensor& q, const Tensor& k, const Chunking& c) {
+  const int64_t n = q.size(0);
+  auto seen = torch::zeros({n, n}, torch::kBool);
+  const auto vector = [&](const Tensor& x, int64_t begin, int64_t end) {
+    return x.slice(0, begin, end).sum(0) / std::pow(double(end - begin), c.power);
+  };
+  for (int64_t t = 0; t < n; ++t) {
+    size_t known = 0;
+    while (known + 1 < c.borders.size() && c.borders[known + 1] + c.lag <= t) ++known;
+    const int64_t open = c.borders[known];
+    seen[t].slice(0, open, t + 1).fill_(true);
+    std::vector<std::pair<double, int64_t>> scores;  // of equal ones the earlier chunk leads
+    for (size_t i = 0; i < known; ++i) {
+      const double score = (vector(q, open, t + 1) * vector(k, c.borders[i], c.borders[i + 1])).sum().item<double>();
+      scores.emplace_back(i == 0 ? INFINITY : score, -int64_t(i));
+    }
+    std::sort(scores.rbegin(), scores.rend());
+    int64_t left = c.budget - (t + 1 - open);
+    for (const auto& [score, chunk] : scores) {
+      const int64_t begin = c.borders[size_t(-chunk)], end = c.borders[size_t(1 - chunk)];
+      const int64_t taken = chunk == 0 ? end - begin : std::clamp<int64_t>(left, 0, end - begin);
+      seen[t].slice(0, end - taken, end).fill_(true);
+      left -= taken;
+    }
+  }
+  return seen;
+}
+
+TEST(HierarchicalSparse, BudgetsAreSpentOnChunks) {
+  test::seed_torch(11);
+  const auto in = test::drawn_core(31, 31, 4, 2, torch::kFloat64);
+  for (const int64_t budget : {3, 11, 16}) {
+    auto seen = torch::zeros({2, 4, 31, 31}, torch::kBool);
+    for (int64_t b = 0; b < 2; ++b)
+      for (int64_t h = 0; h < 4; ++h)
+        seen[b][h] = seen_by_chunks(in.q[b][h], in.k[b][h / 2], {{0, 4, 8, 12, 16, 20, 24, 28}, 0, budget});
+    const auto p = torch::softmax(test::causal_logits(in).masked_fill(seen.logical_not(), -INFINITY), 3);
+    const auto found = core({{"budget", budget}, {"min_chunk", 4}, {"max_chunk", 4}}, in);
+    EXPECT_LT(relative_error(found, torch::matmul(p, test::values_of(in))), 1e-12) << budget;
+  }
+}
+
+TEST(HierarchicalSparse, ThePredictorIsTheFormula) {
+  // Borders of a layer whose predictor is drawn at random, found by hand: the outputs must be those of these chunks.
+  test::seed_torch(12);
+  torch::NoGradGuard no_grad;
+  const int64_t w = 3, n = 40;
+  const auto own = core_config(
+      {{"borders", "predictor"}, {"window", w}, {"hidden", 5}, {"budget", 9}, {"min_chunk", 1}, {"max_chunk", 40}});
+  auto mixer = test::drawn_mixer("dynamic_hierarchical_sparse_attention", own, torch::kFloat64, 1);
+  const auto in = test::drawn_core(n, n, 4, 2, torch::kFloat64);
+  const auto p = mixer->named_parameters();
+  const auto linear = [&](const Tensor& x, const std::string& name) {
+    return torch::matmul(x, p["predictor." + name + ".weight"].t()) + p["predictor." + name + ".bias"];
+  };
+  const auto codes = torch::tanh(linear(in.k.transpose(1, 2).flatten(2), "encoder"));
+  const auto chance = [&](int64_t b, int64_t at) {
+    const auto side = [&](int64_t begin) {
+      const auto x = codes[b].slice(0, begin, begin + w);
+      return torch::matmul(torch::softmax(torch::matmul(x, p["predictor.pool"]), 0), x);
+    };
+    if (at < w || at + w > n) return 0.0;
+    const auto l = side(at - w), r = side(at);
+    const auto cosine = (l * r).sum() / (l.norm() * r.norm());
+    const auto features = torch::cat({l, r, l - r, l * r, cosine.unsqueeze(0)});
+    return torch::sigmoid(linear(torch::relu(linear(features, "hidden")), "out")).item<double>();
+  };
+  std::vector<std::vector<int64_t>> borders(2, {0});
+  for (int64_t b = 0; b < 2; ++b)
+    for (int64_t at = 1; at < n; ++at)
+      if (chance(b, at) > 0.5 && chance(b, at) > chance(b, at - 1)) borders[size_t(b)].push_back(at);
+  ASSERT_GT(borders[0].size() + borders[1].size(), 6);
+  // Chunks of different sizes, so that it matters how they are pooled.
+  std::vector<Tensor> outs;
+  for (const auto& [pooling, power] : {std::pair<const char*, double>{"sqrt", 0.5}, {"mean", 1}, {"sum", 0}}) {
+    auto seen = torch::zeros({2, 4, n, n}, torch::kBool);
+    for (int64_t b = 0; b < 2; ++b)
+      for (int64_t h = 0; h < 4; ++h)
+        seen[b][h] = seen_by_chunks(in.q[b][h], in.k[b][h / 2], {borders[size_t(b)], w, 9, power});
+    const auto weights = torch::softmax(test::causal_logits(in).masked_fill(seen.logical_not(), -INFINITY), 3);
+    auto config = own;
+    config["pooling"] = pooling;
+    auto pooled = make_mixer("dynamic_hierarchical_sparse_attention", config);
+    pooled->eval();
+    pooled->to(torch::kFloat64);
+    test::copy_weights(*pooled, *mixer);
+    outs.push_back(pooled->mix(in));
+    EXPECT_LT(relative_error(outs.back(), torch::matmul(weights, test::values_of(in))), 1e-12) << pooling;
+  }
+  EXPECT_GT(relative_error(outs[1], outs[0]), 1e-3);
+  EXPECT_GT(relative_error(outs[2], outs[0]), 1e-3);
+}
+
 TEST(HierarchicalSparse, StepsKnowWhatTheWholeKnows) {
   test::seed_torch(7);
   torch::NoGradGuard no_grad;
@@ -208,37 +322,45 @@ TEST(HierarchicalSparse, ThePredictorLearnsBorders) {
   EXPECT_THROW(border_loss(*dense, x), Error);
 }
 
-TEST(HierarchicalSparse, DynamicChunksHoldMoreOfTheMass) {
-  // Topics of different lengths: of the attention of exact softmax, what the chosen chunks hold.
-  test::seed_torch(10);
-  const int64_t n = 360;
-  CoreInput in{torch::zeros({1, 1, n, 16}), torch::zeros({1, 1, n, 16}), torch::zeros({1, 1, n, 16})};
+/// Topics of 9 to 39 tokens; the tokens of a topic ask for one that was before.
+CoreInput topics_of_different_lengths(int64_t n) {
+  CoreInput in{torch::zeros({1, 1, n, 16}), torch::zeros({1, 1, n, 16}), torch::randn({1, 1, n, 16})};
   std::vector<Tensor> topics;
   for (int64_t at = 0; at < n;) {
-    const int64_t length = std::min<int64_t>(n - at, 9 + int64_t(topics.size()) * 7 % 22);
+    const int64_t length = std::min<int64_t>(n - at, 9 + int64_t(topics.size()) * 7 % 31);
     topics.push_back(torch::randn({16}) * 2);
     in.k[0][0].slice(0, at, at + length).copy_(topics.back() + 0.5 * torch::randn({length, 16}));
-    // The tokens of a topic ask for one that was before.
     const auto& asked = topics[topics.size() * 5 / 11];
     in.q[0][0].slice(0, at, at + length).copy_(asked * 0.75 + 0.3 * torch::randn({length, 16}));
     at += length;
   }
-  in.v.normal_();
-  const auto exact_lse = test::causal_logits(in).logsumexp(3);
-  const auto mass = [&](const nlohmann::json& more) {
-    nlohmann::json config{{"dim", 16}, {"heads", 1}, {"budget", 64}, {"window", 4}};
-    config.update(more);
-    auto mixer = make_mixer("dynamic_hierarchical_sparse_attention", config);
-    mixer->eval();
-    nn::CoreReport report;
-    auto asked = in;
-    asked.report = &report;
-    mixer->mix(asked);
-    return (report.lse - exact_lse).exp().slice(2, 120).mean().item<double>();
-  };
-  const nlohmann::json found{{"borders", "similarity"}, {"threshold", 0.6}, {"min_chunk", 6}, {"max_chunk", 40}};
-  const double dynamic = mass(found), fixed = mass({{"borders", "fixed"}, {"min_chunk", 19}, {"max_chunk", 19}});
-  EXPECT_GT(dynamic, fixed);
+  return in;
+}
+
+TEST(HierarchicalSparse, DynamicChunksAndRootsHoldMoreOfTheMass) {
+  // Of the attention of exact softmax, what the chosen chunks hold: mean of six draws. Means of keys do as well as
+  // roots or better on such topics (docs/results/sparse.md), so that they are not compared here.
+  test::seed_torch(10);
+  const nlohmann::json found{{"borders", "similarity"}, {"threshold", 0.6}, {"min_chunk", 6}, {"max_chunk", 40}},
+      fixed{{"borders", "fixed"}, {"min_chunk", 24}, {"max_chunk", 24}};
+  double root = 0, sum = 0, even = 0;
+  for (int64_t draw = 0; draw < 6; ++draw) {
+    auto in = topics_of_different_lengths(480);
+    const auto exact_lse = test::causal_logits(in).logsumexp(3);
+    const auto mass = [&](nlohmann::json more, const char* pooling) {
+      more.update({{"dim", 16}, {"heads", 1}, {"budget", 64}, {"window", 4}, {"pooling", pooling}});
+      auto mixer = make_mixer("dynamic_hierarchical_sparse_attention", more);
+      mixer->eval();
+      nn::CoreReport report;
+      in.report = &report;
+      mixer->mix(in);
+      return (report.lse - exact_lse).exp().slice(2, 120).mean().item<double>() / 6;
+    };
+    root += mass(found, "sqrt"), sum += mass(found, "sum");
+    even += mass(fixed, "sqrt");
+  }
+  EXPECT_GT(root, even);
+  EXPECT_GT(root, sum);
 }
 
 TEST(HierarchicalSparse, BadInputIsNamed) {

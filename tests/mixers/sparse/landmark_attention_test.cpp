@@ -163,6 +163,42 @@ TEST(LandmarkAttention, TheBlocksOfTheLargestLandmarksAreRead) {
     }
 }
 
+TEST(LandmarkAttention, TheQueriesOfABlockChooseTogetherByTheirLargestWeight) {
+  test::seed_torch(12);
+  const int64_t block = 4, m = 23, n = 3, k = 2;  // all of block 5, whose landmark is not there yet
+  const auto in = test::drawn_core(n, m, 4, 2, torch::kFloat64);
+  const auto found = nn::grouped_attention(in.q, in.k, in.v, {.block = block, .retrieved = k, .one_choice = true});
+  const auto s = test::causal_logits(in);  // [B, Hq, n, M]
+  const int64_t blocks = m / block;
+  for (int64_t b = 0; b < 2; ++b)
+    for (int64_t h = 0; h < 4; ++h) {
+      const auto rows = s[b][h];
+      const auto landmarks = rows.slice(1, block - 1, blocks * block, block);
+      const auto own = rows.slice(1, blocks * block);
+      const auto weights = torch::softmax(torch::cat({landmarks, own}, 1), 1).slice(1, 0, blocks).amax(0);
+      const auto best = std::get<1>(weights.topk(k));
+      const auto v = in.v[b][h / 2];
+      for (int64_t i = 0; i < n; ++i) {
+        std::vector<Tensor> outs, logits;
+        for (int64_t r = 0; r < k; ++r) {
+          const int64_t g = best[r].item<int64_t>();
+          const auto p = torch::softmax(rows[i].slice(0, g * block, g * block + block - 1), 0);
+          outs.push_back(torch::matmul(p, v.slice(0, g * block, g * block + block - 1)));
+          logits.push_back(landmarks[i][g]);
+        }
+        for (int64_t j = blocks * block; j <= m - n + i; ++j) outs.push_back(v[j]), logits.push_back(rows[i][j]);
+        const auto expected = torch::matmul(torch::softmax(torch::stack(logits), 0), torch::stack(outs));
+        EXPECT_LT(relative_error(found[b][h][i], expected), 1e-12) << b << " " << h << " " << i;
+      }
+    }
+  // More blocks than there are: all of them.
+  for (const bool together : {false, true})
+    EXPECT_LT(relative_error(
+                  nn::grouped_attention(in.q, in.k, in.v, {.block = block, .retrieved = 99, .one_choice = together}),
+                  core(in, block)),
+              1e-12);
+}
+
 TEST(LandmarkAttention, FewPositionsDoNotGrowWithTheText) {
   // Beyond k + 1 blocks, old blocks all stand at the first place: their order does not matter any more.
   test::seed_torch(9);

@@ -8,6 +8,7 @@
 #include "heed/nn/jump_plan.h"
 #include "heed/ops/key_search.h"
 #include "heed/ops/span_attention.h"
+#include "support/mixer_support.h"
 #include "support/torch_support.h"
 
 namespace heed::searched_test {
@@ -78,6 +79,71 @@ TEST(Hip, AQueryReadsItsBudgetSinksAndWindow) {
   EXPECT_LE(seen.sum(1).max().item<int64_t>(), 8 + 4 + 5 + 3 + 1);
 }
 
+TEST(Hip, QueriesWithinTheBudgetAreDenseWhoeverSharesTheirBlock) {
+  // Blocks of 8 queries, a budget of 20 keys: the block of queries 16 to 23 has both kinds.
+  const auto in = input(50, 50);
+  const json config{{"budget", 20}, {"query_block", 8}, {"sinks", 1}, {"window", 2}};
+  const auto out = core("hip_attention", config, in), all = dense(in);
+  EXPECT_LT(relative_error(out.slice(2, 0, 20), all.slice(2, 0, 20)), kTolerance);
+  EXPECT_GT(relative_error(out.slice(2, 30), all.slice(2, 30)), 1e-2);
+  // Behind others, too: queries 15 to 22, from a block's begin.
+  auto behind = input(8, 23);
+  EXPECT_LT(relative_error(core("hip_attention", config, behind).slice(2, 0, 5), dense(behind).slice(2, 0, 5)),
+            kTolerance);
+}
+
+TEST(Hip, SomeLayersSeeAll) {
+  torch::manual_seed(9);
+  torch::NoGradGuard no_grad;
+  const json config{{"dim", 16}, {"heads", 2}, {"budget", 4}, {"window", 2}, {"sinks", 0}, {"dense_layers", {0, -1}}};
+  auto mixer = make_mixer("hip_attention", config), whole = make_mixer("dense", {{"dim", 16}, {"heads", 2}});
+  mixer->eval(), whole->eval();
+  for (auto& p : mixer->parameters()) p.normal_();
+  test::copy_weights(*whole, *mixer);
+  MixerInput in;
+  in.x = torch::randn({1, 40, 16});
+  const auto expected = whole->forward(in);
+  for (int64_t layer = 0; layer < 4; ++layer) {
+    in.layer = {layer, 4};
+    const bool is_dense = layer == 0 || layer == 3;
+    EXPECT_EQ(relative_error(mixer->forward(in), expected) < kTolerance, is_dense) << layer;
+  }
+}
+
+TEST(Hip, AFewStepsReadWhatOneSearchFound) {
+  torch::manual_seed(10);
+  torch::NoGradGuard no_grad;
+  json config{{"dim", 16}, {"heads", 2}, {"kv_heads", 1}, {"budget", 8}, {"window", 4}, {"sinks", 1}};
+  auto every = make_mixer("hip_attention", config);
+  config["reuse"] = 3;
+  auto third = make_mixer("hip_attention", config);
+  every->eval(), third->eval();
+  for (auto& p : every->parameters()) p.normal_(0, 0.6);
+  test::copy_weights(*third, *every);
+  const auto x = torch::randn({1, 64, 16});
+  auto a = every->make_state(1), b = third->make_state(1);
+  const auto feed = [&](TokenMixer& mixer, MixerState& state, int64_t begin, int64_t end) {
+    return mixer.forward({.x = x.slice(1, begin, end)}, &state);
+  };
+  EXPECT_TRUE(torch::equal(feed(*every, *a, 0, 40), feed(*third, *b, 0, 40)));
+  int64_t differ = 0;
+  for (int64_t t = 40; t < 58; ++t) {
+    const bool equal = torch::equal(feed(*every, *a, t, t + 1), feed(*third, *b, t, t + 1));
+    EXPECT_TRUE(equal || (t - 40) % 3 != 0) << t;  // every third step searches
+    differ += !equal;
+  }
+  EXPECT_GT(differ, 3);
+  // A chunk, or a cut, makes the next step search.
+  feed(*every, *a, 58, 60), feed(*third, *b, 58, 60);
+  EXPECT_TRUE(torch::equal(feed(*every, *a, 60, 61), feed(*third, *b, 60, 61)));
+  auto copy = b->clone();
+  EXPECT_EQ(copy->bytes(), b->bytes());
+  EXPECT_TRUE(torch::equal(feed(*third, *copy, 61, 62), feed(*third, *b, 61, 62)));
+  a->truncate(50), b->truncate(50);
+  EXPECT_TRUE(torch::equal(feed(*every, *a, 50, 51), feed(*third, *b, 50, 51)));
+  EXPECT_THROW(make_mixer("hip_attention", {{"window", 4}, {"reuse", 5}}), Error);
+}
+
 TEST(Hip, TheSearchFindsANeedleWhereKeysAreAlike) {
   // The mass that the chosen keys hold: the search over keys that drift slowly must beat as many evenly spread ones.
   torch::manual_seed(3);
@@ -133,35 +199,49 @@ TEST(Superlinear, AWindowForAllIsDense) {
 }
 
 TEST(Superlinear, IsTheFormula) {
-  const auto in = input(40, 40, 2, 1);
-  const nn::JumpPlan plan{0.5, 0.5, 1, 1, 1};
-  const auto out = core("superlinear_attention", {{"skip", 1}, {"back", 1}, {"ahead", 1}, {"anchors", 2}}, in);
-  const auto distances = plan.distances(40);
-  for (int64_t h = 0; h < 2; ++h)
-    for (const int64_t t : {0, 2, 3, 4, 9, 24, 39}) {
-      const auto q = in.q[0][h][t], k = in.k[0][0], v = in.v[0][0];
-      std::vector<std::pair<double, int64_t>> scores;
-      for (const int64_t d : distances)
-        if (d <= t) scores.emplace_back(-torch::dot(q, k[t - d]).item<double>(), t - d);
-      std::sort(scores.begin(), scores.end());
-      const int64_t border = std::max<int64_t>(0, t - plan.window() + 1);
-      Tensor expected = torch::zeros({8}), total = torch::zeros({1});
-      const auto attend = [&](int64_t begin, int64_t end) {
-        const auto index = torch::cat({torch::arange(begin, std::max(begin, end)), torch::arange(border, t + 1)});
-        return torch::matmul(torch::softmax(torch::matmul(k.index({index}), q) / std::sqrt(8.0), 0), v.index({index}));
-      };
-      if (scores.empty()) {
-        expected = attend(0, 0), total += 1;
+  struct Setting {
+    nn::JumpPlan plan;
+    int64_t anchors;
+  };
+  // The last one has the released powers.
+  for (const auto& [plan, anchors] :
+       {Setting{{0.5, 0.5, 1, 1, 1}, 2}, Setting{{0.5, 0.5, 0, 2, 0}, 3}, Setting{{0.55, 0.55, 2, 3, 1}, 3}}) {
+    auto in = input(60, 60, 2, 1);
+    for (auto* x : {&in.q, &in.k, &in.v}) *x = x->to(torch::kFloat64);
+    const auto out = core("superlinear_attention",
+                          {{"power", plan.power},
+                           {"span_power", plan.span_power},
+                           {"skip", plan.skip},
+                           {"back", plan.back},
+                           {"ahead", plan.ahead},
+                           {"anchors", anchors}},
+                          in);
+    const auto distances = plan.distances(60);
+    for (int64_t h = 0; h < 2; ++h)
+      for (const int64_t t : {0, 2, 3, 4, 9, 24, 39, 59}) {
+        const auto q = in.q[0][h][t], k = in.k[0][0], v = in.v[0][0];
+        std::vector<std::pair<double, int64_t>> scores;
+        for (const int64_t d : distances)
+          if (d <= t) scores.emplace_back(-torch::dot(q, k[t - d]).item<double>(), t - d);
+        std::sort(scores.begin(), scores.end());
+        const int64_t border = std::max<int64_t>(0, t - plan.window() + 1);
+        const auto attend = [&](int64_t begin, int64_t end) {
+          const auto index = torch::cat({torch::arange(begin, std::max(begin, end)), torch::arange(border, t + 1)});
+          const auto logits = torch::matmul(k.index({index}), q) / std::sqrt(8.0);
+          return torch::matmul(torch::softmax(logits, 0), v.index({index}));
+        };
+        auto expected = torch::zeros({8}, torch::kFloat64), total = torch::zeros({1}, torch::kFloat64);
+        if (scores.empty() && plan.window() > 0) expected = attend(0, 0), total += 1;
+        for (size_t r = 0; r < std::min<size_t>(size_t(anchors), scores.size()); ++r) {
+          const int64_t a = scores[r].second;
+          const auto weight = std::exp(-scores[r].first + scores[0].first);
+          expected = expected + weight * attend(std::max<int64_t>(0, a - plan.reach_back(t)),
+                                                std::min(border, a + plan.reach_ahead(t) + 1));
+          total = total + weight;
+        }
+        EXPECT_LT(relative_error(out[0][h][t], expected / total), 1e-12) << "head " << h << ", token " << t;
       }
-      for (size_t r = 0; r < std::min<size_t>(2, scores.size()); ++r) {
-        const int64_t a = scores[r].second;
-        const auto weight = torch::exp(torch::tensor(-scores[r].first + scores[0].first));
-        expected = expected + weight * attend(std::max<int64_t>(0, a - plan.reach_back(t)),
-                                              std::min(border, a + plan.reach_ahead(t) + 1));
-        total = total + weight;
-      }
-      EXPECT_LT(relative_error(out[0][h][t], expected / total), 1e-4) << "head " << h << ", token " << t;
-    }
+  }
 }
 
 TEST(Superlinear, TheSearchLearnsThroughItsGatesAlone) {

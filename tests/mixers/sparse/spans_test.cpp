@@ -96,6 +96,31 @@ TEST(ShiftedSparse, GradientsInTraining) {
   EXPECT_NEAR((above - value().item<double>()) / 2e-5, expected, 1e-6 * std::max(1.0, std::fabs(expected)));
 }
 
+TEST(ShiftedSparse, PaddingIsSeenByNobodyInTraining) {
+  constexpr int64_t kTokens = 24, kGroup = 8;
+  for (const char* edges : {"split", "wrap"}) {
+    auto in = input(kTokens);
+    in.key_padding = torch::zeros({2, kTokens}, torch::kBool);
+    in.key_padding->select(0, 0).slice(0, 5, 9).fill_(true);
+    in.key_padding->select(0, 1).slice(0, 20).fill_(true);
+    const auto out = core("shifted_sparse_attention", {{"group", kGroup}, {"edges", edges}}, in, true);
+    // The formula, head by head.
+    const auto index = torch::arange(kTokens), i = index.unsqueeze(1);
+    const auto k = in.k.repeat_interleave(2, 1), v = in.v.repeat_interleave(2, 1);
+    for (int64_t h = 0; h < 4; ++h) {
+      const int64_t shift = h < 2 ? 0 : kGroup / 2;
+      const auto group = (index + shift).div(kGroup, "floor");
+      auto visible = (group.unsqueeze(1) == group) & (index <= i);
+      if (shift > 0 && std::string(edges) == "wrap") visible = visible | ((i < shift) & (index >= kTokens - shift));
+      const auto seen = visible & in.key_padding->logical_not().unsqueeze(1);
+      const auto s = torch::matmul(in.q.select(1, h), k.select(1, h).transpose(1, 2)) / std::sqrt(8.0);
+      const auto p = torch::softmax(s.masked_fill(~seen, -1e30), 2).masked_fill(~seen, 0);
+      EXPECT_LT(relative_error(out.select(1, h), torch::matmul(p, v.select(1, h))), test::kForwardTolerance)
+          << edges << h;
+    }
+  }
+}
+
 TEST(ShiftedSparse, WhatItRefuses) {
   const auto in = input(30);
   EXPECT_THROW(core("shifted_sparse_attention", {{"group", 8}}, in, true), Error);   // 30 tokens
@@ -134,6 +159,22 @@ TEST(Masformer, AWideSpanIsDense) {
   for (const char* local : {"window", "blocks"})
     EXPECT_LT(relative_error(core("masformer", {{"window", 40}, {"local", local}}, in, false), dense(in)),
               test::kForwardTolerance);
+}
+
+TEST(Masformer, AllLayersFullIsADenseStack) {
+  torch::NoGradGuard no_grad;
+  torch::manual_seed(6);
+  const json two{{"heads", 2}}, all{{"heads", 2}, {"window", 3}, {"full", 3}},
+      few{{"heads", 2}, {"window", 3}, {"full", 1}};
+  MixerStack full("masformer", all, 16, 3), plain("dense", two, 16, 3), one("masformer", few, 16, 3);
+  for (auto* stack : {&plain, &one}) {
+    auto target = (*stack)->named_parameters();
+    for (const auto& entry : full->named_parameters()) target[entry.key()].copy_(entry.value());
+  }
+  MixerInput in;
+  in.x = torch::randn({1, 30, 16});
+  EXPECT_LT(relative_error(full->forward(in), plain->forward(in)), test::kForwardTolerance);
+  EXPECT_GT(relative_error(one->forward(in), plain->forward(in)), 1e-6);
 }
 
 TEST(Masformer, CostAndCacheAreThoseOfTheSpans) {

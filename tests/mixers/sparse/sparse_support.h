@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "heed/error.h"
-#include "heed/mixers/token_mixer.h"
+#include "support/mixer_support.h"
 #include "support/torch_support.h"
 
 namespace heed::test {
@@ -26,14 +26,6 @@ inline std::shared_ptr<TokenMixer> drawn_mixer(const std::string& name, const nl
   return mixer;
 }
 
-/// Weights of the parameters that both have by name.
-inline void copy_weights(TokenMixer& to, const TokenMixer& from) {
-  torch::NoGradGuard no_grad;
-  auto target = to.named_parameters();
-  for (const auto& entry : from.named_parameters())
-    if (auto* found = target.find(entry.key())) found->copy_(entry.value());
-}
-
 /// q [2, heads, n, 8], k and v [2, kv_heads, m, 8].
 inline CoreInput drawn_core(int64_t n, int64_t m, int64_t heads, int64_t kv_heads, torch::ScalarType type) {
   return {torch::randn({2, heads, n, 8}, type), torch::randn({2, kv_heads, m, 8}, type),
@@ -49,17 +41,5 @@ inline torch::Tensor causal_logits(const CoreInput& in) {
 }
 
 inline torch::Tensor values_of(const CoreInput& in) { return in.v.repeat_interleave(in.q.size(1) / in.v.size(1), 1); }
-
-/// Feeds x in parts and joins the outputs.
-inline torch::Tensor in_parts(TokenMixer& mixer, const torch::Tensor& x, const std::vector<int64_t>& counts) {
-  auto state = mixer.make_state(x.size(0));
-  std::vector<torch::Tensor> parts;
-  for (int64_t at = 0, turn = 0; at < x.size(1); ++turn) {
-    const int64_t count = std::min(counts[size_t(turn) % counts.size()], x.size(1) - at);
-    parts.push_back(mixer.forward({.x = x.slice(1, at, at + count)}, state.get()));
-    at += count;
-  }
-  return torch::cat(parts, 1);
-}
 
 }  // namespace heed::test

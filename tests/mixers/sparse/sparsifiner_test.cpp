@@ -63,6 +63,41 @@ TEST(Sparsifiner, TheMaskIsTheTopOfTheLowRankMap) {
   }
 }
 
+TEST(Sparsifiner, RowsSeeExactlyTheShareOfTheTokensThatAreThere) {
+  test::seed_torch(7);
+  torch::NoGradGuard no_grad;
+  for (const auto& [tokens, keep, kept] :
+       {std::tuple<int64_t, double, int64_t>{10, 0.25, 3}, {100, 0.07, 7}, {12, 0.25, 3}, {9, 0.01, 1}, {5, 1.0, 5}}) {
+    auto mixer = drawn({{"keep", keep}, {"max_length", 100}, {"class_tokens", 0}});
+    auto in = test::drawn_core(tokens, tokens, 4, 2, torch::kFloat64);
+    nn::CoreReport report;
+    in.report = &report;
+    mixer->mix(in);
+    EXPECT_EQ(report.pairs, 2 * 4 * tokens * kept) << tokens << " " << keep;
+    // Padding is no token that is there: of the first item two are left.
+    in.key_padding = torch::zeros({2, tokens}, torch::kBool);
+    in.key_padding->select(0, 0).slice(0, 2).fill_(true);
+    mixer->mix(in);
+    EXPECT_EQ(report.pairs, 4 * tokens * (std::min<int64_t>(2, int64_t(std::ceil(2 * keep))) + kept)) << tokens;
+  }
+}
+
+TEST(Sparsifiner, TheReleasedScaleCountsHeads) {
+  test::seed_torch(8);
+  torch::NoGradGuard no_grad;
+  // With logits that differ by a factor, other coefficients pass a threshold.
+  auto plain = drawn({{"keep", 0.3}, {"coefficient_threshold", 0.35}});
+  auto released = drawn({{"keep", 0.3}, {"coefficient_threshold", 0.35}, {"released_scale", true}});
+  test::copy_weights(*released, *plain);
+  const auto in = test::drawn_core(kTokens, kTokens, 4, 2, torch::kFloat64);
+  EXPECT_GT(relative_error(released->mix(in), plain->mix(in)), 1e-3);
+  // Heads of as many channels as there are heads make no difference, and queries scaled by hand undo it.
+  auto by_hand = drawn({{"keep", 0.3}, {"coefficient_threshold", 0.35}});
+  test::copy_weights(*by_hand, *plain);
+  by_hand->named_parameters()["q_down"].mul_(std::sqrt(8.0 / 4.0));
+  EXPECT_LT(relative_error(by_hand->mix(in), released->mix(in)), 1e-12);
+}
+
 TEST(Sparsifiner, AFullBasisGivesTheTopOfTheCheapAttention) {
   test::seed_torch(3);
   torch::NoGradGuard no_grad;

@@ -5,24 +5,24 @@
 namespace heed::tensor_attention_test {
 namespace {
 
-using exact::PairKeys;
+using exact::TupleKeys;
 using test::relative_error;
 using torch::Tensor;
 
 struct Pairs {
   Tensor q;
-  PairKeys keys;
+  TupleKeys keys;
 };
 
 Pairs draw(int64_t n, int64_t m, int64_t d, double size = 1) {
   const auto make = [&](int64_t tokens) { return torch::randn({2, 2, tokens, d}, torch::kFloat64) * size; };
-  return {make(n), {make(m), make(m), make(m), make(m), {}}};
+  return {make(n), {{make(m), make(m)}, {make(m), make(m)}, {}}};
 }
 
 /// All pairs at once.
 Tensor formula(const Pairs& p, bool causal) {
-  const int64_t n = p.q.size(2), m = p.keys.k1.size(2), d = p.q.size(3);
-  auto s = torch::einsum("bhic,bhjc,bhkc->bhijk", {p.q, p.keys.k1, p.keys.k2}) / double(d);
+  const int64_t n = p.q.size(2), m = p.keys.k[0].size(2), d = p.q.size(3);
+  auto s = torch::einsum("bhic,bhjc,bhkc->bhijk", {p.q, p.keys.k[0], p.keys.k[1]}) / double(d);
   auto hidden = torch::zeros({2, 1, n, m, m}, torch::kBool);
   const auto j = torch::arange(m).view({1, m, 1}), k = torch::arange(m).view({1, 1, m});
   if (causal) hidden = hidden | (torch::maximum(j, k) > (torch::arange(n) + m - n).view({n, 1, 1}));
@@ -30,12 +30,12 @@ Tensor formula(const Pairs& p, bool causal) {
     hidden = hidden | p.keys.hidden.view({2, 1, 1, m, 1}) | p.keys.hidden.view({2, 1, 1, 1, m});
   s = s.masked_fill(hidden, -1e30);
   const auto w = torch::softmax(s.flatten(3), 3).view_as(s).masked_fill(hidden, 0);
-  return torch::einsum("bhijk,bhjv,bhkv->bhiv", {w, p.keys.v1, p.keys.v2});
+  return torch::einsum("bhijk,bhjv,bhkv->bhiv", {w, p.keys.v[0], p.keys.v[1]});
 }
 
 Tensor fast(const Pairs& p, int64_t degree, bool causal) {
-  Tensor a, b;
-  return exact::polynomial_pair_attention(p.q, p.keys, degree, causal, a, b);
+  std::vector<Tensor> sums;
+  return exact::polynomial_tuple_attention(p.q, p.keys, degree, causal, sums);
 }
 
 TEST(PairAttention, IsTheSoftmaxOverAllPairs) {
@@ -43,11 +43,11 @@ TEST(PairAttention, IsTheSoftmaxOverAllPairs) {
   for (const bool causal : {true, false})
     for (const auto& [n, m] : {std::pair<int64_t, int64_t>{20, 20}, {3, 19}, {37, 37}}) {
       auto p = draw(n, m, 6);
-      EXPECT_LT(relative_error(exact::pair_attention(p.q, p.keys, causal), formula(p, causal)), 1e-12) << causal << n;
+      EXPECT_LT(relative_error(exact::tuple_attention(p.q, p.keys, causal), formula(p, causal)), 1e-12) << causal << n;
       p.keys.hidden = torch::zeros({2, m}, torch::kBool);
       p.keys.hidden[0].slice(0, 2, 9).fill_(true);
       p.keys.hidden[1].fill_(true);  // nothing to see
-      const auto out = exact::pair_attention(p.q, p.keys, causal);
+      const auto out = exact::tuple_attention(p.q, p.keys, causal);
       EXPECT_LT(relative_error(out, formula(p, causal)), 1e-12) << causal << n;
       EXPECT_EQ(out[1].abs().max().item<double>(), 0);
     }
@@ -57,11 +57,11 @@ TEST(PairAttention, GradientsAreThoseOfTheFormula) {
   test::seed_torch(2);
   for (const bool causal : {true, false}) {
     auto p = draw(18, 18, 4);
-    const std::vector<Tensor> inputs{p.q, p.keys.k1, p.keys.k2, p.keys.v1, p.keys.v2};
+    const std::vector<Tensor> inputs{p.q, p.keys.k[0], p.keys.k[1], p.keys.v[0], p.keys.v[1]};
     for (auto t : inputs) t.requires_grad_();
     const auto direction = torch::randn({2, 2, 18, 4}, torch::kFloat64);
     const auto grads = [&](const Tensor& out) { return torch::autograd::grad({(out * direction).sum()}, inputs); };
-    const auto found = grads(exact::pair_attention(p.q, p.keys, causal)), expected = grads(formula(p, causal));
+    const auto found = grads(exact::tuple_attention(p.q, p.keys, causal)), expected = grads(formula(p, causal));
     for (size_t i = 0; i < 5; ++i) EXPECT_LT(relative_error(found[i], expected[i]), 1e-10) << i << causal;
   }
 }
@@ -71,22 +71,23 @@ TEST(PairAttention, FactsOfTheCard) {
   auto p = draw(11, 11, 5);
   // Second keys that say nothing: plain attention times the mean of the second values.
   auto plain = p;
-  plain.keys.k2 = torch::ones_like(p.keys.k2);
-  const auto a = torch::softmax(torch::matmul(p.q, p.keys.k1.transpose(2, 3)) / 5, 3);
-  const auto expected = torch::matmul(a, p.keys.v1) * p.keys.v2.mean(2, true);
-  EXPECT_LT(relative_error(exact::pair_attention(plain.q, plain.keys, false), expected), 1e-12);
+  plain.keys.k[1] = torch::ones_like(p.keys.k[1]);
+  const auto a = torch::softmax(torch::matmul(p.q, p.keys.k[0].transpose(2, 3)) / 5, 3);
+  const auto expected = torch::matmul(a, p.keys.v[0]) * p.keys.v[1].mean(2, true);
+  EXPECT_LT(relative_error(exact::tuple_attention(plain.q, plain.keys, false), expected), 1e-12);
   // The members of a pair may change places.
-  const PairKeys swapped{p.keys.k2, p.keys.k1, p.keys.v2, p.keys.v1, {}};
-  EXPECT_LT(relative_error(exact::pair_attention(p.q, swapped, true), exact::pair_attention(p.q, p.keys, true)), 1e-12);
+  const TupleKeys swapped{{p.keys.k[1], p.keys.k[0]}, {p.keys.v[1], p.keys.v[0]}, {}};
+  EXPECT_LT(relative_error(exact::tuple_attention(p.q, swapped, true), exact::tuple_attention(p.q, p.keys, true)),
+            1e-12);
   // No question, the mean.
   auto silent = p;
   silent.q = torch::zeros_like(p.q);
-  EXPECT_LT(relative_error(exact::pair_attention(silent.q, p.keys, false),
-                           (p.keys.v1.mean(2, true) * p.keys.v2.mean(2, true)).expand_as(p.q)),
+  EXPECT_LT(relative_error(exact::tuple_attention(silent.q, p.keys, false),
+                           (p.keys.v[0].mean(2, true) * p.keys.v[1].mean(2, true)).expand_as(p.q)),
             1e-12);
   // Large products do not overflow.
   auto large = draw(9, 9, 5, 30);
-  EXPECT_TRUE(test::all_finite(exact::pair_attention(large.q, large.keys, true)));
+  EXPECT_TRUE(test::all_finite(exact::tuple_attention(large.q, large.keys, true)));
 }
 
 TEST(PairPolynomial, FeaturesGiveTheTaylorPolynomial) {
@@ -114,7 +115,7 @@ TEST(PairPolynomial, ComesCloserWithItsDegree) {
   test::seed_torch(5);
   const auto p = draw(5, 5, 3, 0.5);
   for (const bool causal : {false, true}) {
-    const auto exact_out = exact::pair_attention(p.q, p.keys, causal);
+    const auto exact_out = exact::tuple_attention(p.q, p.keys, causal);
     double before = 1;
     for (const int64_t degree : {2, 4, 8}) {
       const double error = (fast(p, degree, causal) - exact_out).abs().max().item<double>();
@@ -122,6 +123,17 @@ TEST(PairPolynomial, ComesCloserWithItsDegree) {
       before = error;
     }
     EXPECT_LT(before, 1e-8);
+    // Entries of up to 1/2: |s| <= 1/8, and what the polynomial of degree p leaves out is at most s^(p+1) e^s / (p+1)!.
+    Pairs bounded = p;
+    for (auto* t : {&bounded.q, &bounded.keys.k[0], &bounded.keys.k[1], &bounded.keys.v[0], &bounded.keys.v[1]})
+      *t = torch::tanh(*t) / 2;
+    const auto wanted = exact::tuple_attention(bounded.q, bounded.keys, causal);
+    for (const int64_t degree : {2, 4, 8}) {
+      const double left_out = std::pow(1.0 / 8, double(degree + 1)) * std::exp(0.25) / std::tgamma(double(degree + 2));
+      // Weights, in numerator and denominator, of values of up to 1/4; a dozen roundings.
+      const double bound = 2 * left_out / (1 - left_out) / 4 + 12 * 2.2e-16;
+      EXPECT_LT((fast(bounded, degree, causal) - wanted).abs().max().item<double>(), bound) << degree;
+    }
   }
 }
 
@@ -130,18 +142,18 @@ TEST(PairPolynomial, PrefixSumsAndPaddingAndGradients) {
   auto p = draw(70, 70, 3, 0.7);  // chunks of 32
   p.keys.hidden = torch::zeros({2, 70}, torch::kBool);
   p.keys.hidden[0].slice(0, 1, 9).fill_(true);
-  const std::vector<Tensor> inputs{p.q, p.keys.k1, p.keys.k2, p.keys.v1, p.keys.v2};
+  const std::vector<Tensor> inputs{p.q, p.keys.k[0], p.keys.k[1], p.keys.v[0], p.keys.v[1]};
   for (auto t : inputs) t.requires_grad_();
   const auto direct = [&] {
     const auto f = [&](const Tensor& x, bool taylor) { return exact::monomials(x, 2, taylor); };
     const auto weights =
-        torch::einsum("bhir,bhjr,bhkr->bhijk", {f(p.q, true), f(p.keys.k1, false), f(p.keys.k2, false)});
+        torch::einsum("bhir,bhjr,bhkr->bhijk", {f(p.q, true), f(p.keys.k[0], false), f(p.keys.k[1], false)});
     const auto i = torch::arange(70).view({70, 1, 1}), j = torch::arange(70).view({1, 70, 1}),
                k = torch::arange(70).view({1, 1, 70});
     const auto hidden =
         (torch::maximum(j, k) > i) | p.keys.hidden.view({2, 1, 1, 70, 1}) | p.keys.hidden.view({2, 1, 1, 1, 70});
     const auto w = weights.masked_fill(hidden, 0);
-    return torch::einsum("bhijk,bhjv,bhkv->bhiv", {w, p.keys.v1, p.keys.v2}) /
+    return torch::einsum("bhijk,bhjv,bhkv->bhiv", {w, p.keys.v[0], p.keys.v[1]}) /
            w.sum({3, 4}).clamp_min(1e-12).unsqueeze(3);
   };
   const auto out = fast(p, 2, true), expected = direct();
@@ -150,6 +162,66 @@ TEST(PairPolynomial, PrefixSumsAndPaddingAndGradients) {
   const auto grads = [&](const Tensor& o) { return torch::autograd::grad({(o * direction).sum()}, inputs); };
   const auto found = grads(out), wanted = grads(expected);
   for (size_t i = 0; i < 5; ++i) EXPECT_LT(relative_error(found[i], wanted[i]), 1e-10) << i;
+}
+
+/// Triples of keys, so that weights are a tensor of the fourth order.
+TEST(TupleAttention, OfTheFourthOrderIsTheSoftmaxOverTriples) {
+  test::seed_torch(8);
+  const int64_t n = 19, d = 4;  // more than the first members of one call
+  for (const bool causal : {true, false}) {
+    const auto make = [&] { return (torch::randn({2, 2, n, d}, torch::kFloat64)).requires_grad_(); };
+    const auto q = make();
+    TupleKeys keys{{make(), make(), make()}, {make(), make(), make()}, torch::zeros({2, n}, torch::kBool)};
+    keys.hidden[0].slice(0, 3, 6).fill_(true);
+    const auto triples = [&](const Tensor& hidden) {
+      auto s = torch::einsum("bhic,bhjc,bhkc,bhlc->bhijkl", {q, keys.k[0], keys.k[1], keys.k[2]}) / double(d);
+      s = s.masked_fill(hidden, -1e30);
+      const auto w = torch::softmax(s.flatten(3), 3).view_as(s).masked_fill(hidden, 0);
+      return torch::einsum("bhijkl,bhjv,bhkv,bhlv->bhiv", {w, keys.v[0], keys.v[1], keys.v[2]});
+    };
+    auto hidden = torch::zeros({2, 1, n, n, n, n}, torch::kBool);
+    const auto i = torch::arange(n).view({n, 1, 1, 1});
+    for (const int64_t member : {0, 1, 2}) {
+      std::vector<int64_t> own{1, 1, 1, 1}, padded{2, 1, 1, 1, 1, 1};
+      own[size_t(member) + 1] = padded[size_t(member) + 3] = n;
+      hidden = hidden | keys.hidden.view(padded);
+      if (causal) hidden = hidden | (torch::arange(n).view(own) > i);
+    }
+    const auto found = exact::tuple_attention(q, keys, causal), expected = triples(hidden);
+    EXPECT_LT(relative_error(found, expected), 1e-12) << causal;
+    std::vector<Tensor> inputs{q};
+    for (const auto& list : {keys.k, keys.v}) inputs.insert(inputs.end(), list.begin(), list.end());
+    const auto direction = torch::randn_like(found);
+    const auto grads = [&](const Tensor& out) { return torch::autograd::grad({(out * direction).sum()}, inputs); };
+    const auto a = grads(found), b = grads(expected);
+    for (size_t t = 0; t < inputs.size(); ++t) EXPECT_LT(relative_error(a[t], b[t]), 1e-10) << t << causal;
+    // The polynomial of entries of at most 1/2: |s| <= d / 16 / d, so that what is left out is below (1/16)^9 / 9!.
+    torch::NoGradGuard no_grad;
+    for (auto* list : {&keys.k, &keys.v})
+      for (auto& t : *list) t = torch::tanh(t.detach()) / 2;
+    std::vector<Tensor> sums;
+    const auto small = torch::tanh(q.detach()) / 2;
+    EXPECT_LT(relative_error(exact::polynomial_tuple_attention(small, keys, 8, causal, sums),
+                             exact::tuple_attention(small, keys, causal)),
+              1e-12)
+        << causal;
+  }
+}
+
+TEST(TensorAttention, LayersOfEveryOrderStepAsTheyRun) {
+  test::seed_torch(9);
+  torch::NoGradGuard no_grad;
+  const auto x = torch::randn({2, 13, 12}) * 0.5;
+  for (const int64_t order : {3, 4, 5})
+    for (const int64_t degree : {0, 2}) {
+      auto mixer =
+          test::drawn_mixer("tensor_attention", {{"dim", 12}, {"heads", 3}, {"degree", degree}, {"order", order}});
+      int64_t size = 0;
+      for (const auto& parameter : mixer->parameters()) size += parameter.numel();
+      EXPECT_EQ(size, 12 * 12 * (2 * order));  // q, the output, and keys and values of order - 1 members
+      EXPECT_LT(relative_error(test::in_parts(*mixer, x, {1, 4}), mixer->forward({.x = x})), test::kForwardTolerance)
+          << order << " " << degree;
+    }
 }
 
 TEST(TensorAttention, StepsOfTheFastFormHoldSums) {
@@ -168,6 +240,7 @@ TEST(TensorAttention, BadInputIsNamed) {
   EXPECT_THROW(make_mixer("tensor_attention", {{"degree", 3}}), Error);
   EXPECT_THROW(make_mixer("tensor_attention", {{"dim", 10}, {"heads", 4}}), Error);
   EXPECT_THROW(make_mixer("tensor_attention", {{"key_dim", 3}}), Error);
+  EXPECT_THROW(make_mixer("tensor_attention", {{"order", 2}}), Error);
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 // The card of transformer_xl: shifts of relative scores, and a memory that gets no gradient.
+#include "heed/models/decoder_lm.h"
 #include "heed/nn/positions.h"
 #include "heed/nn/relative_scores.h"
 #include "mixers/sparse/sparse_support.h"
@@ -113,10 +114,71 @@ TEST(TransformerXl, PlacesDoNotMatterButDistances) {
   EXPECT_LT(relative_error(mixer->forward(padded).slice(1, 5), mixer->forward({.x = x})), test::kForwardTolerance);
 }
 
+DecoderLm decoder(const char* biases, int64_t layers, torch::ScalarType type) {
+  DecoderConfig c;
+  c.dim = kDim, c.heads = c.kv_heads = kHeads, c.head_dim = kSize, c.hidden = 32, c.vocab_size = 20, c.max_length = 64;
+  for (int64_t l = 0; l < layers; ++l) c.layers.push_back({"transformer_xl", {{"memory", 16}, {"biases", biases}}});
+  DecoderLm model(c, type);
+  model->eval();
+  return model;
+}
+
+TEST(TransformerXl, LayersOfAModelHaveOneUAndOneV) {
+  test::seed_torch(7);
+  auto shared = decoder("model", 3, torch::kFloat64), apart = decoder("layer", 3, torch::kFloat64);
+  const auto count = [](DecoderLm& model) {
+    int64_t biases = 0;
+    for (const auto& entry : model->named_parameters()) biases += entry.key().ends_with("_bias") ? 1 : 0;
+    return biases;
+  };
+  EXPECT_EQ(count(shared), 2);
+  EXPECT_EQ(count(apart), 6);
+  const auto target = apart->named_parameters();
+  {
+    torch::NoGradGuard no_grad;
+    for (const auto& entry : shared->named_parameters()) entry.value().add_(torch::randn_like(entry.value()) * 0.2);
+    for (const auto& entry : shared->named_parameters()) {
+      target[entry.key()].copy_(entry.value());
+      if (!entry.key().ends_with("_bias")) continue;
+      const auto name = entry.key().substr(std::string("layers_0").size());
+      for (const char* layer : {"layers_1", "layers_2"}) target[layer + name].copy_(entry.value());
+    }
+  }
+  const auto tokens = torch::randint(20, {2, 11}, torch::kInt64);
+  EXPECT_LT(relative_error(shared->forward(tokens), apart->forward(tokens)), 1e-12);
+  // What the layers' own ones get separately comes together.
+  const auto weights = torch::randn({2, 11, 20}, torch::kFloat64);
+  (shared->forward(tokens) * weights).sum().backward();
+  (apart->forward(tokens) * weights).sum().backward();
+  for (const char* name : {"content_bias", "distance_bias"}) {
+    auto sum = torch::zeros({kHeads, 1, kSize}, torch::kFloat64);
+    for (const char* layer : {"layers_0", "layers_1", "layers_2"})
+      sum = sum + target[std::string(layer) + ".self_attn." + name].grad();
+    EXPECT_LT(relative_error(shared->named_parameters()[std::string("layers_0.self_attn.") + name].grad(), sum), 1e-10);
+  }
+  // Another type and other weights reach all layers.
+  shared->to(torch::kFloat32);
+  auto narrow = decoder("model", 3, torch::kFloat32);
+  std::stringstream file;
+  torch::serialize::OutputArchive out;
+  shared->save(out);
+  out.save_to(file);
+  torch::serialize::InputArchive archive;
+  archive.load_from(file);
+  narrow->load(archive);
+  torch::NoGradGuard no_grad;
+  EXPECT_TRUE(torch::equal(narrow->forward(tokens), shared->forward(tokens)));
+  EXPECT_LT(relative_error(narrow->forward(tokens), apart->forward(tokens)), test::kForwardTolerance);
+  DecoderConfig c = shared->config();
+  c.layers[1].config["head_dim"] = 2 * kSize;
+  EXPECT_THROW(DecoderLm{c}, Error);
+}
+
 TEST(TransformerXl, BadInputIsNamed) {
   EXPECT_THROW(make_mixer("transformer_xl", {{"positions", "rope"}}), Error);
   EXPECT_THROW(make_mixer("transformer_xl", {{"softcap", 2.0}}), Error);
   EXPECT_THROW(make_mixer("transformer_xl", {{"memory", -1}}), Error);
+  EXPECT_THROW(make_mixer("transformer_xl", {{"biases", "all"}}), Error);
 }
 
 }  // namespace

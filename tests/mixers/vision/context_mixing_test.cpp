@@ -1,6 +1,9 @@
 // The card of convolutions whose kernels come from affinities to a context.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
+
 #include "heed/error.h"
 #include "support/image_support.h"
 
@@ -91,6 +94,74 @@ TEST(ContextMixingConv, KernelsComeFromTheContext) {
   EXPECT_THROW(make_mixer("context_mixing_conv", {{"dim", 16}, {"context", 16}}), Error);
   EXPECT_THROW(make_mixer("context_mixing_conv", {{"dim", 16}, {"kernel", 4}}), Error);
   EXPECT_THROW(make_mixer("context_mixing_conv", {{"dim", 10}, {"heads", 2}}), Error);
+}
+
+/// All of it by the formula: groups, biases by offset, windows that are moved inwards, images smaller than kernels.
+TEST(ContextMixingConv, IsWhatTheFormulaSays) {
+  test::seed_images(5);
+  torch::NoGradGuard no_grad;
+  for (const auto& [height, width, side, context, heads] :
+       {std::array<int64_t, 5>{8, 9, 5, 0, 1}, {7, 6, 3, 4, 1}, {3, 8, 5, 0, 2}}) {
+    const auto in = image_input(height, width, kDim);
+    const auto mixer = test::drawn_image_mixer(
+        "context_mixing_conv", {{"dim", kDim}, {"kernel", side}, {"context", context}, {"heads", heads}});
+    const auto linear = [&](const char* name, const Tensor& x) { return test::linear_of(*mixer, name, x); };
+    const auto norm = [&](const std::string& name, const Tensor& x) {  // fresh statistics
+      return x / std::sqrt(1 + 1e-5) * parameter(*mixer, name + ".weight") + parameter(*mixer, name + ".bias");
+    };
+    const auto convolved = [&](const std::string& name, const Tensor& x, int64_t cells, int64_t dilation, bool bias) {
+      const auto image = x.t().reshape({1, kDim, height, width});
+      return torch::conv2d(image, parameter(*mixer, name + ".weight"),
+                           bias ? parameter(*mixer, name + ".bias") : Tensor(), 1, dilation * (cells / 2), dilation,
+                           kDim)
+          .view({kDim, -1})
+          .t();
+    };
+    const auto x = in.x[0];
+    const auto fused = torch::layer_norm(x + convolved("local", x, 3, 1, true), {kDim},
+                                         parameter(*mixer, "norm.weight"), parameter(*mixer, "norm.bias"));
+    const int64_t own = kDim - context, groups = 2 * heads, size = own / 2 / groups;
+    const auto q = norm("q_norm", linear("q_proj", fused.narrow(1, 0, own)));
+    const auto told = context == 0 ? fused : fused.narrow(1, own, context);
+    const auto regions = torch::adaptive_avg_pool2d(told.t().reshape({1, told.size(1), height, width}), {7, 7});
+    const auto k = norm("k_norm", linear("k_proj", regions.flatten(2)[0].t()));
+    auto filtered = torch::zeros({height * width, kDim}, torch::kFloat64);
+    for (int64_t g = 0; g < groups; ++g) {
+      const auto of = [&](const Tensor& t) { return t.narrow(1, g * size, size); };
+      const auto made = linear("kernels", torch::matmul(of(q), of(k).t()) / std::sqrt(double(own) / double(groups)));
+      for (const bool large : {false, true}) {
+        const int64_t cells = large ? side : 5, rows = std::min(cells, height), columns = std::min(cells, width);
+        const auto table = parameter(*mixer, large ? "far_bias" : "near_bias")[g].view({2 * cells - 1, 2 * cells - 1});
+        const int64_t channels = kDim / 2 / groups, first = (large ? kDim / 2 : 0) + g * channels;
+        for (int64_t i = 0; i < height * width; ++i) {
+          const auto kernel = made[i].narrow(0, large ? 25 : 0, cells * cells).view({cells, cells});
+          const int64_t top = std::clamp<int64_t>(i / width - cells / 2, 0, height - rows),
+                        left = std::clamp<int64_t>(i % width - cells / 2, 0, width - columns);
+          std::vector<Tensor> logits, values;
+          for (int64_t r = 0; r < rows; ++r)
+            for (int64_t c = 0; c < columns; ++c) {
+              logits.push_back(kernel[(cells - rows) / 2 + r][(cells - columns) / 2 + c] +
+                               table[top + r - i / width + cells - 1][left + c - i % width + cells - 1]);
+              values.push_back(fused[(top + r) * width + left + c].narrow(0, first, channels));
+            }
+          filtered[i]
+              .narrow(0, first, channels)
+              .copy_(torch::matmul(torch::softmax(torch::stack(logits), 0), torch::stack(values)));
+        }
+      }
+    }
+    auto y = norm("mix_norm", linear("mix", filtered));
+    using Branches = std::vector<std::pair<int64_t, int64_t>>;
+    const auto branches = side == 3 ? Branches{{3, 1}} : Branches{{5, 1}, {3, 1}, {3, 2}};
+    for (size_t b = 0; b < branches.size(); ++b) {
+      const auto number = std::to_string(b);
+      y = y + norm("places.norm_" + number,
+                   convolved("places.conv_" + number, fused, branches[b].first, branches[b].second, false));
+    }
+    const auto open = torch::sigmoid(linear("excite", torch::relu(linear("squeeze", y.mean(0)))));
+    const auto expected = linear("o_proj", y * open * torch::silu(linear("gate", fused)));
+    EXPECT_LT(relative_error(mixer->forward(in)[0], expected), 1e-10) << height << " x " << width << " " << side;
+  }
 }
 
 TEST(ContextMixingConv, OneLayerSeesTheWholeImage) {
