@@ -208,6 +208,8 @@ std::unique_ptr<TaskModel> make_task_model(const tasks::Task& task, const TaskMo
   auto wider = options;
   wider.hidden = options.hidden + 1;
   const int64_t count = model->parameters(), unit = build(face, task.name(), wider, positions)->parameters() - count;
+  require(unit > 0, "{}: parameters = {}: a model without channel mixers has nothing whose width could be chosen",
+          task.name(), options.parameters);
   wider.hidden = std::max<int64_t>(1, options.hidden + std::llround(double(options.parameters - count) / double(unit)));
   return build(face, task.name(), wider, positions);
 }

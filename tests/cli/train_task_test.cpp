@@ -62,25 +62,27 @@ TEST(TrainTask, SaysWhichKernelsRun) {
 }
 
 TEST(TrainTask, BadInputIsOneClearLine) {
-  for (const auto& [options, word] : {std::pair<std::string, std::string>{"", "--task"},
-                                      {"--mixer dense", "--task"},
-                                      {"--task mqra", "mqar"},
-                                      {"--task mqar --mixer dens", "dense"},
-                                      {"--task mqar --mixer dense+dens", "dense"},
-                                      {"--task mqar --task-set pair=3", "pairs"},
-                                      {"--task mqar --beyond lenght=128", "length"},
-                                      {"--task mqar --mixer dense --set windw=3", "windw"},
-                                      {"--task mqar --mixer dense+gla --set window=3", "NAME.key=value"},
-                                      {"--task digits --mixer aaren", "patches"},
-                                      {"--task algo --mixer aaren", "past"},
-                                      {"--task mqar --heads 3", "heads = 3"},
-                                      {"--task mqar --mixer drama_world_model", "whole model"},
-                                      {"--task mqar --mixer gla --set causal=maybe", "causal"},
-                                      {"--task listops --mixer gla --set causal=maybe", "causal"},
-                                      {"--task mqar --block transnormr", "did you mean transnormer"},
-                                      {"--task digits --block gpt2", "channel_mixer"},
-                                      {"--task digits --out /tmp/never-written", "decoder"},
-                                      {"--steps 5", "--task"}}) {
+  for (const auto& [options, word] :
+       {std::pair<std::string, std::string>{"", "--task"},
+        {"--mixer dense", "--task"},
+        {"--task mqra", "mqar"},
+        {"--task mqar --mixer dens", "dense"},
+        {"--task mqar --mixer dense+dens", "dense"},
+        {"--task mqar --task-set pair=3", "pairs"},
+        {"--task mqar --beyond lenght=128", "length"},
+        {"--task mqar --mixer dense --set windw=3", "windw"},
+        {"--task mqar --mixer dense+gla --set window=3", "NAME.key=value"},
+        {"--task digits --mixer aaren", "patches"},
+        {"--task algo --mixer aaren", "past"},
+        {"--task mqar --heads 3", "heads = 3"},
+        {"--task mqar --mixer drama_world_model", "whole model"},
+        {"--task mqar --mixer gla --set causal=maybe", "causal"},
+        {"--task listops --mixer gla --set causal=maybe", "causal"},
+        {"--task mqar --block transnormr", "did you mean transnormer"},
+        {"--task digits --block gpt2", "channel_mixer"},
+        {"--task digits --channel-mixer none --parameters 5000", "without channel mixers"},
+        {"--task digits --out /tmp/never-written", "decoder"},
+        {"--steps 5", "--task"}}) {
     const auto result = test::heed("train " + options);
     EXPECT_EQ(result.status, 2) << options;
     EXPECT_NE(result.err.find(word), std::string::npos) << options << ": " << result.err;
