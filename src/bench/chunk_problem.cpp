@@ -60,7 +60,18 @@ ChunkProblem::ChunkProblem(const KernelCase& c) : case_(c) {
     beta_.randomize(4);
     change_all(beta_, [](float e) { return 1 / (1 + std::exp(-e)); });
   }
-  if (!c.decay.empty()) {
+  if (has_coefficients()) {
+    const int64_t chunk = LinearChunkParams().chunk;
+    pairs_ = Buffer(type, {c.batch, c.q_heads, c.queries, chunk});
+    reads_ = Buffer(type, tokens), writes_ = Buffer(type, tokens);
+    carries_ = Buffer(type, {c.batch, c.q_heads, (c.queries + chunk - 1) / chunk, 1});
+    // Titans' are products of decays and sums of such.
+    uint64_t seed = 7;
+    for (Buffer* buffer : {&pairs_, &reads_, &writes_, &carries_}) {
+      buffer->randomize(seed++);
+      change_all(*buffer, [](float e) { return 1 / (1 + std::exp(-e)); });
+    }
+  } else if (!c.decay.empty()) {
     log_decay_ = Buffer(type, c.decay == "channel"    ? rows
                               : c.decay == "constant" ? std::array<int64_t, 4>{1, c.q_heads, 1, 1}
                                                       : tokens);
@@ -72,7 +83,7 @@ ChunkProblem::ChunkProblem(const KernelCase& c) : case_(c) {
   d_out_ = Buffer(type, rows), d_q_ = Buffer(type, rows), d_k_ = Buffer(type, rows), d_v_ = Buffer(type, rows);
   d_out_.randomize(6);
   if (is_delta()) d_beta_ = Buffer(type, tokens);
-  if (!c.decay.empty()) d_log_decay_ = Buffer(type, log_decay_.view().size);
+  if (log_decay_.view()) d_log_decay_ = Buffer(type, log_decay_.view().size);
 }
 
 template <class Params>
@@ -80,7 +91,11 @@ Params ChunkProblem::params() const {
   Params p;
   p.q = q_.view(), p.k = k_.view(), p.v = v_.view(), p.out = out_.view(), p.final_state = state_.view();
   if (log_decay_.view()) p.log_decay = log_decay_.view();
-  if constexpr (std::is_same_v<Params, DeltaChunkParams>) p.beta = beta_.view();
+  if constexpr (std::is_same_v<Params, DeltaChunkParams>) {
+    p.beta = beta_.view();
+  } else if (has_coefficients()) {
+    p.coefficients = {pairs_.view(), reads_.view(), writes_.view(), carries_.view()};
+  }
   return p;
 }
 
@@ -123,7 +138,13 @@ CheckResult ChunkProblem::check_as(double work) {
   const auto copy = [&](const AnyView& view) { return copies.of(beginning(view, tokens)); };
   Params want;
   want.q = copy(p.q), want.k = copy(p.k), want.v = copy(p.v), want.log_decay = copy(p.log_decay);
-  if constexpr (std::is_same_v<Params, DeltaChunkParams>) want.beta = copy(p.beta);
+  if constexpr (std::is_same_v<Params, DeltaChunkParams>) {
+    want.beta = copy(p.beta);
+  } else if (has_coefficients()) {
+    const auto& [pairs, reads, writes, carries] = p.coefficients;
+    want.coefficients = {copy(pairs), copy(reads), copy(writes),
+                         copies.of(beginning(carries, (tokens + p.chunk - 1) / p.chunk))};
+  }
   CheckResult result{0, is_backward() ? 1e-4 : 2e-5};
   const auto compare = [&](const AnyView& got, const Buffer& wanted) {
     result.error = std::max(result.error, relative_error(in_double(beginning(got, tokens)), wanted));

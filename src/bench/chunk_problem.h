@@ -26,12 +26,14 @@ class ChunkProblem {
     return case_.call == KernelCase::Call::linear_chunk_backward ||
            case_.call == KernelCase::Call::delta_chunk_backward;
   }
+  bool has_coefficients() const { return case_.decay == KernelCase::kCoefficients; }
   bool is_delta() const {
     return case_.call == KernelCase::Call::delta_chunk || case_.call == KernelCase::Call::delta_chunk_backward;
   }
 
   KernelCase case_;
   Buffer q_, k_, v_, beta_, log_decay_, out_, state_;
+  Buffer pairs_, reads_, writes_, carries_;
   Buffer d_out_, d_q_, d_k_, d_v_, d_beta_, d_log_decay_;
 };
 

@@ -207,7 +207,10 @@ std::vector<KernelCase> scan_cases(int64_t channels, int64_t states, const std::
 KernelCase chunk(Call call, const std::string& decay, int64_t d, int64_t tokens) {
   const bool backward = call == Call::linear_chunk_backward || call == Call::delta_chunk_backward;
   KernelCase c{.call = call, .d = d};
-  c.name = fmt::format("{}{}{}", tokens == 1 ? "step " : "", decay.empty() ? "" : decay + " decay ",
+  c.name = fmt::format("{}{}{}", tokens == 1 ? "step " : "",
+                       decay.empty()                        ? ""
+                       : decay == KernelCase::kCoefficients ? decay + " "
+                                                            : decay + " decay ",
                        backward ? "backward" : "forward");
   c.queries = c.keys = tokens;
   c.decay = decay;
@@ -230,6 +233,8 @@ std::vector<KernelCase> chunk_cases(const std::vector<int64_t>& sizes, int64_t t
     cases.push_back(chunk(Call::delta_chunk, "scalar", d, tokens));
   }
   cases.push_back(chunk(Call::linear_chunk, "constant", sizes[0], tokens));
+  cases.push_back(chunk(Call::linear_chunk, KernelCase::kCoefficients, sizes[0], tokens));
+  cases.push_back(chunk(Call::linear_chunk_backward, KernelCase::kCoefficients, sizes[0], tokens));
   cases.push_back(chunk(Call::linear_chunk, "scalar", sizes[0], 1));
   cases.push_back(chunk(Call::delta_chunk, "scalar", sizes[0], 1));
   cases.push_back(beside(chunk(Call::linear_chunk, "", sizes[0], exact.queries), Compared::by_time, exact));

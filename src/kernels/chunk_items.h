@@ -41,7 +41,7 @@ std::vector<Params> cut_columns(const Params& p) {
 }
 
 /// Runs run(task, item, scratch) for the heads of all sequences and the parts of a call; sequences of one token run
-/// step(task, item). False if one was.
+/// step(task, item), unless coefficients are given. False if one was.
 template <class Task, class Params, class Bytes, class Run, class Step>
 bool for_each_chunk_item(const Params& p, const Bytes& scratch_bytes, const Run& run, const Step& step) {
   const int64_t heads = p.out.size[1], count = count_spans(p, p.q) * heads;
@@ -54,7 +54,8 @@ bool for_each_chunk_item(const Params& p, const Bytes& scratch_bytes, const Run&
   const int64_t total = count * static_cast<int64_t>(tasks.size());
   if (total == 0) return true;
   const int threads = small ? 1 : static_cast<int>(std::min<int64_t>(num_threads(), total));
-  const bool steps = p.cu_seqlens == nullptr && p.q.size[2] == 1;
+  const bool stepwise = tasks.front().decay != DecayKind::given;
+  const bool steps = stepwise && p.cu_seqlens == nullptr && p.q.size[2] == 1;
   const int64_t bytes = steps ? 0 : scratch_bytes(tasks.front());
   const Block scratch = allocate(bytes * threads);
   std::atomic<bool> valid{true};
@@ -62,7 +63,7 @@ bool for_each_chunk_item(const Params& p, const Bytes& scratch_bytes, const Run&
   for (int64_t i = 0; i < total; ++i) {
     const Task& task = tasks[i / count];
     const ChunkItem item{i % count / heads, i % heads};
-    const bool one = span_at(p, p.q, item.sequence).length() == 1;
+    const bool one = stepwise && span_at(p, p.q, item.sequence).length() == 1;
     char* block = static_cast<char*>(scratch.get()) + bytes * omp_get_thread_num();
     if (!(one ? step(task, item) : run(task, item, block))) valid = false;
   }

@@ -8,7 +8,7 @@ namespace heed::kernels {
 
 LinearTask::LinearTask(const LinearChunkParams& params)
     : p(params),
-      decay(decay_kind(params.log_decay, params.q.size[3])),
+      decay(has_coefficients(params) ? DecayKind::given : decay_kind(params.log_decay, params.q.size[3])),
       heads(params.out.size[1]),
       d(params.q.size[3]),
       dv(params.v.size[3]),
@@ -29,7 +29,8 @@ void linear_chunk_backward(const LinearChunkParams& p, const LinearChunkGrads& g
   const int64_t longest = longest_span(p);
   LinearChunkGrads all = g;
   SharedGradients shared(task.heads);
-  for (AnyView* grad : {&all.d_q, &all.d_k, &all.d_v}) shared.widen(*grad);
+  auto& [pairs, reads, writes, carries] = all.d_coefficients;
+  for (AnyView* grad : {&all.d_q, &all.d_k, &all.d_v, &pairs, &reads, &writes, &carries}) shared.widen(*grad);
   if (task.decay != DecayKind::constant) shared.widen(all.d_log_decay);
   const std::vector<ItemGradients> results = for_each_gradient_item(
       p, linear_gradient_scratch_bytes(task, longest),

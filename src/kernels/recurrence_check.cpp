@@ -1,4 +1,5 @@
 // One place that checks the problems of linear_chunk and delta_chunk.
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/recurrence_problem.h"
@@ -26,6 +27,27 @@ void check_decay(const char* op, const AnyView& g, const AnyView& q, int64_t hea
   require(g.size[1] >= 1 && heads % g.size[1] == 0,
           "{}: log_decay has {} heads and the output {}; a divisor of that is accepted", op, g.size[1], heads);
   check_shape(op, g, "log_decay", g.size);
+}
+
+void check_coefficients(const LinearChunkParams& p) {
+  const auto& [pairs, reads, writes, carries] = p.coefficients;
+  const std::pair<const AnyView*, const char*> views[] = {
+      {&pairs, "pairs"}, {&reads, "reads"}, {&writes, "writes"}, {&carries, "carries"}};
+  if (std::ranges::all_of(views, [](const auto& named) { return is_absent(*named.first); })) return;
+  require(is_absent(p.log_decay), "linear_chunk: coefficients beside log_decay; one of them is accepted");
+  require(p.cu_seqlens == nullptr,
+          "linear_chunk: coefficients of packed sequences; a sequence a batch item is accepted");
+  const int64_t batch = p.q.size[0], heads = p.out.size[1], tokens = p.q.size[2];
+  for (const auto& [view, name] : views) {
+    require(!is_absent(*view) || batch * tokens == 0,
+            "linear_chunk: coefficients without {}; pairs, reads, writes and carries are accepted together", name);
+    check_type("linear_chunk", *view, name, p.q.dtype, Storage::side);
+    require(view->size[1] >= 1 && heads % view->size[1] == 0,
+            "linear_chunk: {} has {} heads and the output {}; a divisor of that is accepted", name, view->size[1],
+            heads);
+    const int64_t rows = view == &carries ? (tokens + p.chunk - 1) / p.chunk : tokens;
+    check_shape("linear_chunk", *view, name, {batch, view->size[1], rows, view == &pairs ? p.chunk : 1});
+  }
 }
 
 template <class Params>
@@ -84,11 +106,20 @@ void check_delta(const DeltaChunkParams& p, bool with_out) {
 
 }  // namespace
 
-void check(const LinearChunkParams& p) { check_common("linear_chunk", p, true, true); }
+void check(const LinearChunkParams& p) {
+  check_common("linear_chunk", p, true, true);
+  check_coefficients(p);
+}
 
 void check(const LinearChunkParams& p, const LinearChunkGrads& g) {
   check_common("linear_chunk", p, true, false);
+  check_coefficients(p);
   check_common_grads("linear_chunk", p, g);
+  const auto& [pairs, reads, writes, carries] = g.d_coefficients;
+  check_gradient("linear_chunk", pairs, "d_pairs", p.coefficients.pairs);
+  check_gradient("linear_chunk", reads, "d_reads", p.coefficients.reads);
+  check_gradient("linear_chunk", writes, "d_writes", p.coefficients.writes);
+  check_gradient("linear_chunk", carries, "d_carries", p.coefficients.carries);
 }
 
 void check(const DeltaChunkParams& p) { check_delta(p, true); }

@@ -7,7 +7,13 @@
 
 namespace heed::kernels {
 
-enum class DecayKind : uint8_t { none, constant, scalar, channel };
+enum class DecayKind : uint8_t {
+  none,
+  constant,
+  scalar,
+  channel,
+  given,  ///< coefficients
+};
 
 /// Of a call that check() accepts.
 inline DecayKind decay_kind(const AnyView& log_decay, int64_t d) {
@@ -16,6 +22,8 @@ inline DecayKind decay_kind(const AnyView& log_decay, int64_t d) {
   // A constant of one token in one sequence is the decay of that token.
   return log_decay.size[0] == 1 && log_decay.size[2] == 1 ? DecayKind::constant : DecayKind::scalar;
 }
+
+inline bool has_coefficients(const LinearChunkParams& p) { return !is_absent(p.coefficients.pairs); }
 
 /// Channels that decay by themselves meet in pairs inside so many tokens.
 inline constexpr int64_t kMostChannelChunk = 16;

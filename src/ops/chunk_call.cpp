@@ -57,10 +57,15 @@ struct RunForward {
 struct ChunkFunction : torch::autograd::Function<ChunkFunction> {
   static variable_list forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v,
                                const OptionalTensor& beta, const OptionalTensor& log_decay,
-                               const OptionalTensor& initial_state, const std::shared_ptr<ChunkCall>& call) {
+                               const OptionalTensor& initial_state, const OptionalTensor& pairs,
+                               const OptionalTensor& reads, const OptionalTensor& writes, const OptionalTensor& carries,
+                               const std::shared_ptr<ChunkCall>& call) {
     ops::forward(*call, RunForward());
-    ctx->save_for_backward({q, k, v, beta.value_or(Tensor()), log_decay.value_or(Tensor()),
-                            initial_state.value_or(Tensor()), call->cu_seqlens});
+    variable_list saved{q, k, v};
+    for (const auto* input : {&beta, &log_decay, &initial_state, &pairs, &reads, &writes, &carries})
+      saved.push_back(input->value_or(Tensor()));
+    saved.push_back(call->cu_seqlens);
+    ctx->save_for_backward(saved);
     ctx->saved_data["scale"] = call->scale;
     ctx->saved_data["chunk"] = call->chunk;
     ctx->saved_data["heads"] = call->heads();
@@ -71,7 +76,9 @@ struct ChunkFunction : torch::autograd::Function<ChunkFunction> {
     const auto saved = ctx->get_saved_variables();
     ChunkCall call;
     call.q = saved[0], call.k = saved[1], call.v = saved[2];
-    call.beta = saved[3], call.log_decay = saved[4], call.initial_state = saved[5], call.cu_seqlens = saved[6];
+    call.beta = saved[3], call.log_decay = saved[4], call.initial_state = saved[5];
+    call.pairs = saved[6], call.reads = saved[7], call.writes = saved[8], call.carries = saved[9];
+    call.cu_seqlens = saved[10];
     call.scale = ctx->saved_data["scale"].toDouble();
     call.chunk = ctx->saved_data["chunk"].toInt();
 
@@ -81,7 +88,7 @@ struct ChunkFunction : torch::autograd::Function<ChunkFunction> {
                            : torch::zeros({call.q.size(0), call.heads(), call.q.size(2), call.v.size(3)}, side);
     const auto d_state = grads[1].defined() ? dense(grads[1]) : Tensor();
 
-    variable_list result(7);
+    variable_list result(11);
     size_t edge = 0;  // absent inputs have no edge in the graph
     const auto into = [&](int index, kernels::AnyView& view) {
       if (!saved[index].defined() || !ctx->needs_input_grad(edge++)) return;
@@ -98,15 +105,18 @@ struct ChunkFunction : torch::autograd::Function<ChunkFunction> {
       between(g);
       into(4, g.d_log_decay);
       into(5, g.d_initial_state);
-      kernels::check(p, g);
       return std::pair{p, g};
     };
     if (call.is_delta()) {
       const auto [p, g] = run(call.delta(), kernels::DeltaChunkGrads(),
                               [&](kernels::DeltaChunkGrads& grads) { into(3, grads.d_beta); });
+      kernels::check(p, g);
       if (!call.q.is_meta()) kernels::delta_chunk_backward(p, g);
     } else {
-      const auto [p, g] = run(call.linear(), kernels::LinearChunkGrads(), [](auto&) {});
+      auto [p, g] = run(call.linear(), kernels::LinearChunkGrads(), [](auto&) {});
+      auto& [pairs, reads, writes, carries] = g.d_coefficients;
+      into(6, pairs), into(7, reads), into(8, writes), into(9, carries);
+      kernels::check(p, g);
       if (!call.q.is_meta()) kernels::linear_chunk_backward(p, g);
     }
     return once_differentiable(std::move(result), call.name());
@@ -127,7 +137,7 @@ Tensor expand_heads(const Tensor& x, int64_t heads) {
 
 int64_t ChunkCall::heads() const {
   int64_t most = std::max({q.size(1), k.size(1), v.size(1)});
-  for (const auto* side : {&beta, &log_decay, &initial_state})
+  for (const auto* side : {&beta, &log_decay, &initial_state, &pairs})
     if (side->defined()) most = std::max(most, side->size(1));
   return most;
 }
@@ -144,6 +154,10 @@ void ChunkCall::fill(Params& p) const {
   p.q = checked_view(q), p.k = checked_view(k), p.v = checked_view(v);
   if (log_decay.defined()) p.log_decay = checked_view(log_decay);
   if (initial_state.defined()) p.initial_state = checked_view(initial_state);
+  if constexpr (std::is_same_v<Params, kernels::LinearChunkParams>) {
+    if (pairs.defined())
+      p.coefficients = {checked_view(pairs), checked_view(reads), checked_view(writes), checked_view(carries)};
+  }
   p.out.size = {q.size(0), heads(), q.size(2), v.size(3)};
   if (out.defined()) p.out = checked_view(out);
   if (state.defined()) p.final_state = checked_view(state);
@@ -207,15 +221,18 @@ ChunkCall make_call(const char* op, const Tensor& q, const Tensor& k, const Tens
 
 void run(ChunkCall& call) {
   bool grad = false;
-  for (const auto* input : {&call.q, &call.k, &call.v, &call.beta, &call.log_decay, &call.initial_state})
+  for (const auto* input : {&call.q, &call.k, &call.v, &call.beta, &call.log_decay, &call.initial_state, &call.pairs,
+                            &call.reads, &call.writes, &call.carries})
     grad |= input->defined() && input->requires_grad();
   if (!grad || !torch::GradMode::is_enabled()) {
     torch::NoGradGuard no_grad;
     forward(call, RunForward());
     return;
   }
-  const auto results = ChunkFunction::apply(call.q, call.k, call.v, if_defined(call.beta), if_defined(call.log_decay),
-                                            if_defined(call.initial_state), std::make_shared<ChunkCall>(call));
+  const auto results =
+      ChunkFunction::apply(call.q, call.k, call.v, if_defined(call.beta), if_defined(call.log_decay),
+                           if_defined(call.initial_state), if_defined(call.pairs), if_defined(call.reads),
+                           if_defined(call.writes), if_defined(call.carries), std::make_shared<ChunkCall>(call));
   call.out = results[0];
   call.state = results[1];
 }

@@ -13,6 +13,7 @@ namespace heed::ops {
 struct ChunkCall {
   torch::Tensor q, k, v;                         ///< [B, heads, T, D]
   torch::Tensor beta, log_decay, initial_state;  ///< 4 dimensions or undefined, of side_dtype(q)
+  torch::Tensor pairs, reads, writes, carries;   ///< coefficients of linear_chunk, all of side_dtype(q) or undefined
   torch::Tensor cu_seqlens;                      ///< int64 or undefined
   double scale = 1;
   int64_t chunk = 64;

@@ -80,41 +80,24 @@ LinearChunkOutput linear_coefficients(const Tensor& q, const Tensor& k, const Te
                                       const LinearCoefficients& coefficients,
                                       const std::optional<Tensor>& initial_state) {
   const auto& [pairs, reads, writes, carries] = coefficients;
-  require(q.dim() == 4 && k.dim() == 4 && v.dim() == 4,
-          "linear_coefficients: q, k, v of [batch, heads, tokens, head size] are accepted");
-  require(pairs.dim() == 5 && reads.dim() == 3 && writes.dim() == 3 && carries.dim() == 3,
-          "linear_coefficients: pairs, reads, writes, carries have {}, {}, {}, {} dimensions: 5, 3, 3, 3 are accepted",
+  require(pairs.dim() == 4 && reads.dim() == 3 && writes.dim() == 3 && carries.dim() == 3,
+          "linear_coefficients: pairs, reads, writes, carries have {}, {}, {}, {} dimensions: 4, 3, 3, 3 are accepted",
           pairs.dim(), reads.dim(), writes.dim(), carries.dim());
-  const int64_t batch = q.size(0), heads = std::max({q.size(1), k.size(1), v.size(1)}), tokens = q.size(2),
-                chunks = carries.size(2), length = pairs.size(4);
-  require(chunks >= 1 && chunks * length == tokens && pairs.size(3) == length,
-          "linear_coefficients: {} tokens, {} chunks and pairs [{}]: [B, H, {}, {}, {}] is accepted", tokens, chunks,
-          fmt::join(pairs.sizes(), ", "), chunks, tokens / std::max<int64_t>(chunks, 1),
-          tokens / std::max<int64_t>(chunks, 1));
-  const auto cut = [&](const Tensor& x) { return expand_heads(x, heads).unflatten(2, {chunks, length}); };
-  // A factor a token, over the channels; or one for all tokens.
-  const auto cut_factor = [&](const Tensor& x, const char* name) {
-    require(x.size(2) == tokens || x.size(2) == 1, "linear_coefficients: {} for {} tokens: {} is accepted", name,
-            x.size(2), tokens);
-    return x.size(2) == tokens ? x.unflatten(2, {chunks, length}).unsqueeze(4) : x.unsqueeze(3).unsqueeze(4);
+  auto call = make_call("linear_coefficients", q, k, v, {}, {}, initial_state, {});
+  call.chunk = pairs.size(3);
+  const auto expanded = [&](const Tensor& x, int64_t rows) {
+    auto sizes = x.sizes().vec();
+    if (sizes[0] == 1) sizes[0] = q.size(0);
+    if (sizes[2] == 1) sizes[2] = rows;
+    return x.to(side_dtype(q)).expand(sizes).contiguous();
   };
-  const auto queries = cut(q), keys = cut(k), values = cut(v);
-  const auto weights = (torch::matmul(queries, keys.transpose(3, 4)) * pairs).tril();
-  const auto written = torch::matmul(keys.transpose(3, 4), values * cut_factor(writes, "writes"));
-  Tensor state = initial_state && initial_state->defined()
-                     ? *initial_state
-                     : torch::zeros({batch, heads, q.size(3), v.size(3)}, q.options());
-  require(state.dim() == 4 && state.size(0) == batch && state.size(1) == heads && state.size(2) == q.size(3) &&
-              state.size(3) == v.size(3),
-          "linear_coefficients: initial_state [{}]: [{}, {}, {}, {}] is accepted", fmt::join(state.sizes(), ", "),
-          batch, heads, q.size(3), v.size(3));
-  std::vector<Tensor> before;
-  for (int64_t n = 0; n < chunks; ++n) {
-    before.push_back(state);
-    state = carries.select(2, n).unsqueeze(2).unsqueeze(3) * state + written.select(2, n);
-  }
-  const auto read = torch::matmul(queries, torch::stack(before, 2)) * cut_factor(reads, "reads");
-  return {(read + torch::matmul(weights, values)).flatten(2, 3), state};
+  const int64_t tokens = q.size(2), chunks = (tokens + call.chunk - 1) / std::max<int64_t>(call.chunk, 1);
+  call.pairs = expanded(pairs, tokens);
+  call.reads = expanded(reads, tokens).unsqueeze(3);
+  call.writes = expanded(writes, tokens).unsqueeze(3);
+  call.carries = expanded(carries, chunks).unsqueeze(3);
+  run(call);
+  return {call.out, call.state};
 }
 
 }  // namespace heed::ops

@@ -6,6 +6,7 @@
 
 #include "heed/error.h"
 #include "heed/kernels/runtime.h"
+#include "support/gradient_check.h"
 #include "support/torch_support.h"
 
 namespace heed::linear_chunk_test {
@@ -253,7 +254,8 @@ TEST(LinearCoefficients, DecaysAreOneChoiceOfThem) {
   const auto sums = g.unflatten(2, {chunks, length}).cumsum(3);
   const auto total = sums.select(3, length - 1);
   ops::LinearCoefficients c;
-  c.pairs = (sums.unsqueeze(4) - sums.unsqueeze(3)).exp();  // above the diagonal it grows, and must not count
+  // Above the diagonal it grows, and must not count.
+  c.pairs = (sums.unsqueeze(4) - sums.unsqueeze(3)).exp().flatten(2, 3);
   c.reads = sums.exp().flatten(2, 3);
   c.writes = (total.unsqueeze(3) - sums).exp().flatten(2, 3);
   c.carries = total.exp();
@@ -262,6 +264,23 @@ TEST(LinearCoefficients, DecaysAreOneChoiceOfThem) {
   EXPECT_LT(relative_error(got.state, expected.state), 1e-12);
   c.carries = c.carries.slice(2, 1);
   EXPECT_THROW(ops::linear_coefficients(q, k, v, c, s), Error);
+}
+
+TEST(LinearCoefficients, GradientsAreCentralDifferences) {
+  torch::manual_seed(13);
+  const auto options = torch::TensorOptions(torch::kFloat64).requires_grad(true);
+  const auto random = [&](at::IntArrayRef sizes) { return torch::randn(sizes, options); };
+  // Two heads that share coefficients and keys; a shorter last chunk; one carry for all chunks.
+  const std::vector<Tensor> inputs{random({2, 2, 7, 3}), random({2, 1, 7, 3}), random({2, 2, 7, 4}),
+                                   random({2, 1, 7, 3}), random({2, 1, 7}),    random({2, 1, 7}),
+                                   random({2, 1, 1}),    random({2, 2, 3, 4})};
+  test::expect_gradient(
+      [&] {
+        const auto& x = inputs;
+        const auto result = ops::linear_coefficients(x[0], x[1], x[2], {x[3], x[4], x[5], x[6]}, x[7]);
+        return torch::cat({result.out.flatten(), result.state.flatten()});
+      },
+      inputs);
 }
 
 }  // namespace

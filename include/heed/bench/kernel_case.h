@@ -44,7 +44,8 @@ struct KernelCase {
   std::string pattern{};  ///< block lists: "butterfly", "random" or "random 0.05"; empty: none
   int64_t block = 64;     ///< queries and keys a block; of bounds, slots a page
 
-  std::string decay{};  ///< linear_chunk, delta_chunk: "", "constant", "scalar" or "channel"
+  static constexpr const char* kCoefficients = "coefficients";
+  std::string decay{};  ///< linear_chunk, delta_chunk: "", "constant", "scalar", "channel"; or kCoefficients
 
   /// Windows of a grid of queries = keys cells; forward and backward alone.
   std::optional<kernels::Neighborhood> around{};

@@ -11,15 +11,26 @@ namespace heed::kernels {
 /// with g the log decay. H heads are computed; q, k, v and log_decay may each have fewer, of which head h takes
 /// h * heads / H, and the gradients of a shared head are summed.
 ///
-/// q, k, v are float32, float16 or bfloat16, all of one type; log_decay and the states are float32; states, decays and
-/// sums are float32 inside. All are float64 when q is. Last dimensions are dense (stride 1).
+/// With `coefficients` in the place of log decays (Titans, arXiv 2501.00663), in every chunk, with S the state before
+/// it:
+///   out = scale (diag(reads) q S + (tril(q k^T) * pairs) v),   the state after it = carries S + k^T diag(writes) v
+///
+/// q, k, v are float32, float16 or bfloat16, all of one type; log_decay, coefficients and the states are float32;
+/// states, decays and sums are float32 inside. All are float64 when q is. Last dimensions are dense (stride 1).
+struct LinearChunkCoefficients {
+  AnyView pairs;  ///< [B, Hc, T, chunk]: of a token of the same chunk in a token's output; later ones count as 0
+  AnyView reads, writes;  ///< [B, Hc, T, 1]: of the state before the chunk in an output; of a token in that after it
+  AnyView carries;        ///< [B, Hc, chunks of T, 1]: of the state before a chunk in that after it
+};
+
 struct LinearChunkParams {
-  AnyView q, k;           ///< [B, Hq, T, Dk], [B, Hk, T, Dk]
-  AnyView v;              ///< [B, Hv, T, Dv]
-  AnyView log_decay;      ///< absent: none; [1, Hg, 1, 1], a head's constant; [B, Hg, T, 1]; [B, Hg, T, Dk]. At most 0
-  AnyView initial_state;  ///< [S, H, Dk, Dv] of S sequences, or absent: zero
-  AnyView out;            ///< [B, H, T, Dv] of q's type, or float32
-  AnyView final_state;    ///< [S, H, Dk, Dv], or absent; may be the memory of initial_state
+  AnyView q, k;       ///< [B, Hq, T, Dk], [B, Hk, T, Dk]
+  AnyView v;          ///< [B, Hv, T, Dv]
+  AnyView log_decay;  ///< absent: none; [1, Hg, 1, 1], a head's constant; [B, Hg, T, 1]; [B, Hg, T, Dk]. At most 0
+  LinearChunkCoefficients coefficients;  ///< all or none; neither with log_decay nor with cu_seqlens
+  AnyView initial_state;                 ///< [S, H, Dk, Dv] of S sequences, or absent: zero
+  AnyView out;                           ///< [B, H, T, Dv] of q's type, or float32
+  AnyView final_state;                   ///< [S, H, Dk, Dv], or absent; may be the memory of initial_state
   double scale = 1;
 
   /// Tokens of a chunk, in [1, kMostChunk]: inside one, pairs of tokens meet; between two, the state. Decays per
@@ -38,6 +49,7 @@ struct LinearChunkGrads {
   AnyView d_out;          ///< in
   AnyView d_final_state;  ///< in; absent: zero
   AnyView d_q, d_k, d_v, d_log_decay, d_initial_state;
+  LinearChunkCoefficients d_coefficients;
 };
 
 /// Throws heed::Error for shapes, types and lengths that do not fit.
@@ -52,7 +64,7 @@ void linear_chunk(const LinearChunkParams& params);
 void linear_chunk_backward(const LinearChunkParams& params, const LinearChunkGrads& grads);
 
 namespace reference {
-/// Token by token in double.
+/// Token by token in double; with coefficients pair by pair.
 void linear_chunk(const LinearChunkParams& params);
 void linear_chunk_backward(const LinearChunkParams& params, const LinearChunkGrads& grads);
 }  // namespace reference

@@ -39,17 +39,18 @@ torch::Tensor linear_noncausal(const torch::Tensor& q, const torch::Tensor& k, c
                                double eps = 1e-6);
 
 /// What takes the place of decays when their products are not what a mechanism weighs pairs by (Titans, arXiv
-/// 2501.00663). T tokens are N chunks of C = T / N. Sizes of 1 broadcast.
+/// 2501.00663). The T tokens are chunks of C, the last of which may be shorter; N = ceil(T / C). Hc divides the heads.
+/// A batch of 1, and 1 in the place of T or N, is one for all.
 struct LinearCoefficients {
-  torch::Tensor
-      pairs;  ///< [B, H, N, C, C]: weight of token j in the output of token i >= j; above the diagonal ignored
-  torch::Tensor reads;    ///< [B, H, T]: of the state before the chunk in the output of a token
-  torch::Tensor writes;   ///< [B, H, T]: of a token in the state after its chunk
-  torch::Tensor carries;  ///< [B, H, N]: of the state before a chunk in that after it
+  torch::Tensor pairs;   ///< [B, Hc, T, C]: weight of a token of the same chunk in a token's output; later ones ignored
+  torch::Tensor reads;   ///< [B, Hc, T]: of the state before the chunk in the output of a token
+  torch::Tensor writes;  ///< [B, Hc, T]: of a token in the state after its chunk
+  torch::Tensor carries;  ///< [B, Hc, N]: of the state before a chunk in that after it
 };
 
 /// In every chunk, with S the state before it: out = diag(reads) q S + (tril(q k^T) * pairs) v, and the state after it
-/// is carries S + k^T diag(writes) v. Tensor operations, differentiable any number of times; all of one dtype.
+/// is carries S + k^T diag(writes) v. q, k, v, `initial_state`, heads and dtypes as linear_chunk; C is 1 to 512.
+/// Differentiable once in every tensor. Throws heed::Error for what does not fit.
 LinearChunkOutput linear_coefficients(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
                                       const LinearCoefficients& coefficients,
                                       const std::optional<torch::Tensor>& initial_state = {});

@@ -61,6 +61,7 @@ class ChunkDecays {
       : kind_(kind),
         d_width_(d_width),
         totals_(arena.take<float>(d_width)),
+        carry_(arena.take<float>(1)),
         pairs_(arena, kind == DecayKind::channel ? 0 : chunk),
         channels_(arena, kind == DecayKind::channel ? d_width : 0) {}
 
@@ -78,6 +79,9 @@ class ChunkDecays {
   }
   template <class Params>
   bool read(const Params& p, int64_t b, int64_t h, int64_t begin, int64_t n) const {
+    if constexpr (requires { p.coefficients; }) {
+      if (kind_ == DecayKind::given) return read_coefficients(p, b, h, begin, n);
+    }
     const int64_t head = is_absent(p.log_decay) ? 0 : shared_head(p.log_decay, h, p.out.size[1]);
     if (kind_ == DecayKind::channel) return channels_.read(p.log_decay, b, head, begin, n);
     if (kind_ == DecayKind::scalar)
@@ -98,11 +102,14 @@ class ChunkDecays {
     if (kind_ == DecayKind::channel) {
       multiply(k, channels_.writes, n * d_width_, decayed_k);
     } else {
-      scale_rows(k, pairs_.writes(n), n, d_width_, decayed_k);
+      scale_rows(k, writes(n), n, d_width_, decayed_k);
     }
   }
   /// Factors of the products of undecayed queries with the state; null where channels differ.
   const float* reads() const { return kind_ == DecayKind::channel ? nullptr : pairs_.reads; }
+
+  /// Of tokens, in the state after a chunk of n; channels have their own.
+  const float* writes(int64_t n) const { return kind_ == DecayKind::given ? pairs_.own : pairs_.writes(n); }
 
   /// weights = the products of all pairs, decayed, 0 where the key comes later; returns their stride.
   int64_t pair_products(const float* q, const float* k, int64_t n, int64_t d, float* transposed, int64_t padded,
@@ -119,7 +126,7 @@ class ChunkDecays {
   /// [d]: of the rows of the state over the whole chunk.
   const float* totals(int64_t n) const {
     if (kind_ == DecayKind::channel) return channels_.total(n);
-    std::fill_n(totals_, d_width_, pairs_.total(n));
+    std::fill_n(totals_, d_width_, kind_ == DecayKind::given ? *carry_ : pairs_.total(n));
     return totals_;
   }
 
@@ -127,9 +134,25 @@ class ChunkDecays {
   const ChannelDecays& channels() const { return channels_; }
 
  private:
+  template <class Params>
+  bool read_coefficients(const Params& p, int64_t b, int64_t h, int64_t begin, int64_t n) const {
+    const auto& [pairs, reads, writes, carries] = p.coefficients;
+    const auto row = [&](const AnyView& view, int64_t t) {
+      return view.template as<const float>().row(b, shared_head(view, h, p.out.size[1]), t);
+    };
+    for (int64_t r = 0; r < n; ++r) {
+      float* to = pairs_.pairs + r * pairs_.stride;
+      std::fill(std::copy_n(row(pairs, begin + r), r + 1, to), to + pairs_.stride, 0.0f);
+      pairs_.reads[r] = *row(reads, begin + r);
+      pairs_.own[r] = *row(writes, begin + r);
+    }
+    *carry_ = *row(carries, begin / p.chunk);
+    return true;
+  }
+
   DecayKind kind_;
   int64_t d_width_;
-  float* totals_;
+  float *totals_, *carry_;
   PairDecays pairs_;
   ChannelDecays channels_;
 };

@@ -5,6 +5,7 @@
 #include "kernels/cpu/targets.h"
 
 #include <hwy/foreach_target.h>
+#include <numeric>
 
 #include "kernels/cpu/chunk_gradient-inl.h"
 
@@ -49,7 +50,8 @@ class LinearGradientHead {
 
   ItemGradients run() {
     for (const ChunkDecays& decays : s_.decays) result_.valid &= decays.begin_head(p_, item_.head, task_.chunk);
-    if (task_.decay == DecayKind::channel) lower_ones(s_.ones, task_.chunk, s_.padded);
+    if (task_.decay == DecayKind::channel || task_.decay == DecayKind::given)
+      lower_ones(s_.ones, task_.chunk, s_.padded);
     const int64_t groups = (span_.length() + task_.group - 1) / task_.group;
     read_transposed_state(p_.initial_state, item_, task_.d, task_.dv, width_, s_.d_state, dv_width_, s_.trail);
     for (int64_t i = 0; i < groups; ++i) walk(i);
@@ -113,14 +115,18 @@ class LinearGradientHead {
       s_.decays[at / task_.chunk].apply_to_queries(in.q + at * width_, n, in.decayed_q + at * width_);
       const NextRows next =
           next_rows(p_, span_, item_.head, begin + at - task_.group, n, {&p_.q, &p_.k, &p_.v, &g_.d_out});
-      queries(at, n, state, next);
+      queries(begin, at, n, state, next);
       if (at + n == count) break;
       if (state != s_.state) std::copy_n(state, s_.state_floats, s_.state);
       state = s_.state;
       add_tokens(s_.decays[at / task_.chunk], at, n, s_.state, NextRows());
     }
+    if (g_.d_coefficients.carries) {
+      column_products(state_before(i), s_.d_state_transposed, task_.dv, width_, s_.rows.gate);
+      *coefficient_row(g_.d_coefficients.carries, i) = std::accumulate(s_.rows.gate, s_.rows.gate + width_, 0.0f);
+    }
     for (int64_t at = (count - 1) / task_.chunk * task_.chunk; at >= 0; at -= task_.chunk)
-      keys_and_values(at, std::min(task_.chunk, count - at));
+      keys_and_values(begin, at, std::min(task_.chunk, count - at));
     if (g_.d_log_decay) {
       column_products(state_before(i), s_.d_state_transposed, task_.dv, width_, s_.rows.gate);
       result_.d_constant += s_.rows.write_gates(task_.decay, g_, span_, item_.head, begin, count);
@@ -132,13 +138,16 @@ class LinearGradientHead {
   const ChunkDecays& decays_at(int64_t at) const { return s_.decays[at / task_.chunk]; }
   float* d_weights_at(int64_t at) const { return s_.d_weights + at * s_.padded; }
 
+  // Of the chunk at row `at` of the group that begins at token `begin`.
+
   /// d_q = (d_out S^T) decayed + d_weights K, of scaled queries and without a token's pair with itself.
-  void queries(int64_t at, int64_t n, const float* state, const NextRows& next) const {
+  void queries(int64_t begin, int64_t at, int64_t n, const float* state, const NextRows& next) const {
     const GroupRows& rows = s_.rows;
     const ChunkDecays& decays = decays_at(at);
     const bool channel = task_.decay == DecayKind::channel;
     const float *d_out = rows.d_out + at * dv_width_, *k = rows.inputs.k + at * width_;
     float *d_weights = d_weights_at(at), *d_q = rows.d_q + at * width_;
+    if (g_.d_coefficients.pairs) write_pairs(begin, n);
     pack_transposed(rows.inputs.v + at * dv_width_, dv_width_, n, task_.dv, 1, s_.transposed, s_.padded);
     const PairDecays& pairs = decays.pairs();
     lower_products(d_out, dv_width_, s_.transposed, s_.padded, n, task_.dv, channel ? s_.ones : pairs.pairs, s_.padded,
@@ -148,6 +157,16 @@ class LinearGradientHead {
       multiply_rows(d_out, dv_width_, state, width_, d_q, width_, n, width_ / kLanes, task_.dv, store::Overwrite());
       multiply(d_q, decays.channels().reads, n * width_, d_q);
       decays.channels().add_query_gradients(d_weights, s_.padded, k, n, d_q);
+      return;
+    }
+    if (task_.decay == DecayKind::given) {
+      multiply_rows(d_out, dv_width_, state, width_, d_q, width_, n, width_ / kLanes, task_.dv, store::Overwrite());
+      write_row_products(d_q, rows.inputs.q + at * width_, begin + at, n, g_.d_coefficients.reads);
+      for_tiles(
+          d_q, width_, n, width_ / kLanes,
+          [&](int64_t row, int64_t column, auto& sum)
+              HEED_ALWAYS_INLINE { add_lower(d_weights, s_.padded, k + column, width_, row, sum); },
+          store::RescaleRowsAdd(pairs.reads));
       return;
     }
     for_tiles(
@@ -162,7 +181,7 @@ class LinearGradientHead {
   }
 
   /// d_v = K decayed dS + weights^T d_out, d_k = (V dS^T) decayed + d_weights^T Q, and dS over the chunk.
-  void keys_and_values(int64_t at, int64_t n) const {
+  void keys_and_values(int64_t begin, int64_t at, int64_t n) const {
     const GroupRows& rows = s_.rows;
     const ChunkDecays& decays = decays_at(at);
     const bool channel = task_.decay == DecayKind::channel;
@@ -184,12 +203,21 @@ class LinearGradientHead {
                     store::Overwrite());
       multiply(d_k, decays.channels().writes, n * width_, d_k);
       decays.channels().add_key_gradients(d_weights, s_.padded, q, n, d_k);
+    } else if (task_.decay == DecayKind::given) {
+      multiply_rows(v, dv_width_, s_.d_state_transposed, width_, d_k, width_, n, width_ / kLanes, task_.dv,
+                    store::Overwrite());
+      write_row_products(d_k, in.k + at * width_, begin + at, n, g_.d_coefficients.writes);
+      for_tiles(
+          d_k, width_, n, width_ / kLanes,
+          [&](int64_t row, int64_t column, auto& sum)
+              HEED_ALWAYS_INLINE { add_lower_transposed(d_weights, s_.padded, q + column, width_, row, n, sum); },
+          store::RescaleRowsAdd(decays.writes(n)));
     } else {
       for_tiles(
           d_k, width_, n, width_ / kLanes,
           [&](int64_t row, int64_t column, auto& sum) HEED_ALWAYS_INLINE {
             add_rows(v + row * dv_width_, dv_width_, s_.d_state_transposed + column, width_, task_.dv, sum);
-            scale_tile(decays.pairs().writes(n) + row, sum);
+            scale_tile(decays.writes(n) + row, sum);
             add_lower_transposed(d_weights, s_.padded, q + column, width_, row, n, sum);
           },
           store::Overwrite());
@@ -197,6 +225,39 @@ class LinearGradientHead {
     multiply_columns(in.decayed_q + at * width_, width_, d_out, dv_width_, s_.d_state, dv_width_, task_.d,
                      dv_width_ / kLanes, n, store::RescaleRowsAdd(decays.totals(n)));
     turn_d_state();
+  }
+
+  float* coefficient_row(const AnyView& view, int64_t row) const {
+    return view.as<float>().row(span_.batch, item_.head, row);
+  }
+
+  /// d_pairs = (Q K^T) * (d_out V^T) of a chunk, which is a group; 0 above the diagonal. Uses both weights.
+  void write_pairs(int64_t begin, int64_t n) const {
+    const ChunkRows& in = s_.rows.inputs;
+    const auto products = [&](const float* a, int64_t width, const float* b, int64_t depth, float* to) {
+      pack_transposed(b, width, n, depth, 1, s_.transposed, s_.padded);
+      lower_products(a, width, s_.transposed, s_.padded, n, depth, s_.ones, s_.padded, to, s_.padded);
+    };
+    products(in.q, width_, in.k, task_.d, s_.weights);
+    products(s_.rows.d_out, dv_width_, in.v, task_.dv, s_.d_weights);
+    for (int64_t r = 0; r < n; ++r) {
+      float* to = coefficient_row(g_.d_coefficients.pairs, begin + r);
+      const float *a = s_.weights + r * s_.padded, *b = s_.d_weights + r * s_.padded;
+      for (int64_t j = 0; j <= r; ++j) to[j] = a[j] * b[j];
+      std::fill(to + r + 1, to + task_.chunk, 0.0f);
+    }
+  }
+
+  /// Of every row the product of a with b, to tokens of a gradient that may not be asked for.
+  void write_row_products(const float* a, const float* b, int64_t begin, int64_t n, const AnyView& to) const {
+    if (!to) return;
+    const Lanes d;
+    for (int64_t r = 0; r < n; ++r) {
+      Vector sum = hn::Zero(d);
+      for (int64_t at = r * width_; at < (r + 1) * width_; at += kLanes)
+        sum = hn::MulAdd(hn::LoadU(d, a + at), hn::LoadU(d, b + at), sum);
+      *coefficient_row(to, begin + r) = hn::GetLane(hn::SumOfLanes(d, sum));
+    }
   }
 
   void turn_d_state() const {

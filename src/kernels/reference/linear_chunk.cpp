@@ -1,6 +1,7 @@
 // Decayed linear attention token by token, and the adjoint of that recurrence, in double.
 #include "heed/kernels/linear_chunk.h"
 
+#include "kernels/reference/linear_coefficients.h"
 #include "kernels/reference/recurrent.h"
 
 namespace heed::kernels::reference {
@@ -26,12 +27,14 @@ class Head : public HeadRows<LinearChunkParams> {
 
 void linear_chunk(const LinearChunkParams& p) {
   check(p);
+  if (has_coefficients(p)) return linear_coefficients(p);
   check_not_positive("linear_chunk", p.log_decay);
   run_steps<Head>(p);
 }
 
 void linear_chunk_backward(const LinearChunkParams& p, const LinearChunkGrads& g) {
   check(p, g);
+  if (has_coefficients(p)) return linear_coefficients_backward(p, g);
   check_not_positive("linear_chunk", p.log_decay);
   Accumulator d_q(g.d_q), d_k(g.d_k), d_v(g.d_v), d_log_decay(g.d_log_decay);
   each_head<Head>(p, [&](int64_t s, const Head& head) {

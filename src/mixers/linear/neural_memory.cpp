@@ -4,6 +4,7 @@
 
 #include "heed/error.h"
 #include "heed/nn/gelu.h"
+#include "heed/ops/linear_chunk.h"
 
 namespace heed::linear {
 
@@ -131,24 +132,19 @@ Tensor memory_chunk(MemoryWeights& memory, const Tensor& q, const Tensor& k, con
 
   const auto steps = gates.theta.unsqueeze(-1);
   const auto column = [](const Tensor& t) { return t.unsqueeze(-1); };
+  const auto matrix = [](const Tensor& t) { return t.unsqueeze(-1).unsqueeze(-1); };
+  const int64_t end = gates.theta.size(-1) - 1;
+  // Of the weights; momenta are read and carried beside them.
+  const ops::LinearCoefficients of_weights{-c.pairs, c.carry, -c.pairs.select(-2, end), c.carry.slice(-1, end)};
   auto h = q;
   for (size_t l = 0; l < layers; ++l) {
-    const auto& a = inputs[l];
+    auto &weights = memory.weights[l], &momenta = memory.momenta[l];
     const auto written = steps * deltas[l];
-    auto out = column(c.carry) * torch::matmul(h, memory.weights[l]) +
-               column(c.carried) * torch::matmul(h, memory.momenta[l]) -
-               torch::matmul(torch::matmul(h, a.transpose(-1, -2)) * c.pairs, written);
+    const auto learned = ops::linear_coefficients(h, inputs[l], written, of_weights, weights);
+    const auto out = learned.out + column(c.carried) * torch::matmul(h, momenta);
     h = l + 1 < layers ? activated(out, form) : out;
-  }
-  const int64_t end = gates.theta.size(-1) - 1;
-  const auto matrix = [](const Tensor& t) { return t.unsqueeze(-1).unsqueeze(-1); };
-  for (size_t l = 0; l < layers; ++l) {
-    const auto written = steps * deltas[l], turned = inputs[l].transpose(-1, -2);
-    auto weights = matrix(c.carry.select(-1, end)) * memory.weights[l] +
-                   matrix(c.carried.select(-1, end)) * memory.momenta[l] -
-                   torch::matmul(turned, column(c.pairs.select(-2, end)) * written);
-    memory.momenta[l] = matrix(c.fade) * memory.momenta[l] - torch::matmul(turned, column(c.last) * written);
-    memory.weights[l] = weights;
+    weights = learned.state + matrix(c.carried.select(-1, end)) * momenta;
+    momenta = matrix(c.fade) * momenta - torch::matmul(inputs[l].transpose(-1, -2), column(c.last) * written);
   }
   return answered(q, h, form);
 }
