@@ -67,7 +67,7 @@ void each_span(int64_t keys, const std::vector<KeyGradients>& parts, const Visit
 void write_unit(const FlashTask& task, const FlashGrads& g, const BackwardUnit& unit,
                 const std::vector<KeyGradients>& parts) {
   const Sequence s = sequence_at(task.p, unit.sequence);
-  const int32_t* const rows = task.order == nullptr ? nullptr : task.order->key_rows();
+  const int32_t* const rows = task.order == nullptr ? nullptr : task.order->key_gradient_rows();
   const int64_t widest = std::max(parts[0].d_padded, parts[0].dv_padded);
   std::vector<float> row(widest);
   std::vector<const float*> sources;

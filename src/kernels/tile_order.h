@@ -27,6 +27,8 @@ class TileOrder {
   /// The row of each slot; -1: none. A row of queries has one slot.
   const int32_t* query_rows() const { return query_rows_.data(); }
   const int32_t* key_rows() const { return key_rows_.data(); }
+  /// The rows that the gradients of keys and values go to; null: a row a slot, where rows have several slots.
+  virtual const int32_t* key_gradient_rows() const { return key_rows_.data(); }
   /// Queries that share a list of runs.
   int64_t block_rows() const { return block_rows_; }
   /// The keys that the block of query i visits, ascending.

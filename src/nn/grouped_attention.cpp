@@ -3,10 +3,12 @@
 #include <cmath>
 
 #include "heed/error.h"
+#include "heed/kernels/grouped_attention.h"
 #include "heed/nn/keys.h"
 #include "heed/nn/partial.h"
 #include "heed/nn/recompute.h"
 #include "heed/ops/cache.h"
+#include "heed/ops/grouped_attention.h"
 
 namespace heed::nn {
 namespace {
@@ -143,6 +145,10 @@ Tensor grouped_attention(const Tensor& q, const Tensor& k, const Tensor& v, cons
   require(block >= 2, "grouped softmax: block = {}: 2 or more, the landmark included, is accepted", block);
   require(past >= 0, "grouped softmax: {} queries and {} keys: at least as many keys are accepted", n, m);
   const int64_t whole = m / block;
+  const bool chooses = o.retrieved > 0 && o.retrieved < (m - 1) / block;
+  // What shares positions, chooses or is large goes block by block; double, too, so that the two check each other.
+  if (!chooses && !rotation && block <= kernels::kMostGroupedKeys && q.scalar_type() != torch::kFloat64)
+    return ops::grouped_attention(q, k, v, block, o.scale, o.softcap, padding);
   // [B, H, M, D] -> [B, G, H, l, D] of the whole blocks without their landmarks.
   const auto regular = [&](const Tensor& x) {
     return x.narrow(2, 0, whole * block).unflatten(2, {whole, block}).narrow(3, 0, block - 1).transpose(1, 2);

@@ -1,5 +1,6 @@
 #include "mixers/sparse/chunk_borders.h"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -25,39 +26,42 @@ Tensor choose_borders(const Tensor& candidates, const BorderRule& rule, const Te
   return borders;
 }
 
-Chunks known_chunks(const Tensor& borders, int64_t lag) {
-  const int64_t batch = borders.size(0), tokens = borders.size(1);
-  const auto index = borders.cumsum(1);
-  const int64_t count = tokens > 0 ? index.select(1, tokens - 1).max().item<int64_t>() : 0;
-  Chunks chunks;
-  chunks.begin = torch::full({batch, count}, tokens, torch::kInt64);
-  chunks.end = torch::full({batch, count}, tokens, torch::kInt64);
-  for (int64_t b = 0; b < batch; ++b) {
-    const auto at = borders[b].nonzero().squeeze(1);
-    const int64_t own = at.size(0);
-    chunks.end[b].slice(0, 0, own).copy_(at);
-    chunks.begin[b].slice(0, 0, own).copy_(torch::constant_pad_nd(at, {1, 0}).slice(0, 0, own));
-  }
-  const auto last = tokens > 0 ? index.slice(1, tokens - 1) : index;
-  chunks.of_token = torch::where(index < last, index, torch::full({}, count, torch::kInt64));
-  // The query at t knows the borders at t - lag and before.
-  const int64_t late = std::min(lag, tokens);
-  chunks.closed = torch::constant_pad_nd(index.slice(1, 0, tokens - late), {late, 0});
-  const auto ends = torch::constant_pad_nd(chunks.end, {1, 0});  // what is open begins where the last one ended
-  chunks.open = ends.gather(1, chunks.closed);
-  return chunks;
-}
-
 Tensor side_similarity(const Tensor& features, int64_t window) {
-  const int64_t tokens = features.size(1);
-  const auto result = torch::ones({features.size(0), tokens}, torch::kFloat64);
-  if (tokens < 2 * window) return result;
-  // Sums, not means: a cosine does not see the difference.
-  const auto sums = torch::constant_pad_nd(features.to(torch::kFloat64).cumsum(1), {0, 0, 1, 0});
-  const auto windows = sums.slice(1, window) - sums.slice(1, 0, tokens + 1 - window);
-  const auto before = windows.slice(1, 0, tokens + 1 - 2 * window), behind = windows.slice(1, window);
-  const auto cosine = (before * behind).sum(2) / (before.norm(2, 2) * behind.norm(2, 2)).clamp_min(1e-12);
-  result.slice(1, window, tokens + 1 - window).copy_(cosine);
+  const int64_t batch = features.size(0), tokens = features.size(1), size = features.size(2);
+  const auto result = torch::ones({batch, tokens}, torch::kFloat64);
+  const int64_t places = tokens + 1 - 2 * window;
+  if (places <= 0) return result;
+  const auto rows = features.to(torch::kFloat64).contiguous();
+  at::parallel_for(0, batch * places, 512, [&](int64_t begin, int64_t end) {
+    // Sums, not means: a cosine does not see the difference. Each window is added up anew, so that a place gives the
+    // same bits in any call; the last ones are held for the places behind them.
+    std::vector<double> held(size_t(window * size), 0), norms(size_t(window), 0), behind(size_t(size), 0);
+    const auto add_up = [&](const double* from, double* to) {
+      std::fill_n(to, size, 0.0);
+      for (int64_t r = 0; r < window; ++r)
+        for (int64_t f = 0; f < size; ++f) to[f] += from[r * size + f];
+      double square = 0;
+      for (int64_t f = 0; f < size; ++f) square += to[f] * to[f];
+      return std::sqrt(square);
+    };
+    for (int64_t at = begin; at < end; ++at) {
+      const int64_t b = at / places, place = at % places;  // of the window before
+      const double* const from = rows.data_ptr<double>() + (b * tokens + place) * size;
+      if (at == begin || place == 0)
+        for (int64_t next = 0; next < std::min(window, places - place); ++next) {
+          const int64_t slot = (place + next) % window;
+          norms[size_t(slot)] = add_up(from + next * size, held.data() + slot * size);
+        }
+      const int64_t slot = place % window;
+      double* const before = held.data() + slot * size;
+      const double norm = add_up(from + window * size, behind.data());
+      double product = 0;
+      for (int64_t f = 0; f < size; ++f) product += before[f] * behind[size_t(f)];
+      result.data_ptr<double>()[b * tokens + place + window] = product / std::max(norms[size_t(slot)] * norm, 1e-12);
+      std::copy(behind.begin(), behind.end(), before);
+      norms[size_t(slot)] = norm;
+    }
+  });
   return result;
 }
 

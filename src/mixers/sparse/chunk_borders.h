@@ -15,15 +15,6 @@ struct BorderRule {
 /// from tokens before them, `begins` int64 [B] says where the chunk that is open began, 0 or less; undefined: 0.
 torch::Tensor choose_borders(const torch::Tensor& candidates, const BorderRule& rule, const torch::Tensor& begins = {});
 
-/// What queries know of the chunks: their bounds, padded to as many as the item with the most has.
-struct Chunks {
-  torch::Tensor begin, end;  ///< int64 [B, C]: tokens of a chunk that has ended; of none: both M
-  torch::Tensor of_token;    ///< int64 [B, M]: its chunk, C where it has not ended
-  torch::Tensor closed;      ///< int64 [B, M]: chunks whose ends are known to the query at a token
-  torch::Tensor open;        ///< int64 [B, M]: first token of what is no such chunk
-};
-Chunks known_chunks(const torch::Tensor& borders, int64_t lag);
-
 /// cos of the means of the `window` features before and from each token on: features [B, M, F] -> [B, M]; 1 where
 /// either side is short of tokens.
 torch::Tensor side_similarity(const torch::Tensor& features, int64_t window);

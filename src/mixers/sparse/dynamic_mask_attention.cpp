@@ -1,8 +1,11 @@
 // Keys that weigh themselves: a number made of a key's value is added to its logits and chooses the keys that are kept.
+#include <cmath>
+
 #include "heed/error.h"
 #include "heed/nn/keys.h"
 #include "heed/nn/row_attention.h"
 #include "heed/nn/running_top.h"
+#include "mixers/sparse/panels.h"
 #include "mixers/sparse/sparse_mixer.h"
 
 namespace heed {
@@ -66,7 +69,7 @@ class DynamicMaskAttention final : public sparse::SparseMixer {
   /// Keys whose delta is -inf are padding.
   Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& delta, uint64_t seed,
                 nn::CoreReport* report) const {
-    const int64_t past = k.size(2) - q.size(2), keys = k.size(2);
+    const int64_t keys = k.size(2);
     const auto real = (delta > -INFINITY).detach();
     auto options = plain_options(seed);
     options.bias = delta.masked_fill(real.logical_not(), 0).repeat_interleave(q.size(1) / k.size(1), 1).unsqueeze(2);
@@ -75,19 +78,36 @@ class DynamicMaskAttention final : public sparse::SparseMixer {
       nn::hide_keys(options, real.select(1, 0).logical_not(), q.size(2));
       return nn::attention(q, k, v, options, report);
     }
-    const auto places = torch::arange(keys);
+    ops::KeyPanels panels;
     if (!config_.causal) {
-      auto kept = nn::largest(delta, real, own_.kept).unsqueeze(2);
-      if (own_.block > 0) kept = whole_blocks(kept, real.unsqueeze(2), own_.block);
-      const auto all = [kept](int64_t, int64_t rows) { return kept.expand({-1, -1, rows, -1}); };
-      return nn::row_attention(q, k, v, options, all, report);
+      auto kept = nn::largest(delta, real, own_.kept);
+      if (own_.block > 0) kept = whole_blocks(kept, real, own_.block);
+      panels = sparse::panels_of_all(kept, q.size(2));
+    } else {
+      const auto dropped = nn::dropped_at(delta, own_.kept);  // [B, Hkv, M]
+      if (own_.block > 0) return attend_blocks(q, k, v, real, dropped, options, report);
+      panels = sparse::panels_until_dropped(dropped, q.size(2));
     }
-    const auto dropped = nn::dropped_at(delta, own_.kept).unsqueeze(2);  // [B, Hkv, 1, M]
-    const auto choice = [=, block = own_.block, real = real.unsqueeze(2)](int64_t first, int64_t rows) {
+    if (options.softcap > 0 || options.dropout > 0) return sparse::attend_panels(q, k, v, panels, options, report);
+    // Without a cap the bias is one more product: of a query's 1 and the key's bias.
+    const auto wide = [](const Tensor& x) { return x.scalar_type() == torch::kFloat64 ? x : x.to(torch::kFloat32); };
+    options.scale = options.scale > 0 ? options.scale : 1 / std::sqrt(double(q.size(3)));
+    const auto bias = (wide(delta).masked_fill(real.logical_not(), 0) / options.scale).unsqueeze(3);
+    options.bias.reset();
+    const auto one = torch::ones({1, 1, 1, 1}, wide(q).options()).expand({q.size(0), q.size(1), q.size(2), 1});
+    return sparse::attend_panels(torch::cat({wide(q), one}, 3), torch::cat({wide(k), bias}, 3), wide(v), panels,
+                                 options, report)
+        .to(q.scalar_type());
+  }
+
+  Tensor attend_blocks(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& real, const Tensor& dropped,
+                       const AttentionOptions& options, nn::CoreReport* report) const {
+    const int64_t keys = k.size(2), past = keys - q.size(2);
+    const auto choice = [=, places = torch::arange(keys), block = own_.block, there = real.unsqueeze(2),
+                         until = dropped.unsqueeze(2)](int64_t first, int64_t rows) {
       const auto at = (torch::arange(first, first + rows) + past).unsqueeze(1);
-      const auto before = (places <= at) & real;  // what there is
-      const auto kept = before & (dropped > at);
-      return block > 0 ? whole_blocks(kept, before, block) : kept;
+      const auto before = (places <= at) & there;
+      return whole_blocks(before & (until > at), before, block);
     };
     return nn::row_attention(q, k, v, options, choice, report);
   }

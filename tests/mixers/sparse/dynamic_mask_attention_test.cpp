@@ -1,6 +1,7 @@
 // The card of dynamic_mask_attention: what is kept, what it costs to forget, and where the gradient goes.
 #include "heed/nn/row_attention.h"
 #include "heed/nn/running_top.h"
+#include "mixers/sparse/panels.h"
 #include "mixers/sparse/sparse_support.h"
 
 namespace heed::dynamic_mask_attention_test {
@@ -113,6 +114,72 @@ TEST(DynamicMaskAttention, IsTheFormulaWithItsGradients) {
       const auto a = grads(found), b = grads(expected);
       for (size_t i = 0; i < inputs.size(); ++i) EXPECT_LT(relative_error(a[i], b[i]), 1e-10) << i << causal << kept;
     }
+}
+
+TEST(DynamicMaskAttention, LongTextsWithPaddingAndACapAreTheFormula) {
+  // Several blocks of queries, the last one cut; keys of padding; single precision and double.
+  test::seed_torch(11);
+  const int64_t n = 230, m = 251, kept = 20;
+  for (const auto& [softcap, causal] : {std::pair<double, bool>{0, true}, {2, true}, {0, false}}) {
+    const nlohmann::json config{{"dim", 32},    {"heads", 4},         {"kv_heads", 2},
+                                {"kept", kept}, {"softcap", softcap}, {"causal", causal}};
+    auto mixer = test::drawn_mixer("dynamic_mask_attention", config, torch::kFloat64);
+    auto in = test::drawn_core(n, m, 4, 2, torch::kFloat64);
+    auto padding = torch::rand({2, m}) < 0.3;
+    padding.slice(1, 0, 5).fill_(true);
+    padding.slice(1, 5, 22).fill_(false);  // every query sees something
+    in.key_padding = padding;
+    const auto bias = bias_of(*mixer, in.v).detach();
+    const auto ranked = bias.masked_fill(padding.unsqueeze(1), -INFINITY);
+    auto seen = kept_by_sorting(ranked, n, kept) & padding.logical_not().unsqueeze(1).unsqueeze(1);
+    if (!causal) seen = seen.select(2, n - 1).unsqueeze(2).expand({2, 2, n, m});
+    for (const auto type : {torch::kFloat64, torch::kFloat32}) {
+      mixer->to(type);
+      CoreInput own{in.q.to(type).detach(), in.k.to(type).detach(), in.v.to(type).detach()};
+      own.key_padding = padding;
+      const auto p = mixer->named_parameters();
+      const std::vector<Tensor> inputs{own.q, own.k, own.v, p["importance.weight"], p["amplitude"]};
+      for (auto t : inputs) t.requires_grad_();
+      auto s = torch::matmul(own.q, own.k.repeat_interleave(2, 1).transpose(2, 3)) / std::sqrt(8.0);
+      if (softcap > 0) s = torch::tanh(s / softcap) * softcap;
+      s = s + bias_of(*mixer, own.v).repeat_interleave(2, 1).unsqueeze(2);
+      const auto weights = torch::softmax(s.masked_fill(seen.repeat_interleave(2, 1).logical_not(), -INFINITY), 3);
+      const auto expected = torch::matmul(weights, test::values_of(own)), found = mixer->mix(own);
+      const bool narrow = type == torch::kFloat32;
+      EXPECT_LT(relative_error(found, expected), narrow ? test::kForwardTolerance : 1e-12) << softcap;
+      const auto direction = torch::randn_like(expected);
+      const auto grads = [&](const Tensor& out) { return torch::autograd::grad({(out * direction).sum()}, inputs); };
+      const auto a = grads(found), b = grads(expected);
+      for (size_t i = 0; i < inputs.size(); ++i)
+        EXPECT_LT(relative_error(a[i], b[i]), narrow ? test::kGradientTolerance : 1e-10) << i << " " << softcap;
+    }
+  }
+}
+
+TEST(Panels, ABiasTakesTheSameKeys) {
+  test::seed_torch(12);
+  const auto in = test::drawn_core(205, 240, 4, 2, torch::kFloat64);
+  const auto dropped = nn::dropped_at(torch::randn({2, 2, 240}), 17);
+  const auto panels = sparse::panels_until_dropped(dropped, 205);
+  nn::CoreReport report;
+  const auto plain = sparse::attend_panels(in.q, in.k, in.v, panels, {}, &report);
+  AttentionOptions options;
+  options.bias = torch::zeros({1, 1, 1, 240}, torch::kFloat64);
+  nn::CoreReport biased;
+  EXPECT_LT(relative_error(sparse::attend_panels(in.q, in.k, in.v, panels, options, &biased), plain), 1e-12);
+  EXPECT_EQ(report.pairs, biased.pairs);
+  EXPECT_TRUE(report.lse.defined());
+}
+
+TEST(DynamicMaskAttention, LaterTokensMoveNoBit) {
+  // More keys than a tile holds.
+  test::seed_torch(13);
+  torch::NoGradGuard no_grad;
+  auto mixer = test::drawn_mixer("dynamic_mask_attention", layer({{"kept", 330}}), torch::kFloat32, 0.5);
+  const auto x = torch::randn({1, 900, 24});
+  auto changed = x.clone();
+  changed.slice(1, 611).add_(2);
+  EXPECT_TRUE(torch::equal(mixer->forward({.x = changed}).slice(1, 0, 611), mixer->forward({.x = x}).slice(1, 0, 611)));
 }
 
 TEST(DynamicMaskAttention, ThePapersFormTakesTheExponential) {

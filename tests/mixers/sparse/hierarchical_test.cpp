@@ -1,6 +1,8 @@
 // The card of dynamic_hierarchical_sparse_attention: chunks, what queries know of them, and what a budget buys.
+#include <numeric>
+
 #include "heed/mixers/hierarchical_sparse.h"
-#include "mixers/sparse/chunk_borders.h"
+#include "mixers/sparse/chunk_choice.h"
 #include "mixers/sparse/sparse_support.h"
 
 namespace heed::hierarchical_test {
@@ -39,21 +41,88 @@ TEST(ChunkBorders, AreCutAtCandidatesWithinTheirSizes) {
     }
     EXPECT_FALSE(borders[b][0].item<bool>());
   }
-  // They cover the tokens, each once.
-  const auto chunks = sparse::known_chunks(borders, 3);
-  for (int64_t b = 0; b < 3; ++b)
-    for (int64_t i = 0; i < 200; ++i) {
-      const int64_t c = chunks.of_token[b][i].item<int64_t>();
-      if (c == chunks.end.size(1)) continue;
-      EXPECT_GE(i, chunks.begin[b][c].item<int64_t>());
-      EXPECT_LT(i, chunks.end[b][c].item<int64_t>());
+}
+
+/// Candidates that are told by the keys themselves: the first channel of a key is above 0.
+Tensor marked(const Tensor& keys) { return keys.select(1, 0).select(2, 0) > 0; }
+
+TEST(ChunkedKeys, AreTheSameInAnyParts) {
+  test::seed_torch(15);
+  const int64_t n = 200, lag = 3;
+  auto keys = torch::randn({2, 2, n, 5});
+  keys.select(1, 0).select(2, 0).sub_(0.8);
+  const auto hidden = torch::rand({2, n}) < 0.2;
+  const sparse::ChunkRule rule{{.least = 4, .most = 11, .lag = lag}, lag, 0.5};
+  const auto borders = sparse::choose_borders(marked(keys), rule.borders);
+  for (const auto& parts : std::vector<std::vector<int64_t>>{{n}, {1}, {40, 1, 7}}) {
+    sparse::ChunkedKeys chunks(rule);
+    for (int64_t begin = 0, part = 0; begin < n; ++part) {
+      const int64_t end = std::min(n, begin + parts[size_t(part) % parts.size()]);
+      chunks.append(keys.slice(2, begin, end), hidden.slice(1, begin, end), marked);
+      begin = end;
     }
-  for (int64_t t = 0; t < 200; ++t) {
-    int64_t known = 0, last = 0;
-    for (int64_t i = 1; i + 3 <= t; ++i)
-      if (borders[0][i].item<bool>()) ++known, last = i;
-    EXPECT_EQ(chunks.closed[0][t].item<int64_t>(), known);
-    EXPECT_EQ(chunks.open[0][t].item<int64_t>(), last);
+    EXPECT_TRUE(torch::equal(chunks.hidden(), hidden));
+    for (int64_t b = 0; b < 2; ++b) {
+      const auto real = hidden[b].logical_not().to(torch::kFloat64);
+      int64_t known = 0, last = 0;
+      for (int64_t t = 0; t < n; ++t) {
+        if (t >= lag && borders[b][t - lag].item<bool>()) ++known, last = t - lag;
+        EXPECT_EQ(chunks.closed(b, t), known);
+        EXPECT_EQ(chunks.begin(b, known), last);
+      }
+      ASSERT_EQ(int64_t(chunks.ends(b).size()), known);
+      for (int64_t c = 0; c < known; ++c) {
+        const int64_t begin = chunks.begin(b, c), end = chunks.ends(b)[size_t(c)];
+        const auto shown = real.slice(0, begin, end);
+        EXPECT_EQ(chunks.real(b, begin, end), shown.sum().item<int64_t>());
+        const auto sum = (keys[b].slice(1, begin, end) * shown.unsqueeze(1)).sum(1) /
+                         std::sqrt(std::max(1.0, shown.sum().item<double>()));
+        EXPECT_LT(relative_error(chunks.vectors()[b].select(1, c), sum), 1e-12);
+      }
+      EXPECT_LE(chunks.first_open(), last);
+    }
+    EXPECT_EQ(chunks.tokens(), n);
+  }
+}
+
+TEST(ChunkedKeys, AStepCostsItsOwnTokens) {
+  // What is kept beside a number a token is that of the open chunks and of the chunks' vectors.
+  test::seed_torch(16);
+  sparse::ChunkedKeys chunks({{.least = 4, .most = 8, .lag = 2}, 2, 0.5});
+  int64_t before = 0;
+  for (int64_t t = 0; t < 4096; ++t) {
+    chunks.append(torch::randn({1, 1, 1, 64}), torch::zeros({1, 1}, torch::kBool), marked);
+    if (t == 2047) before = chunks.bytes();
+  }
+  EXPECT_LE(chunks.bytes(), 2 * before);
+  EXPECT_LE(chunks.tokens() - chunks.first_open(), 8 + 2);
+}
+
+TEST(TakenChunks, AreThoseOfTheOrder) {
+  test::seed_torch(17);
+  for (int64_t round = 0; round < 300; ++round) {
+    const int64_t count = 1 + round % 23, budget = round * 7 % 61;
+    std::vector<double> scores;
+    std::vector<int64_t> sizes;
+    for (int64_t c = 0; c < count; ++c) {
+      scores.push_back(torch::randint(0, 9, {1}).item<double>());  // ties
+      if (c % 11 == 5) scores.back() = c % 2 == 0 ? NAN : INFINITY;
+      sizes.push_back(torch::randint(0, 12, {1}).item<int64_t>());
+    }
+    std::vector<int64_t> order(size_t(count - 1)), expected(size_t(count), 0), found(size_t(count), 0);
+    std::iota(order.begin(), order.end(), 1);
+    std::erase_if(order, [&](int64_t c) { return std::isnan(scores[size_t(c)]); });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int64_t a, int64_t b) { return scores[size_t(a)] > scores[size_t(b)]; });
+    expected[0] = sizes[0];
+    int64_t left = std::max<int64_t>(0, budget - sizes[0]);
+    for (const int64_t c : order) {
+      expected[size_t(c)] = std::min(left, sizes[size_t(c)]);
+      left -= expected[size_t(c)];
+    }
+    for (const auto& [chunk, tokens] : sparse::take_chunks(scores.data(), sizes, budget))
+      found[size_t(chunk)] += tokens;
+    EXPECT_EQ(found, expected) << "round " << round;
   }
 }
 
@@ -272,6 +341,31 @@ TEST(HierarchicalSparse, StepsKnowWhatTheWholeKnows) {
     auto changed = x.clone();
     changed.slice(1, 41).add_(3);
     EXPECT_TRUE(torch::equal(mixer->forward({.x = changed}).slice(1, 0, 41), whole.slice(1, 0, 41))) << borders;
+  }
+}
+
+TEST(HierarchicalSparse, SinglePrecisionIsDoubleWithItsGradients) {
+  // Several blocks of queries, the last one cut, and padding.
+  test::seed_torch(18);
+  const int64_t n = 250;
+  auto in = test::drawn_core(n, n, 4, 2, torch::kFloat64);
+  in.key_padding = torch::rand({2, n}) < 0.2;
+  const auto direction = torch::randn({2, 4, n, 8}, torch::kFloat64);
+  for (const double softcap : {0.0, 1.5}) {
+    std::vector<std::vector<Tensor>> found;
+    for (const auto type : {torch::kFloat64, torch::kFloat32}) {
+      std::vector<Tensor> inputs;
+      for (const auto& x : {in.q, in.k, in.v})
+        inputs.push_back(x.to(torch::kFloat32).to(type).detach().requires_grad_());  // the same choice
+      CoreInput own{inputs[0], inputs[1], inputs[2]};
+      own.key_padding = in.key_padding;
+      const auto out = core({{"budget", 40}, {"min_chunk", 5}, {"max_chunk", 9}, {"softcap", softcap}}, own);
+      found.push_back(torch::autograd::grad({(out * direction.to(type)).sum()}, inputs));
+      found.back().push_back(out);
+    }
+    EXPECT_LT(relative_error(found[1][3], found[0][3]), test::kForwardTolerance) << softcap;
+    for (size_t i = 0; i < 3; ++i)
+      EXPECT_LT(relative_error(found[1][i], found[0][i]), test::kGradientTolerance) << i << " " << softcap;
   }
 }
 

@@ -230,6 +230,33 @@ TEST(LandmarkAttention, EmptyBlocksAndPaddedLandmarksHaveNoWeight) {
   EXPECT_LT(relative_error(found.slice(2, 8, 11), expected), 1e-12);
 }
 
+TEST(LandmarkAttention, SinglePrecisionIsDoubleWithItsGradients) {
+  // float32 is one kernel, float64 goes block by block.
+  test::seed_torch(12);
+  for (const auto& [n, m, block, softcap] : {std::tuple<int64_t, int64_t, int64_t, double>{150, 150, 7, 0},
+                                             {61, 150, 16, 0},
+                                             {150, 150, 51, 1.5},
+                                             {1, 90, 4, 0}}) {
+    auto in = test::drawn_core(n, m, 4, 2, torch::kFloat64);
+    auto padding = torch::rand({2, m}) < 0.2;
+    padding.slice(1, 0, block - 1).fill_(true);
+    padding.slice(1, m - 1).fill_(false);
+    const auto direction = torch::randn({2, 4, n, 8}, torch::kFloat64);
+    std::vector<std::vector<Tensor>> found;
+    for (const auto type : {torch::kFloat64, torch::kFloat32}) {
+      std::vector<Tensor> inputs;
+      for (const auto& x : {in.q, in.k, in.v}) inputs.push_back(x.to(type).detach().requires_grad_());
+      const auto out =
+          nn::grouped_attention(inputs[0], inputs[1], inputs[2], {.block = block, .softcap = softcap}, padding);
+      found.push_back(torch::autograd::grad({(out * direction.to(type)).sum()}, inputs));
+      found.back().push_back(out);
+    }
+    EXPECT_LT(relative_error(found[1][3], found[0][3]), test::kForwardTolerance) << n << " " << block;
+    for (size_t i = 0; i < 3; ++i)
+      EXPECT_LT(relative_error(found[1][i], found[0][i]), test::kGradientTolerance) << i << " " << n << " " << block;
+  }
+}
+
 TEST(LandmarkAttention, TextsGetTheirLandmarks) {
   const auto tokens = torch::arange(7).view({1, 7});
   EXPECT_TRUE(
