@@ -7,6 +7,7 @@
 #include "heed/kernels/mask_text.h"
 #include "heed/mixers/token_mixer.h"
 #include "heed/nn/config.h"
+#include "heed/nn/sizes.h"
 #include "heed/ops/dispatch.h"
 #include "heed/registry.h"
 
@@ -128,9 +129,22 @@ std::shared_ptr<TokenMixer> prepared_mixer(const std::string& name, nlohmann::js
   return mixer;
 }
 
-/// Sizes of the tokens' grid, of mechanisms that need one.
-std::optional<Grid> grid_of(Inputs& inputs) {
+const RegistryRow& mixer_row(const std::string& name) {
+  const auto& rows = mixer_rows();
+  return *std::find_if(rows.begin(), rows.end(), [&](const RegistryRow& row) { return row.name == name; });
+}
+
+/// Sizes of the tokens' grid, of mechanisms that need one: the tensor grid, or of `settings`, which lose it, grid=5x7.
+std::optional<Grid> grid_of(Inputs& inputs, const std::string& name, nlohmann::json& settings) {
   const auto sizes = inputs.optional("grid");
+  if (mixer_row(name).grid && settings.contains("grid")) {
+    require(!sizes, "{}: a tensor grid and the parameter grid = {}: one of them is accepted", name,
+            settings["grid"].dump());
+    ConfigReader reader(name, settings);
+    const auto told = nn::read_sizes(reader, "grid", {});
+    settings.erase("grid");
+    return Grid{told};
+  }
   if (!sizes) return std::nullopt;
   require(sizes->dim() == 1 && !torch::isFloatingType(sizes->scalar_type()),
           "grid: integers, cells an axis, are accepted");
@@ -140,10 +154,9 @@ std::optional<Grid> grid_of(Inputs& inputs) {
 
 /// `settings`, and of the sizes that q, k and v tell those that the mixer has a key for.
 nlohmann::json core_settings(const std::string& name, nlohmann::json settings, const CoreInput& core) {
-  const auto rows = mixer_rows();
-  const auto row = std::find_if(rows.begin(), rows.end(), [&](const RegistryRow& r) { return r.name == name; });
+  const auto& parameters = mixer_row(name).parameters;
   const auto has = [&](const std::string& key) {
-    return std::any_of(row->parameters.begin(), row->parameters.end(),
+    return std::any_of(parameters.begin(), parameters.end(),
                        [&](const Parameter& parameter) { return parameter.name == key; });
   };
   // Where keys have a size of their own, head_dim is that of the values.
@@ -162,13 +175,12 @@ TensorMap run_core(const std::string& name, const RunRequest& request, Inputs& i
   core.key_padding = inputs.optional("key_padding");
   core.cu_seqlens = inputs.optional("cu_seqlens");
   core.seed = request.seed;
-  core.grid = grid_of(inputs);
+  auto settings = request.settings;
+  core.grid = grid_of(inputs, name, settings);
   inputs.finish();
   require(core.q.dim() == 4 && core.k.dim() == 4 && core.v.dim() == 4,
           "core:{}: q, k and v of [batch, heads, tokens, head size] are accepted", name);
-  return {
-      {"out",
-       prepared_mixer(name, core_settings(name, request.settings, core), request, core.q.scalar_type())->mix(core)}};
+  return {{"out", prepared_mixer(name, core_settings(name, settings, core), request, core.q.scalar_type())->mix(core)}};
 }
 
 TensorMap run_mixer(const RunRequest& request, Inputs& inputs, std::shared_ptr<TokenMixer>& mixer) {
@@ -179,11 +191,11 @@ TensorMap run_mixer(const RunRequest& request, Inputs& inputs, std::shared_ptr<T
   input.cu_seqlens = inputs.optional("cu_seqlens");
   input.positions = inputs.optional("positions");
   input.seed = request.seed;
-  input.grid = grid_of(inputs);
+  auto config = request.settings;
+  input.grid = grid_of(inputs, request.name, config);
   inputs.finish();
   require(input.x.dim() == 3, "{}: x has {} dimensions: [batch, tokens, channels] is accepted", request.name,
           input.x.dim());
-  auto config = request.settings;
   if (!config.contains("dim")) config["dim"] = input.x.size(2);
   mixer = prepared_mixer(request.name, config, request, input.x.scalar_type());
   return {{"out", mixer->forward(input)}};

@@ -20,7 +20,7 @@ void add_run(CLI::App& app) {
   command->add_option("--out", o->request.out, "safetensors file to write: out, lse, gradients")
       ->check(writable_file())
       ->required();
-  command->add_option("--set", o->set, "parameters, key=value");
+  command->add_option("--set", o->set, "parameters, key=value; of mechanisms over a grid also grid=16x24");
   command->add_option("--weights", o->request.weights, "parameters of a mixer (default: drawn from --seed)");
   command->add_option("--save-weights", o->request.save_weights, "write the parameters of a mixer")
       ->check(writable_file());

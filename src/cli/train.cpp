@@ -6,6 +6,7 @@
 #include "cli/train_small.h"
 #include "heed/checkpoint/decoder_checkpoint.h"
 #include "heed/error.h"
+#include "heed/surgery/tiled_positions.h"
 #include "heed/train/lm_data.h"
 
 namespace heed::cli {
@@ -66,16 +67,13 @@ DecoderLm make_model(TrainOptions& o) {
     config.block.placement = formats::NormPlacement::reversible;
   }
   if (o.from.empty() || o.context > config.max_length) config.max_length = o.context;
+  if (!o.from.empty()) surgery::lengthen_positions(config, o.context);
   torch::manual_seed(int64_t(o.common.seed));
   DecoderLm model(config);
   if (!o.from.empty()) {
     // Weights of what both models have; an exchanged mixer keeps its own parameters where names or shapes differ.
     auto source = checkpoint::load_decoder(o.from);
-    const auto old = source->named_parameters();
-    torch::NoGradGuard no_grad;
-    for (auto& entry : model->named_parameters())
-      if (const auto* found = old.find(entry.key()); found && found->sizes() == entry.value().sizes())
-        entry.value().copy_(*found);
+    surgery::take_weights(model, source);
   }
   return model;
 }
@@ -164,7 +162,9 @@ void add_train(CLI::App& app) {
       "lm", "a byte language model on text and tasks\nexample: heed train lm --text book.txt --out my-lm --steps 2000");
   lm->add_option("--text", options->text, "files and folders of text");
   lm->add_option("--out", options->out, "folder of the checkpoint")->check(writable_folder())->required();
-  auto* from = lm->add_option("--from", options->from, "begin with the weights of this checkpoint");
+  auto* from = lm->add_option(
+      "--from", options->from,
+      "begin with the weights of this checkpoint; a table of learned positions is repeated for longer contexts");
   lm->add_flag("--resume", options->resume, "go on where a stopped training in --out was");
   lm->add_option("--mix", options->mixture,
                  "shares of text and tasks, as text=0.6,niah_single=0.2,repeat=0.2 (default text=1)");

@@ -37,8 +37,10 @@ PointColorizationImpl::PointColorizationImpl(const VisionSpec& spec, const Color
   base.max_length = spec_.rows() * spec_.columns();
   if (config.relative)
     for (auto& layer : base.layers)
-      if (layer.mixer == "dense")  // one window that is the image
-        layer = {"multi_axis_attention", {{"axes", "block"}, {"size", std::max(spec_.rows(), spec_.columns())}}};
+      if (layer.mixer == "dense") {  // one window that is the image
+        layer.mixer = "multi_axis_attention";
+        layer.config = {{"axes", "block"}, {"size", std::max(spec_.rows(), spec_.columns())}};
+      }
   patches_ = register_module(
       "patches",
       torch::nn::Conv2d(torch::nn::Conv2dOptions(spec_.channels, base.dim, spec_.patch).stride(spec_.patch)));

@@ -5,6 +5,7 @@
 #include "heed/attention.h"
 #include "heed/error.h"
 #include "heed/mixers/recurrent_mixer.h"
+#include "heed/mixers/taps.h"
 #include "heed/nn/gelu.h"
 #include "heed/nn/positions.h"
 
@@ -17,7 +18,36 @@ namespace {
 constexpr double kTimeScale = 1000;  // times from 0 to 1 as positions of an embedding
 constexpr double kEps = 1e-5;
 
+/// What blocks get, or what their attention is over.
+class TextTaps final : public Taps {
+ public:
+  explicit TextTaps(bool blend) : blend_(blend) {}
+  void block_input(const LayerContext&, Tensor& x) override {
+    if (!blend_) kept.push_back(x);
+  }
+  void core_input(const LayerContext&, CoreInput& in) override {
+    if (!blend_) return;
+    const int64_t group = in.q.size(1) / in.k.size(1);
+    const auto heads = [&](const Tensor& t) { return join_heads(t.repeat_interleave(group, 1)); };
+    kept.push_back(torch::cat({heads(in.k), heads(in.v)}, 2));
+  }
+  std::vector<Tensor> kept;
+
+ private:
+  bool blend_;
+};
+
 }  // namespace
+
+FlowCondition told_by(DecoderLm& lm, const Tensor& tokens, bool blend) {
+  torch::NoGradGuard no_grad;
+  TextTaps taps(blend);
+  lm->hidden(tokens, nullptr, 0, &taps);
+  require(taps.kept.size() == lm->blocks.size(),
+          "a text of {} layers, of which {} have keys and values: as many are accepted", lm->blocks.size(),
+          taps.kept.size());
+  return {{}, std::move(taps.kept)};
+}
 
 Tensor euler(const std::function<Tensor(const Tensor&, double)>& velocity, Tensor x, int64_t steps) {
   require(steps >= 1, "{} steps of a flow; 1 or more are accepted", steps);
@@ -29,6 +59,10 @@ TimestepExpertsImpl::TimestepExpertsImpl(TimestepExpertsConfig config) : config_
   const auto& c = config_;
   require(c.groups >= 1 && c.layers % c.groups == 0, "{} layers in {} groups: a divisor is accepted", c.layers,
           c.groups);
+  require(
+      !c.blend || c.text == 2 * c.dim,
+      "a flow that shares the attention of its text: text = {}; keys and values of 2 dim = {} channels are accepted",
+      c.text, 2 * c.dim);
   require(c.heads >= 1 && c.dim % c.heads == 0, "dim = {} is no multiple of heads = {}", c.dim, c.heads);
   torch::NoGradGuard no_grad;
   for (int64_t g = 0; g < c.groups; ++g) {
@@ -50,7 +84,7 @@ TimestepExpertsImpl::TimestepExpertsImpl(TimestepExpertsConfig config) : config_
       };
       layer.norm = place->register_module("norm", nn::Norm(formats::NormKind::layer, c.dim, kEps));
       layer.mlp_norm = place->register_module("mlp_norm", nn::Norm(formats::NormKind::layer, c.dim, kEps));
-      if (c.text) layer.text_kv = linear("text_kv", c.text, 2 * c.dim);
+      if (c.text && !c.blend) layer.text_kv = linear("text_kv", c.text, 2 * c.dim);
       layer.qkv = linear("qkv", c.dim, 3 * c.dim), layer.out = linear("o_proj", c.dim, c.dim);
       layer.up = linear("up", c.dim, c.hidden), layer.down = linear("down", c.hidden, c.dim);
       if (c.residual && l > 0) layer.gate = place->register_parameter("gate", torch::zeros({c.heads, c.dim}));
@@ -73,7 +107,7 @@ Tensor TimestepExpertsImpl::attend(Layer& layer, const Tensor& x, const Tensor& 
   const auto& c = config_;
   auto parts = layer.qkv(x).chunk(3, 2);
   if (text.defined()) {
-    const auto before_x = layer.text_kv(text).chunk(2, 2);
+    const auto before_x = (c.blend ? text : layer.text_kv(text)).chunk(2, 2);
     for (size_t i : {0, 1}) parts[i + 1] = torch::cat({before_x[i], parts[i + 1]}, 1);
   }
   const auto q = split_heads(parts[0], c.heads), k = split_heads(parts[1], c.heads), v = split_heads(parts[2], c.heads);

@@ -54,15 +54,26 @@ std::shared_ptr<TokenMixer> make_layer_mixer(const TransformerConfig& c, size_t 
 }
 
 TransformerBlockImpl::TransformerBlockImpl(const TransformerConfig& c, size_t layer, bool causal)
-    : placement_(c.block.placement) {
+    : placement_(c.block.placement), one_residual_(c.layers.at(layer).one_residual) {
+  const auto& plan = c.layers.at(layer);
   const auto norm = [&](const char* name) { return register_module(name, nn::Norm(c.block.norm, c.dim, c.norm_eps)); };
   input_norm = norm("input_layernorm");
   mixer = register_module("self_attn", make_layer_mixer(c, layer, causal));
   const auto channels = make_channel_mixer(c.block, c.dim, c.hidden);
   require(channels || placement_ == NormPlacement::pre,
           "a block of placement {} has a channel mixer; without one, pre is accepted", name_of(placement_));
+  if (!plan.before_tokens.empty())
+    before_tokens = register_module("before_tokens", make_local_conv(plan.before_tokens, c.dim));
+  if (!plan.before_channels.empty())
+    before_channels = register_module("before_channels", make_local_conv(plan.before_channels, c.dim));
+  require(
+      plain() || (placement_ == NormPlacement::pre && channels),
+      "a block with local convolutions or one residual: placement {} and channel mixer {}: pre, and one, are accepted",
+      name_of(placement_), c.block.channel_mixer);
+  require(!one_residual_ || !before_channels,
+          "a block of one residual has no stream between its mixers for a convolution before the second");
   if (channels) {
-    mlp_norm = norm("post_attention_layernorm");
+    mlp_norm = c.shared_norm ? input_norm : norm("post_attention_layernorm");
     mlp = register_module("mlp", channels);
   }
   if (placement_ == NormPlacement::sandwich) {
@@ -89,7 +100,9 @@ Tensor TransformerBlockImpl::mix_channels(const MixerInput& input, Tensor normed
 Tensor TransformerBlockImpl::token_half(const MixerInput& given, MixerState* state) {
   auto input = given;
   auto& x = input.x;
+  require(!one_residual_, "a block of one residual has no halves; token reducers between them are not accepted");
   if (input.taps) input.taps->block_input(input.layer, x);
+  if (before_tokens) x = before_tokens->forward(x, input);
   switch (placement_) {
     case NormPlacement::pre:
       return x + mix_tokens(input, input_norm(x), state);
@@ -103,7 +116,8 @@ Tensor TransformerBlockImpl::token_half(const MixerInput& given, MixerState* sta
   }
 }
 
-Tensor TransformerBlockImpl::channel_half(const MixerInput& input, const Tensor& y) {
+Tensor TransformerBlockImpl::channel_half(const MixerInput& input, const Tensor& residual) {
+  const auto y = before_channels ? before_channels->forward(residual, input) : residual;
   auto out = y;
   if (mlp)
     out =
@@ -113,10 +127,13 @@ Tensor TransformerBlockImpl::channel_half(const MixerInput& input, const Tensor&
 }
 
 Tensor TransformerBlockImpl::forward(const MixerInput& input, MixerState* state) {
-  if (placement_ != NormPlacement::parallel) return channel_half(input, token_half(input, state));
+  if (placement_ != NormPlacement::parallel && !one_residual_) return channel_half(input, token_half(input, state));
   auto own = input;
   if (own.taps) own.taps->block_input(own.layer, own.x);
-  auto out = own.x + mix_tokens(own, input_norm(own.x), state) + mix_channels(own, mlp_norm(own.x));
+  if (before_tokens) own.x = before_tokens->forward(own.x, own);
+  const auto mixed = mix_tokens(own, input_norm(own.x), state);
+  auto out =
+      one_residual_ ? own.x + mix_channels(own, mlp_norm(mixed)) : own.x + mixed + mix_channels(own, mlp_norm(own.x));
   if (own.taps) own.taps->block_output(own.layer, out);
   return out;
 }

@@ -17,7 +17,8 @@ VisionTransformerImpl::VisionTransformerImpl(VisionConfig config, torch::ScalarT
   patches_ = register_module(
       "patch_embedding", torch::nn::Conv2d(torch::nn::Conv2dOptions(options).stride({c.patch_height, c.patch_width})));
   if (c.class_token) class_token_ = register_parameter("class_token", torch::randn({1, 1, c.dim}) * 0.02);
-  positions_ = register_parameter("positions", torch::randn({1, c.patches() + int64_t(c.class_token), c.dim}) * 0.02);
+  if (c.patch_positions)
+    positions_ = register_parameter("positions", torch::randn({1, c.patches() + int64_t(c.class_token), c.dim}) * 0.02);
   blocks = make_blocks(*this, c, false, dtype);
   norm_ = register_module("norm", nn::Norm(c.block.norm, c.dim, c.norm_eps));
   const auto linear = [&](const char* name, int64_t out) {
@@ -38,7 +39,7 @@ Tensor VisionTransformerImpl::embed(const Tensor& pixels) {
           "pixels do not fit: [batch, {}, {}, {}] is accepted", c.channels, c.image_height, c.image_width);
   auto x = patches_(pixels).flatten(2).transpose(1, 2);
   if (c.class_token) x = torch::cat({class_token_.expand({x.size(0), 1, c.dim}), x}, 1);
-  return x + positions_;
+  return c.patch_positions ? x + positions_ : x;
 }
 
 Tensor VisionTransformerImpl::forward(const Tensor& pixels, uint64_t seed, Taps* taps) {

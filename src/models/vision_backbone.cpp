@@ -1,5 +1,7 @@
 #include "heed/models/vision_backbone.h"
 
+#include <numeric>
+
 #include "heed/error.h"
 #include "heed/models/attention_swin_unet.h"
 #include "heed/models/dual_cross.h"
@@ -26,15 +28,16 @@ class VitBackbone final : public VisionBackbone {
     reducers_ = make_reducers(*this, spec.reducer, config);
     grid_.sizes = {spec.rows(), spec.columns()};
   }
-  Tensor states(const Tensor& pixels, uint64_t seed) override {
+  Tensor states(const Tensor& pixels, uint64_t seed) override { return tokens_and_states(pixels, seed).second; }
+  std::pair<Tensor, Tensor> tokens_and_states(const Tensor& pixels, uint64_t seed) override {
     if (reducers_.of_layer.empty()) {
       const auto x = model_->forward(pixels, seed);
-      return dense_ ? x : x.mean(1, true);
+      return {x, dense_ ? x : x.mean(1, true)};
     }
     const auto run = run_reduced_blocks(model_->blocks, {.x = model_->embed(pixels), .grid = grid_}, reducers_.of_layer,
                                         0, seed, reducers_.proportional);
-    const auto x = model_->finish(run.x);
-    return dense_ ? run.map.restore(x) : mean_of_tokens(x, run.map);
+    const auto x = model_->finish(run.x), tokens = run.map.restore(x);
+    return {tokens, dense_ ? tokens : mean_of_tokens(x, run.map)};
   }
   Tensor answers(const Tensor& states) override { return model_->logits(states.unsqueeze(-2)); }
 
@@ -126,13 +129,16 @@ constexpr BackboneTraits kReducing{.reduces = true};
 const std::vector<Entry>& entries() {
   static const std::vector<Entry> table = {
       {"vit", kReducing,
-       [](const VisionSpec& spec, ConfigReader&) -> Made { return std::make_shared<VitBackbone>(spec); }},
+       [](const VisionSpec& given, ConfigReader& reader) -> Made {
+         auto spec = given;
+         spec.patch_positions = reader.get("positions", spec.patch_positions);
+         return std::make_shared<VitBackbone>(spec);
+       }},
       {"pyramid", kReducing,
        [](const VisionSpec& spec, ConfigReader& reader) -> Made {
          return VisionPyramid(PyramidConfig::growing(spec, reader.integer("stages", 4, 1, 16))).ptr();
        }},
-      {"unet",
-       {},
+      {"unet", kReducing,
        [](const VisionSpec& spec, ConfigReader& reader) -> Made {
          return VisionUnet(spec, reader.integer("scales", 3, 1, 16)).ptr();
        }},
@@ -144,6 +150,35 @@ const std::vector<Entry>& entries() {
       {"point_colorization", {false, true, true, true}, make_point_colorization},
   };
   return table;
+}
+
+/// What settings that all backbones know say of the blocks of `spec`.
+void read_blocks(ConfigReader& reader, VisionSpec& spec) {
+  auto& layers = spec.base.layers;
+  const auto each = [&](const char* what, const std::vector<int64_t>& numbers, const auto& change) {
+    for (const int64_t number : numbers) {
+      require(number >= 0 && number < int64_t(layers.size()), "{}: {} of layer {}: 0 to {} is accepted", reader.owner(),
+              what, number, layers.size() - 1);
+      change(layers[size_t(number)]);
+    }
+  };
+  if (const auto local = reader.object("local_conv"); !local.empty()) {
+    ConfigReader own(reader.owner() + ": local_conv", local);
+    std::vector<int64_t> all(layers.size());
+    std::iota(all.begin(), all.end(), 0);
+    const auto name = own.get<std::string>("name", {});
+    require(!name.empty(), "{}: local_conv = {}: an object with the name of a convolution is accepted", reader.owner(),
+            local.dump());
+    const bool channels = own.get("channels", false);
+    each("local_conv", own.get("layers", all), [&](LayerPlan& layer) {
+      layer.before_tokens = name;
+      if (channels) layer.before_channels = name;
+    });
+    own.finish();
+  }
+  each("one_residual", reader.get("one_residual", std::vector<int64_t>{}),
+       [](LayerPlan& layer) { layer.one_residual = true; });
+  spec.base.shared_norm = reader.get("shared_norm", spec.base.shared_norm);
 }
 
 const Entry& entry_of(const std::string& name) {
@@ -166,6 +201,7 @@ VisionConfig vision_config(const VisionSpec& spec) {
   config.patch_height = config.patch_width = spec.patch;
   config.channels = spec.channels;
   config.class_token = false;
+  config.patch_positions = spec.patch_positions;
   config.labels = spec.labels;
   config.max_length = config.patches();
   return config;
@@ -193,6 +229,7 @@ std::shared_ptr<VisionBackbone> make_backbone(const std::string& name, const Vis
   ConfigReader reader(name, spec.settings);
   if (auto reducer = reader.object("reducer"); !reducer.empty()) spec.reducer = std::move(reducer);
   require(spec.reducer.empty() || entry.traits.reduces, "{}: no reducer is accepted: it needs all of its tokens", name);
+  read_blocks(reader, spec);
   const auto made = entry.make(spec, reader);
   reader.finish();
   return made;

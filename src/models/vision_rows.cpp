@@ -5,6 +5,7 @@
 #include "heed/models/medusa.h"
 #include "heed/models/memory_propagation.h"
 #include "heed/models/overlock.h"
+#include "heed/models/style_discriminator.h"
 #include "heed/models/style_generator.h"
 #include "heed/models/timestep_experts.h"
 
@@ -105,6 +106,8 @@ std::vector<RegistryRow> vision_model_rows() {
           {{"layers", experts.layers, "of all groups"},
            {"groups", experts.groups, "K, each of which serves 1 / K of the time"},
            {"residual", experts.residual, "scores of the layer before are added, gated by time"},
+           {"text", experts.text, "channels of a text's states that layers attend to beside the sample; 0: none"},
+           {"blend", experts.blend, "these are the keys and values of the text's own layers, attended to as they are"},
            {"recompute", experts.recompute, "they are part of one wider product, in O(N) memory"}}),
       row("style_generator", "StyleSwin: Transformer-based GAN for High-resolution Image Generation (arXiv 2112.10762)",
           2021, "O(N w^2)",
@@ -115,6 +118,11 @@ std::vector<RegistryRow> vision_model_rows() {
            {"heads", style.heads, "of the double windows, even"},
            {"window", style.window, "cells a side of windows"},
            {"colours", style.colours, "channels of an image"}}),
+      row("style_discriminator",
+          "StyleSwin: Transformer-based GAN for High-resolution Image Generation (arXiv 2112.10762)", 2021, "O(N)",
+          {{"dims", StyleDiscriminatorConfig{}.dims,
+            "channels of half of the image's resolution, a quarter, ... to 4 x 4"},
+           {"colours", StyleDiscriminatorConfig{}.colours, "channels of an image"}}),
       row("dual_cross_attention_learning",
           "Dual Cross-Attention Learning for Fine-Grained Visual Categorization and Object Re-Identification "
           "(arXiv 2205.02151)",

@@ -23,6 +23,7 @@ VisionUnetImpl::VisionUnetImpl(const VisionSpec& spec, int64_t scales) : spec_(s
     const auto name = "stop_" + std::to_string(stop);
     auto owner = register_module(name, std::make_shared<torch::nn::Module>(name));
     blocks_.push_back(make_blocks(*owner, own, false, torch::kFloat32));
+    reducers_.push_back(make_reducers(*owner, spec.reducer, own));
   }
   norm_ = register_module("norm", nn::Norm(base.block.norm, base.dim, base.norm_eps));
   classifier_ = register_module("classifier", torch::nn::Linear(base.dim, spec.labels));
@@ -34,7 +35,7 @@ Tensor VisionUnetImpl::states(const Tensor& pixels, uint64_t seed) {
     MixerInput input;
     input.grid = body_->grid(stop);
     input.x = cells;
-    return run_blocks(blocks_[stop], std::move(input), nullptr, seed * body_->stops() + stop);
+    return run_restored_blocks(blocks_[stop], std::move(input), reducers_[stop], 0, seed * body_->stops() + stop);
   });
   const auto states = norm_(x);
   return spec_.dense ? states : states.mean(1, true);

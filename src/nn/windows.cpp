@@ -21,13 +21,13 @@ Tensor pad(const Tensor& image, int64_t above, int64_t below, int64_t left, int6
 }  // namespace
 
 Windows::Windows(Kind kind, int64_t height, int64_t width, int64_t rows, int64_t columns, int64_t shift)
-    : kind_(kind), height_(height), width_(width), rows_(rows), columns_(columns) {
+    : kind_(kind), height_(height), width_(width), rows_(std::min(rows, height)), columns_(std::min(columns, width)) {
   require(height > 0 && width > 0, "an image of {} x {} cells has no windows", height, width);
   require(rows > 0 && columns > 0, "windows of {} x {} cells; 1 or more are accepted", rows, columns);
   require(shift >= 0 && (shift == 0 || (kind == Kind::block && shift < std::min(rows, columns))),
           "a shift of {} cells; less than a window of {} x {} is accepted, of blocks", shift, rows, columns);
-  padded_height_ = round_up(height, rows), padded_width_ = round_up(width, columns);
-  down_ = padded_height_ > rows ? shift : 0, right_ = padded_width_ > columns ? shift : 0;
+  padded_height_ = round_up(height, rows_), padded_width_ = round_up(width, columns_);
+  down_ = padded_height_ > rows_ ? shift : 0, right_ = padded_width_ > columns_ ? shift : 0;
 }
 
 Tensor Windows::split(const Tensor& image) const {
@@ -64,7 +64,8 @@ Tensor Windows::documents(const Tensor& hidden) const {
     auto ends = torch::zeros({1, padded_height_, padded_width_, 1}, torch::kInt32);
     ends.narrow(1, 0, down_).add_(1);
     ends.narrow(2, 0, right_).add_(2);
-    const Windows whole(kind_, padded_height_, padded_width_, rows_, columns_, std::max(down_, right_));
+    auto whole = *this;
+    whole.height_ = padded_height_, whole.width_ = padded_width_;
     const auto region = whole.split(ends).squeeze(2).repeat({batch, 1});
     documents = torch::where(documents < 0, documents, region);
   }
@@ -78,13 +79,17 @@ Halos::Halos(int64_t height, int64_t width, int64_t block, int64_t halo)
       halo_(halo),
       rows_(round_up(height, block) / block),
       columns_(round_up(width, block) / block),
-      blocks_(Windows::Kind::block, height, width, block, block) {
+      blocks_(Windows::Kind::block, rows_ * block, columns_ * block, block, block) {
   require(halo >= 0, "a halo of {} cells; 0 or more is accepted", halo);
 }
 
-Tensor Halos::queries(const Tensor& image) const { return blocks_.split(image); }
+Tensor Halos::queries(const Tensor& image) const {
+  return blocks_.split(pad(image, 0, rows_ * block_ - height_, 0, columns_ * block_ - width_));
+}
 
-Tensor Halos::join(const Tensor& queries) const { return blocks_.join(queries); }
+Tensor Halos::join(const Tensor& queries) const {
+  return blocks_.join(queries).narrow(1, 0, height_).narrow(2, 0, width_);
+}
 
 Tensor Halos::keys(const Tensor& image) const {
   const auto around = pad(image, halo_, rows_ * block_ - height_ + halo_, halo_, columns_ * block_ - width_ + halo_);

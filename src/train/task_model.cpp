@@ -51,16 +51,17 @@ class SequenceTaskModel final : public TaskModel {
  public:
   SequenceTaskModel(SequenceModel model, bool whole) : model_(std::move(model)), whole_(whole) {}
 
+  Tensor hidden(const TaskBatch& batch, uint64_t seed) override { return states(batch, seed).hidden; }
   /// Of an answer for all of a sample: the mean of its positions where each sees everything, else the last one.
-  Tensor hidden(const TaskBatch& batch, uint64_t seed) override {
+  States states(const TaskBatch& batch, uint64_t seed) override {
     const auto padding = batch.padding.defined() ? std::optional(batch.padding) : std::nullopt;
     const auto x = model_->forward(batch.inputs, causal() ? std::nullopt : padding, nullptr, seed);
-    if (!whole_) return x;
+    if (!whole_) return {x, x};
     const auto real = padding ? padding->logical_not() : torch::ones({x.size(0), x.size(1)}, torch::kBool);
     const auto count = real.sum(1);
-    if (causal()) return x.gather(1, (count - 1).view({-1, 1, 1}).expand({-1, 1, x.size(2)}));
+    if (causal()) return {x, x.gather(1, (count - 1).view({-1, 1, 1}).expand({-1, 1, x.size(2)}))};
     const auto weights = real.to(x.scalar_type()) / count.unsqueeze(1);
-    return torch::bmm(weights.unsqueeze(1), x);
+    return {x, torch::bmm(weights.unsqueeze(1), x)};
   }
   Tensor answers(const Tensor& hidden) override { return model_->answers(hidden); }
   torch::nn::Module& module() override { return *model_; }
@@ -82,6 +83,10 @@ class VisionTaskModel final : public TaskModel {
  public:
   explicit VisionTaskModel(std::shared_ptr<VisionBackbone> model) : model_(std::move(model)) {}
   Tensor hidden(const TaskBatch& batch, uint64_t seed) override { return model_->states(batch.inputs, seed); }
+  States states(const TaskBatch& batch, uint64_t seed) override {
+    const auto found = model_->tokens_and_states(batch.inputs, seed);
+    return {found.first, found.second};
+  }
   Tensor answers(const Tensor& hidden) override { return model_->answers(hidden); }
   Tensor training_loss(const Tensor& loss, const std::function<Tensor(const Tensor&)>& judge) override {
     return model_->training_loss(loss, judge);

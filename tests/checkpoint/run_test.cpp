@@ -71,6 +71,64 @@ TEST(RunCore, IsTheMixersOwn) {
   EXPECT_TRUE(torch::equal(load_tensors(request.out).at("out"), want));
 }
 
+/// Queries without any block give 0, at no gradient to anyone; others are what they are without them.
+TEST(RunOperator, EmptyBlockListsGiveZeros) {
+  TemporaryDirectory directory;
+  torch::manual_seed(4);
+  auto mask = torch::ones({2, 3, 3}, torch::kBool);
+  mask[0].zero_();
+  mask[1][1].zero_();
+  TensorMap inputs{{"block_mask", mask}};
+  for (const char* name : {"q", "k", "v", "grad"}) inputs[name] = torch::randn({1, 2, 20, 8});
+  RunRequest request{"op:block_sparse",
+                     directory / "in.safetensors",
+                     directory / "out.safetensors",
+                     {{"query_block", 8}, {"key_block", 8}}};
+  request.grad = true;
+  save_tensors(request.in, inputs);
+  run(request);
+  const auto found = load_tensors(request.out);
+  const auto empty = torch::cat({torch::ones({1, 20}, torch::kBool),
+                                 ((torch::arange(20) >= 8) & (torch::arange(20) < 16)).unsqueeze(0)})
+                         .unsqueeze(0);
+  EXPECT_TRUE(torch::equal(found.at("lse") == -INFINITY, empty));
+  EXPECT_TRUE(torch::equal((found.at("out") == 0).all(3), empty));
+  EXPECT_TRUE(torch::equal((found.at("d_q") == 0).all(3), empty));
+  for (const char* name : {"d_k", "d_v"}) {
+    EXPECT_EQ(found.at(name)[0][0].abs().max().item<float>(), 0) << name;
+    EXPECT_TRUE(test::all_finite(found.at(name))) << name;
+  }
+  inputs["block_mask"] = torch::ones({2, 2, 3}, torch::kBool);
+  inputs.erase("grad");
+  EXPECT_TRUE(holds(refusal("op:block_sparse", inputs, {{"query_block", 8}, {"key_block", 8}}), "block_mask"));
+}
+
+TEST(RunMixer, GridsAreATensorOrASetting) {
+  TemporaryDirectory directory;
+  torch::manual_seed(2);
+  const TensorMap tokens{{"x", torch::randn({1, 35, 24})}};
+  auto with_grid = tokens;
+  with_grid["grid"] = torch::tensor({5, 7}, torch::kInt64);
+  const json settings{{"heads", 3}};
+  auto told = settings;
+  told["grid"] = "5x7";
+  const auto out = [&](const TensorMap& inputs, const json& own) {
+    RunRequest request{"halo_attention", directory / "in.safetensors", directory / "out.safetensors", own};
+    save_tensors(request.in, inputs);
+    run(request);
+    return load_tensors(request.out).at("out");
+  };
+  EXPECT_TRUE(torch::equal(out(tokens, told), out(with_grid, settings)));
+  EXPECT_TRUE(holds(refusal("halo_attention", tokens, settings), "grid=16x24"));
+  EXPECT_TRUE(holds(refusal("halo_attention", with_grid, told), "one of them"));
+  told["grid"] = "5x6";
+  EXPECT_TRUE(holds(refusal("halo_attention", tokens, told), "35"));
+  told["grid"] = "5xx";
+  EXPECT_TRUE(holds(refusal("halo_attention", tokens, told), "5xx"));
+  // A mixer of lines knows no grid.
+  EXPECT_TRUE(holds(refusal("dense", tokens, {{"grid", "5x7"}}), "unknown key grid"));
+}
+
 TEST(RunOperator, RatesThatGrowAndChunksOfNoLengthAreRefused) {
   const auto t = [](std::vector<int64_t> sizes) { return torch::randn(sizes); };
   TensorMap chunk{{"q", t({1, 2, 9, 4})}, {"k", t({1, 2, 9, 4})}, {"v", t({1, 2, 9, 4})}};

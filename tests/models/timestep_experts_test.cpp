@@ -74,7 +74,8 @@ Tensor by_definition(TimestepExperts& model, const Inputs& in, int64_t group, co
     const auto name = "layer_" + std::to_string(l) + ".";
     auto parts = linear(name + "qkv", norm(name + "norm", x)).chunk(3, 2);
     if (!text.empty()) {
-      const auto kv = linear(name + "text_kv", text[text.size() == 1 ? 0 : size_t(group * count + l)]).chunk(2, 2);
+      const auto& own_text = text[text.size() == 1 ? 0 : size_t(group * count + l)];
+      const auto kv = (c.blend ? own_text : linear(name + "text_kv", own_text)).chunk(2, 2);
       parts[1] = torch::cat({kv[0], parts[1]}, 1), parts[2] = torch::cat({kv[1], parts[2]}, 1);
     }
     const auto heads = [&](const Tensor& t) { return t.unflatten(2, {c.heads, size}).transpose(1, 2); };
@@ -106,18 +107,52 @@ TEST(TimestepExperts, GroupsAreWhatTheFormulaSays) {
   }
 }
 
+/// What a decoder tells: the inputs of its blocks, or the keys and values of its layers, without a gradient.
+TEST(TimestepExperts, ADecoderTellsItsStatesOrItsKeysAndValues) {
+  torch::manual_seed(12);
+  DecoderConfig told;
+  told.vocab_size = 11, told.dim = 12, told.heads = 4, told.kv_heads = 2, told.head_dim = 4, told.hidden = 20;
+  told.layers.resize(3);
+  DecoderLm lm(told);
+  const auto tokens = torch::randint(0, 11, {2, 5}, torch::kInt64);
+  const auto states = told_by(lm, tokens).text, shared = told_by(lm, tokens, true).text;
+  ASSERT_EQ(states.size(), 3u);
+  ASSERT_EQ(shared.size(), 3u);
+  EXPECT_LT(relative_error(states[0], lm->embed(tokens)), 1e-6);
+  EXPECT_FALSE(states[2].requires_grad() || shared[2].requires_grad());
+  for (size_t l = 0; l < 3; ++l) {  // no positions: keys are projections of what the block got
+    const auto p = lm->blocks[l]->mixer->named_parameters();
+    const auto x = lm->blocks[l]->input_norm(states[l]);
+    std::vector<Tensor> parts;
+    for (const char* name : {"k_proj.weight", "v_proj.weight"}) {
+      const auto heads = torch::matmul(x, p[name].t()).unflatten(2, {2, 4});
+      parts.push_back(heads.repeat_interleave(2, 2).flatten(2));
+    }
+    EXPECT_LT(relative_error(shared[l], torch::cat(parts, 2)), 1e-5) << l;
+  }
+  TimestepExpertsConfig config;
+  config.dim = 16, config.heads = 4, config.layers = 3, config.groups = 1, config.text = 32, config.blend = true;
+  TimestepExperts flow(config);
+  const auto velocity = flow->velocity(torch::randn({2, 16, 4}), torch::full({2}, 0.3), told_by(lm, tokens, true));
+  EXPECT_TRUE(torch::isfinite(velocity).all().item<bool>());
+  velocity.sum().backward();
+  for (const auto& p : lm->parameters()) EXPECT_FALSE(p.grad().defined());
+  config.text = 12;
+  EXPECT_THROW(TimestepExperts{config}, Error);
+}
+
 /// Every layer attends to the states of the text at its own depth, counted through all groups.
 TEST(TimestepExperts, LayersReadTheTextAtTheirDepth) {
   torch::NoGradGuard no_grad;
   torch::manual_seed(8);
   Inputs in;
   in.times = in.times + 0.5;  // the second group
-  for (const bool recompute : {false, true}) {
+  for (const auto& [recompute, blend] : {std::pair{false, false}, {true, false}, {false, true}, {true, true}}) {
     auto config = small(true, recompute);
-    config.text = 4;
+    config.text = blend ? 2 * config.dim : 4, config.blend = blend;
     auto model = model_of(config, true);
     std::vector<Tensor> text;
-    for (int l = 0; l < 6; ++l) text.push_back(torch::randn({4, 3, 4}, torch::kFloat64));
+    for (int l = 0; l < 6; ++l) text.push_back(torch::randn({4, 3, config.text}, torch::kFloat64));
     const auto told = model->velocity(in.x, in.times, {in.labels, text});
     EXPECT_LT(relative_error(told, by_definition(model, in, 1, text)), 1e-9);
     EXPECT_LT(

@@ -144,9 +144,16 @@ TEST_P(Backbone, TokensMayBecomeFewer) {
       EXPECT_EQ(states.sizes(), wanted.sizes());
       EXPECT_TRUE(test::all_finite(states)) << reducer;
       EXPECT_GT(test::relative_error(states, wanted), 1e-4) << reducer;
-      EXPECT_LT(test::relative_error(model->states(pixels.narrow(0, 1, 1)), states.narrow(0, 1, 1)),
-                test::kForwardTolerance)
+      const auto others = model->states(torch::cat({pixels.narrow(0, 0, 1).neg() + 1, pixels.narrow(0, 1, 1)}));
+      EXPECT_LT(test::relative_error(others.narrow(0, 1, 1), states.narrow(0, 1, 1)), test::kForwardTolerance)
           << reducer;
+      // In a U-Net cells that were merged are met again as twins; between these rounding decides, which a batch of
+      // another size has differently.
+      if (GetParam() != "unet") {
+        EXPECT_LT(test::relative_error(model->states(pixels.narrow(0, 1, 1)), states.narrow(0, 1, 1)),
+                  test::kForwardTolerance)
+            << reducer;
+      }
       model->answers(states).square().sum().backward();
     }
     EXPECT_THROW(with({{"name", "token_merging"}, {"layers", {2}}}), Error);

@@ -24,7 +24,10 @@ TEST(Windows, JoinUndoesSplit) {
         const auto image = numbered(3, height, width);
         const auto split = windows.split(image);
         EXPECT_EQ(split.size(0), 3 * windows.count());
-        EXPECT_EQ(split.size(1), 8);
+        // Windows larger than the image are cut to it.
+        EXPECT_EQ(windows.rows(), std::min<int64_t>(2, height));
+        EXPECT_EQ(windows.columns(), std::min<int64_t>(4, width));
+        EXPECT_EQ(split.size(1), windows.rows() * windows.columns());
         EXPECT_TRUE(torch::equal(windows.join(split), image)) << height << " " << width << " " << shift;
         // Every cell once, the rest is padding.
         EXPECT_EQ((split > 0).sum().item<int64_t>(), 3 * height * width);

@@ -19,10 +19,10 @@ struct RunRequest {
 };
 
 /// Reads, applies, writes `out` and, where there is one, `lse` or `state`. A mixer takes x [B, N, C], and memory,
-/// key_padding, cu_seqlens, positions, grid where given; an operator or core takes q, k, v [B, H, N, D] and the
-/// optional tensors of attention or of the recurrence (log_decay, beta, initial_state) under their names; scans and
-/// Toeplitz products take the arguments of their ops (heed/ops/). float64 in gives float64 out. Throws heed::Error
-/// before anything is written.
+/// key_padding, cu_seqlens, positions, grid where given (of a mixer that needs one also as the setting grid, "16x24");
+/// an operator or core takes q, k, v [B, H, N, D] and the optional tensors of attention or of the recurrence
+/// (log_decay, beta, initial_state) under their names; scans and Toeplitz products take the arguments of their ops
+/// (heed/ops/). float64 in gives float64 out. Throws heed::Error before anything is written.
 void run(const RunRequest& request);
 
 }  // namespace heed::checkpoint

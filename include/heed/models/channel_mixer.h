@@ -29,7 +29,10 @@ torch::Tensor activate(const torch::Tensor& x, formats::Activation activation);
 /// `block.channel_mixer` for `dim` channels and `hidden` inner ones: gated_mlp, down(act(gate(x)) * up(x))
 /// (arXiv 2002.05202), or mlp, down(act(up(x))); conv_glu (arXiv 2311.17132) and conv_mlp (PVTv2, arXiv 2106.13797) see
 /// the neighbours of a cell, too: act(d(gate(x))) and act(d(up(x))), d a depthwise convolution of 3 x 3 cells, for
-/// which `forward` needs a grid; null for none. Throws heed::Error for another name.
+/// which `forward` needs a grid; so does conv_grn, h = act(up(x)), h += d(h), down(gain (h r / mean r) + shift + h), r
+/// the length of a channel over all cells (global response normalisation, arXiv 2301.00808; OverLoCK, arXiv
+/// 2502.20087); conv_share_mlp is mlp by shared convolutions (heed/nn/shared_conv.h), dim a square; null for
+/// none. Throws heed::Error for another name.
 std::shared_ptr<ChannelMixer> make_channel_mixer(const formats::BlockConfig& block, int64_t dim, int64_t hidden);
 
 }  // namespace heed

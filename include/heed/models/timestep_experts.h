@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "heed/models/decoder_lm.h"
 #include "heed/nn/norm.h"
 
 namespace heed {
@@ -16,6 +17,7 @@ struct TimestepExpertsConfig {
   int64_t tokens = 16, channels = 4;  ///< of a sample: N tokens of so many numbers
   int64_t classes = 0;                ///< of samples; 0: none are told
   int64_t text = 0;                   ///< channels of a text's states that layers attend to beside the sample; 0: none
+  bool blend = false;  ///< attention is shared with the text's layers: text, 2 dim, are their keys and values
   int64_t dim = 64, heads = 4, hidden = 128;
   int64_t layers = 8, groups = 4;  ///< groups of layers / groups consecutive layers
   bool residual = true;            ///< scores of the layer before are added, gated by time
@@ -30,9 +32,14 @@ struct FlowCondition {
 
   torch::Tensor labels;  ///< int64 [B] where there are classes
   /// States of a frozen language model [B, T, text], one a layer of all groups, each for the layer of the same depth;
-  /// or one for all of them. None: the sample is made without a text.
+  /// or one for all of them. With `blend` its keys and then values, which are attended to as they are. None: the sample
+  /// is made without a text.
   std::vector<torch::Tensor> text;
 };
+
+/// A text for as many layers as `lm` has: what its blocks get of `tokens` [B, T], [B, T, dim] each, or, with `blend`,
+/// the keys and values of its query heads, [B, T, 2 heads head_dim], as its layers attend to them. No gradient.
+FlowCondition told_by(DecoderLm& lm, const torch::Tensor& tokens, bool blend = false);
 
 class TimestepExpertsImpl : public torch::nn::Module {
  public:

@@ -10,6 +10,7 @@
 #include "heed/formats/block_config.h"
 #include "heed/mixers/token_mixer.h"
 #include "heed/models/channel_mixer.h"
+#include "heed/models/local_conv.h"
 #include "heed/nn/norm.h"
 #include "heed/nn/positions.h"
 
@@ -20,6 +21,9 @@ struct LayerPlan {
   std::string mixer = "dense";
   /// Keys beyond those that the model gives: sizes, positions and what `attention` sets.
   nlohmann::json config = nlohmann::json::object();
+  /// Convolutions over the grid before the token mixer and before the channel mixer (models/local_conv.h); empty: none.
+  std::string before_tokens, before_channels;
+  bool one_residual = false;  ///< x += C(n2(T(n1(x)))) (SpectFormer, arXiv 2304.06446)
 };
 
 struct TransformerConfig {
@@ -32,6 +36,7 @@ struct TransformerConfig {
   double norm_eps = 1e-5;
   nn::PositionsConfig positions;  ///< of every token mixer
   formats::BlockConfig block;
+  bool shared_norm = false;  ///< n1 and n2 of a block are one (Activator, arXiv 2405.15953)
   formats::AttentionTraits attention;
   std::vector<LayerPlan> layers;  ///< one a layer
 };
@@ -42,15 +47,19 @@ class TransformerBlockImpl : public torch::nn::Module {
   TransformerBlockImpl(const TransformerConfig& config, size_t layer, bool causal);
   torch::Tensor forward(const MixerInput& input, MixerState* state = nullptr);
   /// The two halves of `forward`, which needs the residual stream between them only to hand it on: what the token mixer
-  /// leaves of input.x, and what the channel mixer makes of that. Throws heed::Error for parallel placement, and
-  /// everything here for reversible placement, whose blocks have two streams (heed/models/reversible.h).
+  /// leaves of input.x, and what the channel mixer makes of that. Throws heed::Error for parallel placement and blocks
+  /// of one residual, and everything here for reversible placement, whose blocks have two streams
+  /// (heed/models/reversible.h).
   torch::Tensor token_half(const MixerInput& input, MixerState* state = nullptr);
   torch::Tensor channel_half(const MixerInput& input, const torch::Tensor& residual);
 
   formats::NormPlacement placement() const { return placement_; }
+  /// Nothing but the two mixers with their norms and residuals.
+  bool plain() const { return !before_tokens && !before_channels && !one_residual_; }
 
   nn::Norm input_norm{nullptr}, mlp_norm{nullptr};                ///< n1, n2
   nn::Norm mixer_output_norm{nullptr}, mlp_output_norm{nullptr};  ///< n3, n4: sandwich only
+  std::shared_ptr<LocalConv> before_tokens, before_channels;      ///< null for none
   std::shared_ptr<TokenMixer> mixer;
   std::shared_ptr<ChannelMixer> mlp;  ///< null, with its norms: the block mixes tokens alone
 
@@ -59,6 +68,7 @@ class TransformerBlockImpl : public torch::nn::Module {
   torch::Tensor mix_channels(const MixerInput& input, torch::Tensor normed);
 
   formats::NormPlacement placement_;
+  bool one_residual_;
 };
 TORCH_MODULE(TransformerBlock);
 

@@ -17,6 +17,7 @@ struct VisionConfig : TransformerConfig {
   /// A learned token before the patches, whose last state stands for the image; without it their mean does. Token
   /// mixers are told the grid of patches without it, or where all of them are configured with a class_token.
   bool class_token = true;
+  bool patch_positions = true;  ///< learned ones are added to the tokens
   bool pooler = false;
   int64_t labels = 0;  ///< classes; 0: no classifier
 

@@ -7,6 +7,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "heed/models/vision.h"
@@ -29,6 +30,7 @@ struct VisionSpec {
   /// Which of the named layers take tokens away, and how (make_reducers in heed/models/reduced_blocks.h), in every
   /// stage that has them; what a stage hands on is brought back to its cells.
   nlohmann::json reducer = nlohmann::json::object();
+  bool patch_positions = true;  ///< of a vision transformer: learned ones are added to the patches
 
   int64_t rows() const { return image_height / patch; }
   int64_t columns() const { return image_width / patch; }
@@ -47,6 +49,12 @@ class VisionBackbone : public torch::nn::Module {
   /// pixels [B, channels, image_height, image_width] -> what answers are read from: [B, 1, C], or [B, patches, C] of a
   /// dense backbone, patches row by row.
   virtual torch::Tensor states(const torch::Tensor& pixels, uint64_t seed = 0) = 0;
+  /// The last states of all patches [B, patches, C], and `states` of the same forward, which are read from them; where
+  /// a backbone has no such patches, the states twice.
+  virtual std::pair<torch::Tensor, torch::Tensor> tokens_and_states(const torch::Tensor& pixels, uint64_t seed = 0) {
+    const auto read = states(pixels, seed);
+    return {read, read};
+  }
   /// States [..., C] -> [..., labels].
   virtual torch::Tensor answers(const torch::Tensor& states) = 0;
 
@@ -65,7 +73,11 @@ struct BackboneTraits {
   bool reduces = false;                ///< it knows the setting `reducer` (VisionSpec::reducer)
 };
 BackboneTraits traits_of(const std::string& backbone);
-/// A backbone with parameters drawn at random. Throws heed::Error for an unknown name and for sizes that do not fit.
+/// A backbone with parameters drawn at random. Its settings may have, beside its own: `reducer` (VisionSpec::reducer);
+/// `local_conv`, convolutions in the blocks (heed/models/local_conv.h), {"name": "mbconv", "layers": [0], "channels":
+/// true}: before the token mixers of these layers (default: all), with `channels` before the channel mixers, too;
+/// `one_residual`, the numbers of the layers that are blocks of one residual; `shared_norm`, true where a block has one
+/// norm. Throws heed::Error for an unknown name and for sizes that do not fit.
 std::shared_ptr<VisionBackbone> make_backbone(const std::string& name, const VisionSpec& spec);
 
 }  // namespace heed

@@ -2,6 +2,7 @@
 // (arXiv 2402.02491).
 #pragma once
 
+#include "heed/models/reduced_blocks.h"
 #include "heed/models/unet.h"
 #include "heed/models/vision_backbone.h"
 
@@ -21,6 +22,7 @@ class VisionUnetImpl : public VisionBackbone {
   torch::Tensor positions_;
   UNet body_{nullptr};
   std::vector<std::vector<TransformerBlock>> blocks_;  // of every stop
+  std::vector<LayerReducers> reducers_;                // likewise
   nn::Norm norm_{nullptr};
   torch::nn::Linear classifier_{nullptr};
 };

@@ -13,14 +13,17 @@ class Windows {
     grid    ///< rows x columns cells spread evenly over the image
   };
 
-  /// `shift`: blocks begin so many cells further down and right, cyclically; groups of cells from both ends of the
-  /// image are kept apart by `documents`.
+  /// Groups larger than the image are cut to it. `shift`: blocks begin so many cells further down and right,
+  /// cyclically; groups of cells from both ends of the image are kept apart by `documents`.
   Windows(Kind kind, int64_t height, int64_t width, int64_t rows, int64_t columns, int64_t shift = 0);
 
+  /// Cells of a group along each axis.
+  int64_t rows() const { return rows_; }
+  int64_t columns() const { return columns_; }
   /// Groups of a batch item.
   int64_t count() const { return padded_height_ / rows_ * (padded_width_ / columns_); }
 
-  /// [B, height, width, C] -> [B count, rows columns, C], padding 0.
+  /// [B, height, width, C] -> [B count, rows columns, C], padding 0 behind the image.
   torch::Tensor split(const torch::Tensor& image) const;
   /// The inverse.
   torch::Tensor join(const torch::Tensor& windows) const;

@@ -18,7 +18,7 @@ struct TaskModelOptions {
   std::string mixer = "dense";                     ///< of the registry; "a+b" puts them into layers in turn
   std::map<std::string, nlohmann::json> settings;  ///< configuration of a mixer, by its name
   int64_t layers = 2, dim = 64, heads = 4, hidden = 128;
-  std::string block = "llama";  ///< of decoders and sequence models: a name of formats::named_block
+  std::string block = "llama";   ///< of decoders and sequence models: a name of formats::named_block
   bool bare = false;             ///< of sequence models: blocks without norms and residuals
   std::string backbone = "vit";  ///< of images: a name of heed/models/vision_backbone.h
   nlohmann::json backbone_settings = nlohmann::json::object();
@@ -32,6 +32,14 @@ class TaskModel {
   virtual ~TaskModel() = default;
   /// Hidden states [B, P, dim] from which the answers are read.
   virtual torch::Tensor hidden(const TaskBatch& batch, uint64_t seed = 0) = 0;
+  struct States {
+    torch::Tensor tokens;  ///< the last states of all tokens, [B, N, dim]; of a model that has none, those of `hidden`
+    torch::Tensor hidden;
+  };
+  virtual States states(const TaskBatch& batch, uint64_t seed = 0) {
+    const auto read = hidden(batch, seed);
+    return {read, read};
+  }
   /// Hidden states [R, dim] -> [R, answer_width(face)].
   virtual torch::Tensor answers(const torch::Tensor& hidden) = 0;
   /// What training minimises: `loss`, the mean of the answers, unless the model has branches that `judge` tells the

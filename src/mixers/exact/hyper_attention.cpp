@@ -4,6 +4,7 @@
 // that in which it would stand among the sorted keys, whatever other queries there are, so that causal attention is
 // causal to the last bit.
 #include <cmath>
+#include <limits>
 
 #include "heed/error.h"
 #include "heed/nn/buckets.h"
@@ -16,12 +17,15 @@ namespace {
 
 using torch::Tensor;
 
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
 struct HyperConfig {
   int64_t block = 256, samples = 256;
   int64_t bits = 7;
   int64_t exact_length = 4096;
   std::string alignment = "place";  ///< place, rank
   bool whole_sample = false;        ///< every key once
+  bool by_values = false;           ///< numerators are sampled by the lengths of values
   int64_t seed = 0;
 };
 
@@ -99,6 +103,7 @@ class HyperAttention final : public AttentionMixer {
     const auto count = part.shown.sum(1);  // [B]
     std::vector<AttentionResult> parts;
     Tensor q_blocks, k_blocks;
+    const bool by_values = own_.by_values && !own_.whole_sample && own_.samples > 0;
     if (own_.block > 0) {
       blocks_of(part, count, q_blocks, k_blocks);
       const int64_t blocks = (part.k.size(2) + own_.block - 1) / own_.block;
@@ -107,9 +112,20 @@ class HyperAttention final : public AttentionMixer {
                                            k_blocks.masked_fill(~part.shown.unsqueeze(1), blocks), blocks + 1,
                                            plain_options(seed)));
     }
-    if (own_.whole_sample || own_.samples > 0) parts.push_back(residual(part, count, q_blocks, k_blocks, seed));
-    return nn::merge(parts);
+    if (own_.whole_sample || own_.samples > 0) {
+      parts.push_back(seen_by(part, drawn_alike(part, count, seed), q_blocks, k_blocks, seed));
+      if (by_values) parts.back().out = torch::zeros_like(parts.back().out);  // of them the sum of weights alone
+    }
+    auto all = nn::merge(parts);
+    if (by_values) add_values(all, seen_by(part, drawn_by_values(part, seed), q_blocks, k_blocks, seed));
+    return all;
   }
+
+  /// Keys that stand for all: their places, and what their weights are multiplied by, as a logarithm; -inf: none.
+  struct Drawn {
+    Tensor keys;        ///< int64 [B, H, S]
+    Tensor log_weight;  ///< [B, H or 1, S]
+  };
 
   /// int64 [B, H, N] and [B, H, M]: blocks of the keys in the order of their hashes, and the block of each query.
   void blocks_of(const Part& part, const Tensor& count, Tensor& q_blocks, Tensor& k_blocks) const {
@@ -135,34 +151,59 @@ class HyperAttention final : public AttentionMixer {
     q_blocks = torch::minimum(rank.div(own_.block, "floor"), last);
   }
 
-  /// Attention over `samples` keys drawn with replacement, weighed up for all; those of a query's own block are left
-  /// out.
-  AttentionResult residual(const Part& part, const Tensor& count, const Tensor& q_blocks, const Tensor& k_blocks,
-                           uint64_t seed) const {
+  /// `samples` of the keys that are shown, with replacement, or each of all keys once.
+  Drawn drawn_alike(const Part& part, const Tensor& count, uint64_t seed) const {
     const int64_t batch = part.q.size(0), heads = part.q.size(1), m = part.k.size(2);
-    // Draws of a sequence do not depend on its companions: the same fractions for all, of as many as are shown.
-    const auto shown_first =
-        std::get<1>(part.shown.logical_not().to(torch::kInt8).sort(c10::optional<bool>(true), 1, false));
-    Tensor drawn;  // [B, H, S]
+    const auto hidden = part.shown.logical_not();
     if (own_.whole_sample) {
-      drawn = torch::arange(m).expand({batch, heads, m});
-    } else {
-      auto generator = at::detail::createCPUGenerator(draw_seed(part, seed));
-      const auto fraction = torch::rand({1, heads, own_.samples}, generator, torch::kFloat64);
-      const auto keys = count.view({-1, 1, 1});
-      drawn = torch::minimum((fraction * keys.to(torch::kFloat64)).to(torch::kInt64), (keys - 1).clamp_min(0));
+      const auto keys = torch::arange(m).expand({batch, heads, m});
+      return {keys, torch::zeros({batch, 1, m}, torch::kFloat64).masked_fill(hidden.unsqueeze(1), -kInfinity)};
     }
-    const auto taken = shown_first.unsqueeze(1).expand({-1, heads, -1}).gather(2, drawn);
-    const auto rows = [&](const Tensor& x) { return x.gather(2, taken.unsqueeze(3).expand({-1, -1, -1, x.size(3)})); };
-    auto hidden = part.shown.logical_not().unsqueeze(1).expand({-1, heads, -1}).gather(2, taken).unsqueeze(2);
-    if (own_.block > 0) hidden = hidden | (q_blocks.unsqueeze(3) == k_blocks.gather(2, taken).unsqueeze(2));
+    // Draws of a sequence do not depend on its companions: the same fractions for all, of as many as are shown.
+    const auto shown_first = std::get<1>(hidden.to(torch::kInt8).sort(c10::optional<bool>(true), 1, false));
+    const auto keys = count.view({-1, 1, 1});
+    const auto rank =
+        torch::minimum((fractions(part, seed) * keys.to(torch::kFloat64)).to(torch::kInt64), (keys - 1).clamp_min(0));
+    return {shown_first.unsqueeze(1).expand({-1, heads, -1}).gather(2, rank),
+            (keys.to(torch::kFloat64) / double(own_.samples)).log().expand({-1, 1, own_.samples})};
+  }
+
+  /// `samples` keys, each as probable as the square of its value's length says; those without a value are not drawn.
+  Drawn drawn_by_values(const Part& part, uint64_t seed) const {
+    torch::NoGradGuard no_grad;
+    const auto mass = part.v.to(torch::kFloat64).square().sum(3) * part.shown.unsqueeze(1);  // [B, H, M]
+    const auto below = mass.cumsum(2);
+    const auto total = below.slice(2, -1);
+    const auto keys = torch::searchsorted(below, (fractions(part, ~seed) * total).contiguous(), false, true)
+                          .clamp_max(part.k.size(2) - 1);
+    return {keys, (total / (mass.gather(2, keys) * double(own_.samples))).log().masked_fill(total == 0, -kInfinity)};
+  }
+
+  /// [1, H, S] in [0, 1).
+  Tensor fractions(const Part& part, uint64_t seed) const {
+    auto generator = at::detail::createCPUGenerator(draw_seed(part, seed));
+    return torch::rand({1, part.q.size(1), own_.samples}, generator, torch::kFloat64);
+  }
+
+  /// Attention over drawn keys; those of a query's own block are left out.
+  AttentionResult seen_by(const Part& part, const Drawn& drawn, const Tensor& q_blocks, const Tensor& k_blocks,
+                          uint64_t seed) const {
+    const auto rows = [&](const Tensor& x) {
+      return x.gather(2, drawn.keys.unsqueeze(3).expand({-1, -1, -1, x.size(3)}));
+    };
     auto options = plain_options(seed);
     const auto type = part.q.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
-    options.bias = torch::zeros({1}, type).masked_fill(hidden, -std::numeric_limits<double>::infinity());
-    auto seen = attention_with_lse(part.q, rows(part.k), rows(part.v), options);
-    if (!own_.whole_sample)
-      seen.lse = seen.lse + (count.to(type) / double(own_.samples)).log().view({-1, 1, 1}).clamp_min(-1e4);
-    return seen;
+    auto weight = drawn.log_weight.to(type).unsqueeze(2);
+    if (own_.block > 0)
+      weight = weight.masked_fill(q_blocks.unsqueeze(3) == k_blocks.gather(2, drawn.keys).unsqueeze(2), -kInfinity);
+    options.bias = weight;
+    return attention_with_lse(part.q, rows(part.k), rows(part.v), options);
+  }
+
+  /// Adds sums of weighed values to the output over the sum of weights that `all` has.
+  static void add_values(AttentionResult& all, const AttentionResult& values) {
+    const auto share = (values.lse - all.lse).masked_fill(all.lse == -kInfinity, -kInfinity).exp();
+    all.out = all.out + (values.out * share.unsqueeze(3)).to(all.out.scalar_type());
   }
 
   /// Every part of the causal recursion, and every call's seed, draws its own sample.
@@ -196,6 +237,9 @@ RegistryRow rows::hyper_attention() {
                {"alignment", "place",
                 "a query's block of keys: that in which its hash stands (place), or the block of its rank among all "
                 "queries (rank, the paper's, with which later queries move earlier ones)"},
+               {"sampling", "alike",
+                "how keys are drawn: all alike, or for the sums of values by the squared lengths of these (values, the "
+                "paper's analysis), sums of weights by alike ones"},
                {"whole_sample", false, "every key is drawn once: exact"},
                {"seed", 0, "of hashes and samples"}}),
           .small = {{"dim", 24},
@@ -213,6 +257,7 @@ RegistryRow rows::hyper_attention() {
             own.bits = reader.integer("bits", own.bits, 1, 30);
             own.exact_length = reader.integer("exact_length", own.exact_length, 0);
             own.alignment = reader.choice("alignment", own.alignment, {"place", "rank"});
+            own.by_values = reader.choice("sampling", "alike", {"alike", "values"}) == "values";
             own.whole_sample = reader.get("whole_sample", own.whole_sample);
             own.seed = reader.integer("seed", own.seed, 0);
             require(own.block > 0 || own.samples > 0 || own.whole_sample,

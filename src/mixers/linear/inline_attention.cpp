@@ -26,14 +26,14 @@ struct Cut {
       : height(whole.height),
         width(whole.width),
         windows(nn::Windows::Kind::block, height, width, side, side),
-        cells{side, side, {}, {}} {
+        cells{windows.rows(), windows.columns(), {}, {}} {
     auto real = torch::ones({batch, height * width, 1}, whole.count.options());
     if (whole.hidden.defined()) real = real.masked_fill(whole.hidden.squeeze(1), 0);
     const auto shown = split(real).unsqueeze(1);
     cells.hidden = shown == 0;
     cells.count = shown.sum(2, true).clamp_min(1);
   }
-  /// [B, N, C] -> [B windows, side^2, C] and back.
+  /// [B, N, C] -> [B windows, cells of one, C] and back.
   Tensor split(const Tensor& tokens) const { return windows.split(tokens.unflatten(1, {height, width})); }
   Tensor join(const Tensor& tokens) const { return windows.join(tokens).flatten(1, 2); }
 

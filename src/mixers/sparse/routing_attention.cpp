@@ -1,5 +1,7 @@
 // Attention inside clusters of queries and keys, whose centroids follow them (Routing Transformer, arXiv 2003.05997).
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "heed/error.h"
@@ -132,34 +134,67 @@ class RoutingAttention final : public sparse::BucketMixer {
     return own_where_alone(nn::bucket_attention(in.q, in.k, in.v, q_buckets, k_buckets, clusters + 1, options), in.v);
   }
 
-  /// Each centroid takes its w best queries and keys, in order of time; a token is the mean over the clusters it is in.
+  /// Tokens that clusters take, in order of time.
+  struct Taken {
+    Tensor places;  ///< int64 [B, H, C w]
+    Tensor real;  ///< bool [B, C w]: false behind what a sequence of fewer tokens gives a cluster; undefined: all true
+    int64_t width = 1;
+
+    Tensor rows(const Tensor& x) const {  // [B H C, 1, w, D]
+      return x.gather(2, places.unsqueeze(3).expand({-1, -1, -1, x.size(3)})).reshape({-1, 1, width, x.size(3)});
+    }
+  };
+
+  /// The w = max(1, round(n / C)) best tokens for each centroid; `padding` bool [B, N] or undefined, n are the others.
+  Taken best(const Tensor& x, const Tensor& padding) const {
+    const int64_t batch = x.size(0), clusters = own_.clusters;
+    const auto width_of = [&](int64_t tokens) { return std::max<int64_t>(1, (tokens + clusters / 2) / clusters); };
+    const auto top = [](const Tensor& scores, int64_t width) {
+      return ops::top_k(scores.contiguous(), width).to(torch::kInt64);
+    };
+    const auto scores = clusters_->scores(nn::direction(x)).to(torch::kFloat32);
+    if (!padding.defined()) {
+      const int64_t width = width_of(x.size(2));
+      return {top(scores, width).flatten(2), {}, width};
+    }
+    const auto shown = scores.masked_fill(padding.unsqueeze(1).unsqueeze(2), -std::numeric_limits<float>::infinity());
+    std::vector<int64_t> widths;
+    for (int64_t b = 0; b < batch; ++b) widths.push_back(width_of(padding[b].logical_not().sum().item<int64_t>()));
+    const int64_t width = *std::max_element(widths.begin(), widths.end());
+    std::vector<Tensor> places, real;
+    for (int64_t b = 0; b < batch; ++b) {
+      const int64_t own = widths[size_t(b)];
+      places.push_back(torch::constant_pad_nd(top(shown.narrow(0, b, 1), own), {0, width - own}));
+      real.push_back((torch::arange(width) < own).repeat({clusters}));
+    }
+    return {torch::cat(places).flatten(2), torch::stack(real), width};
+  }
+
+  /// Each centroid takes its w best queries and keys; a token is the mean over the clusters it is in.
   Tensor attend_top(const CoreInput& in, bool crosses) {
-    const int64_t n = in.q.size(2), rows = in.q.size(0) * in.q.size(1) * own_.clusters;
-    const auto padding = in.key_padding ? in.key_padding->unsqueeze(1).expand({-1, in.q.size(1), -1}) : Tensor();
-    const auto best = [&](const Tensor& x, bool padded) {
-      auto scores = clusters_->scores(nn::direction(x)).to(torch::kFloat32);
-      if (padded && padding.defined())
-        scores = scores.masked_fill(padding.unsqueeze(2), -std::numeric_limits<float>::infinity());
-      const int64_t width = std::max<int64_t>(1, (x.size(2) + own_.clusters / 2) / own_.clusters);
-      return ops::top_k(scores.contiguous(), width).to(torch::kInt64).flatten(2);  // [B, H, C w]
-    };
-    const auto k_places = best(in.k, true), q_places = shared_ ? k_places : best(in.q, !crosses);
-    const auto taken = [&](const Tensor& x, const Tensor& places) {
-      return x.gather(2, places.unsqueeze(3).expand({-1, -1, -1, x.size(3)})).reshape({rows, 1, -1, x.size(3)});
-    };
+    const int64_t n = in.q.size(2), heads = in.q.size(1);
+    const auto padding = in.key_padding.value_or(Tensor());
+    const auto keys = best(in.k, padding);
+    const auto queries = shared_ ? keys : best(in.q, crosses ? Tensor() : padding);
     auto options = plain_options(in);
     options.mask = bucket_mask();
     if (padding.defined()) {
-      options.k_documents = padding.gather(2, k_places).to(torch::kInt32).neg().view({rows, -1});
-      options.q_documents = torch::zeros({rows, q_places.size(2) / own_.clusters}, torch::kInt32);
+      const auto hidden =
+          padding.unsqueeze(1).expand({-1, heads, -1}).gather(2, keys.places) | keys.real.logical_not().unsqueeze(1);
+      options.k_documents = hidden.to(torch::kInt32).neg().view({-1, keys.width});
+      options.q_documents = torch::zeros({options.k_documents->size(0), queries.width}, torch::kInt32);
     }
-    const auto values = taken(in.v, k_places);
-    const auto seen = attention_with_lse(taken(in.q, q_places), taken(in.k, k_places), values, options);
-    const auto out = own_where_alone(seen, values).reshape({in.q.size(0), in.q.size(1), -1, in.v.size(3)});
-    const auto times = torch::zeros({in.q.size(0), in.q.size(1), n}, out.options())
-                           .scatter_add(2, q_places, torch::ones(q_places.sizes(), out.options()));
-    const auto sums = torch::zeros({in.q.size(0), in.q.size(1), n, in.v.size(3)}, out.options())
-                          .scatter_add(2, q_places.unsqueeze(3).expand_as(out), out);
+    const auto values = keys.rows(in.v);
+    const auto seen = attention_with_lse(queries.rows(in.q), keys.rows(in.k), values, options);
+    auto out = own_where_alone(seen, values).reshape({in.q.size(0), heads, -1, in.v.size(3)});
+    auto once = torch::ones(queries.places.sizes(), out.options());
+    if (queries.real.defined()) {
+      const auto nobody = queries.real.logical_not().unsqueeze(1);
+      out = out.masked_fill(nobody.unsqueeze(3), 0), once = once.masked_fill(nobody, 0);
+    }
+    const auto times = torch::zeros({in.q.size(0), heads, n}, out.options()).scatter_add(2, queries.places, once);
+    const auto sums = torch::zeros({in.q.size(0), heads, n, in.v.size(3)}, out.options())
+                          .scatter_add(2, queries.places.unsqueeze(3).expand_as(out), out);
     return sums / times.clamp_min(1).unsqueeze(3);
   }
 
@@ -184,8 +219,8 @@ RegistryRow rows::routing_attention() {
            {"local_heads", -1, "the first heads see a window instead; -1: half of them"},
            {"window", 256, "visible keys of a local head, the own one included; bidirectional: half on either side"},
            {"assignment", "argmax",
-            "argmax: a token is in its nearest cluster; topw (the paper's): a cluster takes its N / C best tokens, so "
-            "that later tokens decide which earlier ones are in, and there is no step"},
+            "argmax: a token is in its nearest cluster; topw (the paper's): a cluster takes its N / C best tokens, N "
+            "without padding, so that later tokens decide which earlier ones are in, and there is no step"},
            {"shared", nullptr, "keys are the queries, brought to length 1; causal attention needs it; default: causal"},
            {"init", "normal", "centroids start as normal directions, or from kmeans of the first batch"},
            {"decay", 0.999, "of centroids in training: the share that stays"},

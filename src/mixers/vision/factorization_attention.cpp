@@ -17,6 +17,7 @@ constexpr int64_t kSide = 7;  // of a window
 struct FactorizationConfig {
   vision::WindowHeads heads;
   int64_t reduction = 2;
+  bool released_pooling = false;
   /// Channels of the pooled group, and of each group of windows.
   int64_t pooled() const { return heads.dim / 8; }
   int64_t windowed() const { return reduction > 1 ? heads.dim * 7 / 16 : heads.dim * 7 / 8; }
@@ -124,16 +125,26 @@ class FactorizationAttention final : public vision::ImageMixer {
                columns = window_places(image.width(), window.dilation);
     const auto mean_of = [&](const Tensor& t) {
       const auto cut = t.index_select(1, rows).index_select(2, columns);
-      return cut.unflatten(2, {-1, kSide}).unflatten(1, {-1, kSide}).mean({1, 3}).flatten(1, 2);
+      return mean_window(cut.unflatten(2, {-1, kSide}).unflatten(1, {-1, kSide}));
     };
     auto mean = mean_of(image.shown(cells));
     Tensor hidden;
     if (image.hidden.defined()) {
-      const auto share = mean_of(image.hidden.logical_not().to(cells.scalar_type()).unsqueeze(3));
-      hidden = share.squeeze(2) == 0;
-      mean = mean / share.masked_fill(hidden.unsqueeze(2), 1);
+      const auto shown = image.hidden.logical_not().to(cells.scalar_type()).unsqueeze(3).expand_as(cells);
+      const auto share = mean_of(shown);
+      hidden = (share == 0).all(2);
+      mean = mean / share.masked_fill(share == 0, 1);
     }
     return window.attention(q, window.mean(mean), kSide, kSide, hidden);
+  }
+
+  /// [B, rows, 7, columns, 7, C] -> [B, 49, C], the mean over rows x columns windows.
+  Tensor mean_window(const Tensor& windows) const {
+    if (!config_.released_pooling) return windows.mean({1, 3}).flatten(1, 2);
+    // The windows of a cell one after the other, a head's channels each, cut into as many means as there are channels.
+    const auto heads = windows.unflatten(5, {config_.heads.heads, -1});
+    const auto line = heads.permute({0, 2, 4, 5, 1, 3, 6}).flatten(4);  // [B, 7, 7, heads, windows D]
+    return line.unflatten(4, {heads.size(6), -1}).mean(5).flatten(3).flatten(1, 2);
   }
 
   FactorizationConfig config_;
@@ -154,13 +165,16 @@ RegistryRow rows::factorization_attention() {
        .year = 2023,
        .cost = "O(N (N / r^2 + 98))",
        .parameters = vision::window_parameters(
-           {{"reduction", 2, "r: side of pooled cells and dilation of the second windows; 1: no second windows"}}),
+           {{"reduction", 2, "r: side of pooled cells and dilation of the second windows; 1: no second windows"},
+            {"released_pooling", false,
+             "means of windows as the released code takes them, which mix a head's channels: for its weights alone"}}),
        .small = {{"dim", 32}, {"heads", 2}},
        .make = [](const nlohmann::json& json) -> std::shared_ptr<TokenMixer> {
          ConfigReader reader("factorization_attention", json);
          FactorizationConfig c;
          c.heads = vision::WindowHeads::read(reader);
          c.reduction = reader.integer("reduction", c.reduction, 1, 1024);
+         c.released_pooling = reader.get("released_pooling", false);
          require(c.heads.dim % 16 == 0, "factorization_attention: dim = {}; a multiple of 16 is accepted", c.heads.dim);
          reader.finish();
          return std::make_shared<FactorizationAttention>(c);

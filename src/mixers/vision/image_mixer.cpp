@@ -9,7 +9,7 @@ using torch::Tensor;
 
 Tensor ImageMixer::run(RecurrentCall& call) {
   const auto& grid = call.input.grid;
-  require(grid && grid->sizes.size() == 2, "{}: a grid of height and width is needed", mixer_name());
+  require(grid && grid->sizes.size() == 2, "{}: a grid of height and width is needed, as grid=16x24", mixer_name());
   require(!call.input.cu_seqlens, "{}: cu_seqlens is not accepted: the tokens are one grid", mixer_name());
   const int64_t height = grid->sizes[0], width = grid->sizes[1];
   require(height > 0 && width > 0, "{}: a grid of {} x {} cells; 1 x 1 or more is accepted", mixer_name(), height,
@@ -64,7 +64,7 @@ WindowCoreImpl::WindowCoreImpl(int64_t heads, int64_t rows, int64_t columns, boo
 Tensor WindowCoreImpl::forward(const nn::Windows& windows, const Image& image, const Tensor& q, const Tensor& k,
                                const Tensor& v) {
   AttentionOptions options;
-  if (bias_) options.bias = bias_->forward();
+  if (bias_) options.bias = bias_->forward(windows.rows(), windows.columns());
   if (auto documents = windows.documents(image.hidden); documents.defined()) {
     if (!image.hidden.defined()) documents = documents.repeat({image.batch(), 1});
     options.q_documents = options.k_documents = documents;

@@ -7,6 +7,7 @@
 #include "heed/mixers/shared_parameters.h"
 #include "mixers/rows.h"
 #include "mixers/vision/image_mixer.h"
+#include "mixers/vision/score_basis.h"
 
 namespace heed {
 namespace {
@@ -15,7 +16,8 @@ using torch::Tensor;
 
 struct ArnoldConfig {
   vision::WindowHeads heads;
-  int64_t max_length = 64, rank = 12, frequencies = 3;
+  int64_t max_length = 64, rank = 12;
+  vision::ScoreBasis basis;
   bool simplex = false, universal = false;
 };
 
@@ -32,12 +34,14 @@ class KolmogorovArnoldAttention final : public RecurrentMixer, public SharedPara
  public:
   explicit KolmogorovArnoldAttention(const ArnoldConfig& c)
       : RecurrentMixer("kolmogorov_arnold_attention", c.heads.dim, false), config_(c) {
-    const int64_t n = c.max_length, g = c.frequencies, heads = c.heads.heads;
+    const int64_t n = c.max_length, heads = c.heads.heads, count = c.basis.count();
     qkv_ = project("qkv", dim_, 3 * dim_, true);
     out_ = project("o_proj", dim_, dim_, true);
     const int64_t inner = c.rank == 0 ? n : c.rank;
-    functions_ =
-        register_parameter("functions", torch::randn({heads, inner, n, 2 * g}) / std::sqrt(double(n) * double(g)));
+    // Of cos and sin one half is large where the other is small.
+    const double terms = c.basis.kind == "fourier" ? double(c.basis.size) : double(count);
+    functions_ = register_parameter("functions", torch::randn({heads, inner, n, count}) / std::sqrt(double(n) * terms));
+    if (const auto shape = c.basis.first_shape(heads); shape.defined()) shape_ = register_parameter("shape", shape);
     if (c.rank > 0) {
       const double bound = std::sqrt(6.0 / double(n + c.rank));
       expand_ = register_parameter("expand", torch::empty({heads, n, c.rank}).uniform_(-bound, bound));
@@ -47,14 +51,16 @@ class KolmogorovArnoldAttention final : public RecurrentMixer, public SharedPara
   void take_from(TokenMixer& first) override {
     auto& leader = dynamic_cast<KolmogorovArnoldAttention&>(first);
     if (!config_.universal || !leader.config_.universal) return;
-    const bool fits = functions_.sizes() == leader.functions_.sizes() && expand_.defined() == leader.expand_.defined();
+    const bool fits = functions_.sizes() == leader.functions_.sizes() &&
+                      expand_.defined() == leader.expand_.defined() && config_.basis == leader.config_.basis;
     require(fits,
-            "kolmogorov_arnold_attention: an operator of {} beside one of {} [heads, rank, max_length, 2 frequencies]: "
-            "equal ones are accepted with operator = universal",
-            c10::str(functions_.sizes()), c10::str(leader.functions_.sizes()));
-    for (const char* name : {"functions", "expand"})
+            "kolmogorov_arnold_attention: an operator of {} {} beside one of {} {} [heads, rank, max_length, "
+            "functions]: equal ones are accepted with operator = universal",
+            config_.basis.kind, c10::str(functions_.sizes()), leader.config_.basis.kind,
+            c10::str(leader.functions_.sizes()));
+    for (const char* name : {"functions", "expand", "shape"})
       if (parameters_.contains(name)) parameters_.erase(name);
-    functions_ = leader.functions_, expand_ = leader.expand_;
+    functions_ = leader.functions_, expand_ = leader.expand_, shape_ = leader.shape_;
   }
 
  protected:
@@ -76,19 +82,9 @@ class KolmogorovArnoldAttention final : public RecurrentMixer, public SharedPara
   /// sigma(s)_p = sum_q phi_pq(s_q) of every row: [B, heads, N, N]. A padded key has no function.
   Tensor operate(RecurrentCall& call, const Tensor& scores) const {
     const int64_t n = scores.size(3), inner = config_.rank == 0 ? n : config_.rank;
-    // cos and sin of multiples by Chebyshev's recurrence: f_(m+1) = 2 cos(s) f_m - f_(m-1).
-    const auto cosine = torch::cos(scores), sine = torch::sin(scores);
-    std::vector<Tensor> features{cosine, sine};
-    auto cos_before = torch::ones_like(scores), sin_before = torch::zeros_like(scores);
-    for (int64_t m = 1; m < config_.frequencies; ++m) {
-      const auto cos_now = features[features.size() - 2], sin_now = features.back();
-      features.push_back(2 * cosine * cos_now - cos_before);
-      features.push_back(2 * cosine * sin_now - sin_before);
-      cos_before = cos_now, sin_before = sin_now;
-    }
-    auto stacked = torch::stack(features, 4);  // [B, heads, N, keys, 2 G]
+    auto stacked = config_.basis.values(scores, shape_);  // [B, heads, N, keys, functions]
     if (call.input.key_padding) stacked = stacked.masked_fill(call.input.key_padding->view({-1, 1, 1, n, 1}), 0);
-    const auto functions = functions_.narrow(1, 0, inner).narrow(2, 0, n).flatten(2);  // [heads, inner, keys 2 G]
+    const auto functions = functions_.narrow(1, 0, inner).narrow(2, 0, n).flatten(2);  // [heads, inner, keys functions]
     const auto sums = torch::matmul(stacked.flatten(3), functions.transpose(1, 2).unsqueeze(0));
     if (config_.rank == 0) return sums;
     return torch::matmul(sums, expand_.narrow(1, 0, n).transpose(1, 2).unsqueeze(0));
@@ -96,7 +92,8 @@ class KolmogorovArnoldAttention final : public RecurrentMixer, public SharedPara
 
   ArnoldConfig config_;
   torch::nn::Linear qkv_{nullptr}, out_{nullptr};
-  Tensor functions_;  // [heads, rank or N, N, 2 G], cos and sin in turn
+  Tensor functions_;  // [heads, rank or N, N, functions]
+  Tensor shape_;      // what the functions learn; undefined: nothing
   Tensor expand_;     // [heads, N, rank]
 };
 
@@ -116,7 +113,12 @@ RegistryRow rows::kolmogorov_arnold_attention() {
       .parameters = vision::window_parameters(
           {{"max_length", 64, "most tokens; fewer use the first of the weights"},
            {"rank", 12, "r of the operator; 0: full, N x N functions"},
-           {"frequencies", 3, "G: functions are sums of cos(m s) and sin(m s), m = 1..G"},
+           {"basis", "fourier",
+            "functions of a score are sums of: fourier, cos(m s) and sin(m s), m = 1..G; spline, silu and cubic "
+            "B-splines over G intervals; wavelet, G Mexican hats with learned centres and widths; rational, powers up "
+            "to G over 1 + |b_1 s + ...|, b learned"},
+           {"frequencies", 3, "G"},
+           {"range", 3.0, "splines and the first wavelets lie over scores from -range to range"},
            {"operator", "layer", "layer: each layer has its own; universal: all layers of a model use the first one's"},
            {"simplex", false, "rows are projected to the probability simplex, which the paper found to hurt"}}),
       .small = {{"dim", 24}, {"heads", 3}, {"max_length", 64}, {"rank", 4}, {"frequencies", 2}},
@@ -126,7 +128,11 @@ RegistryRow rows::kolmogorov_arnold_attention() {
         c.heads = vision::WindowHeads::read(reader);
         c.max_length = reader.integer("max_length", c.max_length, 1, 1 << 16);
         c.rank = reader.integer("rank", c.rank, 0, 1 << 16);
-        c.frequencies = reader.integer("frequencies", c.frequencies, 1, 64);
+        c.basis.kind = reader.choice("basis", c.basis.kind, {"fourier", "spline", "wavelet", "rational"});
+        c.basis.size = reader.integer("frequencies", c.basis.size, 1, 64);
+        c.basis.range = reader.get("range", c.basis.range);
+        require(c.basis.range > 0 && std::isfinite(c.basis.range),
+                "kolmogorov_arnold_attention: range = {}: above 0 is accepted", c.basis.range);
         c.universal = reader.choice("operator", "layer", {"layer", "universal"}) == "universal";
         c.simplex = reader.get("simplex", false);
         reader.finish();

@@ -1,6 +1,7 @@
 #include "results/sparse/clutter.h"
 
 #include "heed/models/vision_backbone.h"
+#include "heed/train/distilled_model.h"
 #include "train/scheduled_adamw.h"
 
 namespace heed::results::sparse {
@@ -51,13 +52,21 @@ VisionTransformer clutter_model(const LayerPlan& plan, uint64_t seed, bool class
 }
 
 void train_clutter(VisionTransformer& model, int64_t steps, uint64_t seed, double rate,
-                   const std::function<void(int64_t)>& step) {
+                   const std::function<void(int64_t)>& step, VisionTransformer teacher) {
   constexpr int64_t kBatch = 32;
   train::ScheduledAdamW optimizer("clutter", model->parameters(), steps, rate, 0.05);
   model->train();
   for (int64_t s = 0; s < steps; ++s) {
     const auto batch = clutter(tasks::Split::train, (seed << 32) + uint64_t(s * kBatch), kBatch);
-    optimizer.step(torch::cross_entropy_loss(model->logits(model->forward(batch.pixels, uint64_t(s))), batch.labels));
+    const auto tokens = model->forward(batch.pixels, uint64_t(s)), logits = model->logits(tokens);
+    auto loss = torch::cross_entropy_loss(logits, batch.labels);
+    if (teacher) {
+      torch::NoGradGuard no_grad;
+      const auto shown = teacher->forward(batch.pixels), wanted = teacher->logits(shown);
+      torch::AutoGradMode learns(true);
+      loss = loss + train::distillation_loss(logits, wanted, tokens, shown);
+    }
+    optimizer.step(loss);
     step(s);
   }
   model->eval();

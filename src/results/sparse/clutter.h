@@ -21,9 +21,10 @@ Clutter clutter(tasks::Split split, uint64_t first, int64_t count);
 /// A vision transformer of 4 layers with `plan`. Without a class token its mixers are told the grid of patches.
 VisionTransformer clutter_model(const LayerPlan& plan, uint64_t seed, bool class_token);
 
-/// Steps of 32 images; `step` hears each.
+/// Steps of 32 images; `step` hears each. Under a teacher its classes and last tokens are learned, too
+/// (train::distillation_loss).
 void train_clutter(VisionTransformer& model, int64_t steps, uint64_t seed, double rate,
-                   const std::function<void(int64_t)>& step);
+                   const std::function<void(int64_t)>& step, VisionTransformer teacher = nullptr);
 
 /// Of 360 test images.
 double clutter_accuracy(VisionTransformer& model);

@@ -193,8 +193,12 @@ Tensor top_of_clusters(const Routed& routed, const CoreInput& in, bool causal, b
         const auto best = [&](const Tensor& scores, int64_t count) {
           return std::get<0>(std::get<1>(scores[b][h][c].topk(count)).sort());
         };
-        const auto round = [&](int64_t tokens) { return int64_t(std::lround(double(tokens) / double(clusters))); };
-        const auto keys = best(k_scores, round(m)), queries = shared ? keys : best(q_scores, round(n));
+        const auto round = [&](int64_t tokens) {
+          return std::max<int64_t>(1, std::lround(double(tokens) / double(clusters)));
+        };
+        const int64_t real = in.key_padding ? m - (*in.key_padding)[b].sum().item<int64_t>() : m;
+        const auto keys = best(k_scores, round(real)),
+                   queries = shared ? keys : best(q_scores, round(crosses ? n : real));
         for (int64_t r = 0; r < queries.size(0); ++r) {
           const int64_t i = queries[r].item<int64_t>();
           std::vector<int64_t> seen;
@@ -222,11 +226,36 @@ TEST(Routing, TopWIsTheMeanOverTheClustersThatTakeAToken) {
          {std::tuple<bool, bool, int64_t>{true, true, 30}, {false, true, 30}, {false, false, 30}, {false, false, 17}}) {
       const Routed routed({{"clusters", 4}, {"causal", causal}, {"shared", shared}, {"assignment", "topw"}}, 3, 8);
       auto in = routed_input(n, 30, shared);
-      if (padded)
+      if (padded) {
         in.key_padding = torch::zeros({2, 30}, torch::kBool).index_fill_(1, torch::tensor({0, 4, 5, 29}), true);
+        in.key_padding->select(0, 1).slice(0, 11).fill_(true);
+      }
       torch::NoGradGuard no_grad;
       EXPECT_LT(relative_error(routed.mixer->mix(in), top_of_clusters(routed, in, causal, shared, n != 30)), 1e-12)
           << causal << shared << n << padded;
+    }
+}
+
+/// Clusters take as many tokens of a padded sequence as they would without the padding.
+TEST(Routing, PaddingWidensNoCluster) {
+  torch::NoGradGuard no_grad;
+  for (const bool causal : {true, false})
+    for (const int64_t real : {16, 2}) {  // 2: fewer tokens than clusters
+      torch::manual_seed(20 + real);
+      auto mixer = make_mixer(
+          "routing_attention",
+          {{"dim", 16}, {"heads", 2}, {"clusters", 3}, {"local_heads", 0}, {"causal", causal}, {"assignment", "topw"}});
+      mixer->eval();
+      MixerInput in;
+      in.x = torch::randn({2, 24, 16});
+      in.key_padding = torch::zeros({2, 24}, torch::kBool);
+      in.key_padding->select(0, 0).slice(0, real).fill_(true);
+      const auto padded = mixer->forward(in);
+      const auto alone = [&](int64_t item, int64_t tokens) {
+        return mixer->forward({.x = in.x.narrow(0, item, 1).narrow(1, 0, tokens)});
+      };
+      EXPECT_LT(relative_error(padded.narrow(0, 0, 1).narrow(1, 0, real), alone(0, real)), kTolerance) << real;
+      EXPECT_LT(relative_error(padded.narrow(0, 1, 1), alone(1, 24)), kTolerance) << real;
     }
 }
 

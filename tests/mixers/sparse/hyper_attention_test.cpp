@@ -58,24 +58,70 @@ TEST(Hyper, ManyDrawsEstimateTheRest) {
   auto in = input(24, 160);
   in.q = in.q * 0.5;
   const auto dense = attention(in.q, in.k, in.v);
-  for (int64_t seed = 0; seed < 3; ++seed) {
-    const auto out = hyper({{"causal", false}, {"block", 16}, {"samples", 20000}, {"seed", seed}}, in);
-    EXPECT_LT((out - dense).norm().item<double>() / in.v.norm().item<double>(), 0.01) << "seed " << seed;
+  for (const char* sampling : {"alike", "values"})
+    for (int64_t seed = 0; seed < 3; ++seed) {
+      const auto out =
+          hyper({{"causal", false}, {"block", 16}, {"samples", 20000}, {"sampling", sampling}, {"seed", seed}}, in);
+      EXPECT_LT((out - dense).norm().item<double>() / in.v.norm().item<double>(), 0.01) << sampling << " seed " << seed;
+    }
+}
+
+/// Few keys carry nearly all there is to be summed: draws by length find them, and the sum of weights is still of all.
+TEST(Hyper, LongValuesAreDrawnMoreOften) {
+  constexpr int64_t kKeys = 160, kSeeds = 20;
+  auto in = input(24, kKeys, 5);
+  in.q = in.q * 0.5;
+  in.v = in.v * (torch::arange(kKeys) % 40 == 7).to(torch::kFloat32).view({1, 1, kKeys, 1});
+  const auto dense = attention(in.q, in.k, in.v);
+  const auto error = [&](const char* sampling, int64_t block) {
+    double sum = 0;
+    for (int64_t seed = 0; seed < kSeeds; ++seed)
+      sum += relative_error(
+          hyper({{"causal", false}, {"block", block}, {"samples", 64}, {"sampling", sampling}, {"seed", seed}}, in),
+          dense);
+    return sum / double(kSeeds);
+  };
+  for (const int64_t block : {0, 16}) EXPECT_LT(error("values", block), 0.5 * error("alike", block)) << block;
+  in.v.zero_();
+  EXPECT_EQ(
+      hyper({{"causal", false}, {"block", 16}, {"samples", 8}, {"sampling", "values"}}, in).abs().max().item<float>(),
+      0);
+}
+
+TEST(Hyper, DrawsByValuesLeavePaddingAndOtherSequencesAlone) {
+  torch::manual_seed(6);
+  CoreInput in{torch::randn({2, 2, 40, 8}), torch::randn({2, 2, 40, 8}), torch::randn({2, 2, 40, 8})};
+  in.key_padding = torch::zeros({2, 40}, torch::kBool);
+  in.key_padding->select(0, 1).slice(0, 25).fill_(true);
+  const json config{{"causal", false}, {"block", 4}, {"samples", 6}, {"sampling", "values"}, {"bits", 3}};
+  const auto before = hyper(config, in);
+  auto changed = in;
+  for (Tensor* x : {&changed.k, &changed.v}) {
+    *x = x->clone();
+    x->select(0, 1).slice(1, 25).mul_(9).add_(1);
+    x->select(0, 0).neg_();
   }
+  const auto after = hyper(config, changed);
+  EXPECT_TRUE(torch::equal(after[1], before[1]));
+  EXPECT_FALSE(torch::equal(after[0], before[0]));
+  in.key_padding->fill_(true);
+  EXPECT_TRUE(test::all_finite(hyper(config, in)));
 }
 
 TEST(Hyper, NoPartSeesBehindItsBorder) {
   for (const int64_t n : {16, 33}) {
     const auto in = input(n, n);
-    const json config{{"block", 4}, {"samples", 3}, {"exact_length", 4}, {"bits", 3}};
-    const auto before = hyper(config, in);
-    for (const int64_t t : {n / 2 - 1, n / 2, n / 4, 3 * n / 4}) {
-      auto changed = in;
-      for (Tensor* x : {&changed.q, &changed.k, &changed.v}) {
-        *x = x->clone();
-        x->slice(2, t + 1).mul_(-2).add_(1);
+    for (const char* sampling : {"alike", "values"}) {
+      const json config{{"block", 4}, {"samples", 3}, {"exact_length", 4}, {"bits", 3}, {"sampling", sampling}};
+      const auto before = hyper(config, in);
+      for (const int64_t t : {n / 2 - 1, n / 2, n / 4, 3 * n / 4}) {
+        auto changed = in;
+        for (Tensor* x : {&changed.q, &changed.k, &changed.v}) {
+          *x = x->clone();
+          x->slice(2, t + 1).mul_(-2).add_(1);
+        }
+        EXPECT_TRUE(torch::equal(hyper(config, changed).slice(2, 0, t + 1), before.slice(2, 0, t + 1))) << t;
       }
-      EXPECT_TRUE(torch::equal(hyper(config, changed).slice(2, 0, t + 1), before.slice(2, 0, t + 1))) << t;
     }
   }
 }

@@ -42,6 +42,10 @@ std::vector<Mode> modes() {
        false},
       {"double_window", "double_window_attention", {{"dim", 8}, {"heads", 4}, {"size", 4}}, true},
       {"one_window", "factorization_attention", {{"dim", 16}, {"heads", 2}, {"reduction", 1}}, false},
+      {"released_windows",
+       "factorization_attention",
+       {{"dim", 16}, {"heads", 1}, {"reduction", 2}, {"released_pooling", true}},
+       false},
       {"two_windows", "factorization_attention", {{"dim", 16}, {"heads", 1}, {"reduction", 3}}, false},
       {"aggregated", "aggregated_attention", {{"dim", 8}, {"heads", 2}, {"bias_hidden", 6}, {"reduction", 2}}, false},
       {"aggregated_dense",
@@ -193,6 +197,8 @@ TEST(ImageMixers, BadSettingsAreNamed) {
   refused("subspace_attention", {{"dim", 24}, {"groups", 5}});
   refused("spectral_gating", {{"height", 0}});
   refused("kolmogorov_arnold_attention", {{"frequencies", 0}});
+  refused("kolmogorov_arnold_attention", {{"basis", "splines"}});
+  refused("kolmogorov_arnold_attention", {{"basis", "spline"}, {"range", 0.0}});
 }
 
 /// Windows, regions and kernels larger than the image are cut to it.

@@ -7,6 +7,7 @@
 #include "heed/error.h"
 #include "heed/mixers/recurrent_mixer.h"
 #include "heed/mixers/shared_parameters.h"
+#include "support/gradient_check.h"
 #include "support/image_support.h"
 
 namespace heed::summary_attention_test {
@@ -82,9 +83,15 @@ TEST(FactorizationAttention, GroupsAreWhatTheFormulaSays) {
     while (at < 0 || at >= size) at = size == 1 ? 0 : (at < 0 ? -at : 2 * (size - 1) - at);
     return at;
   };
-  for (const auto& [height, width, reduction] : {std::array<int64_t, 3>{9, 10, 2}, {5, 4, 3}, {16, 3, 2}, {8, 8, 1}}) {
-    const auto mixer =
-        test::drawn_image_mixer("factorization_attention", {{"dim", dim}, {"heads", heads}, {"reduction", reduction}});
+  for (const auto& [height, width, reduction, released] : {std::tuple<int64_t, int64_t, int64_t, bool>{9, 10, 2, false},
+                                                           {5, 4, 3, false},
+                                                           {16, 3, 2, false},
+                                                           {8, 8, 1, false},
+                                                           {8, 8, 1, true},
+                                                           {9, 10, 2, true}}) {
+    const auto mixer = test::drawn_image_mixer(
+        "factorization_attention",
+        {{"dim", dim}, {"heads", heads}, {"reduction", reduction}, {"released_pooling", released}});
     auto in = image_input(height, width, dim);
     auto shown = torch::ones({height, width}, torch::kFloat64);
     for (const bool padded : {false, true}) {
@@ -143,17 +150,26 @@ TEST(FactorizationAttention, GroupsAreWhatTheFormulaSays) {
                                shown.unsqueeze(2);
         std::vector<Tensor> means, counts;
         for (int64_t i = 0; i < 49; ++i) {
-          auto sum = torch::zeros({windowed}, torch::kFloat64);
-          double number = 0;
+          std::vector<Tensor> seen, there;  // of every window
           for (int64_t top = 0; top < height; top += extent)
             for (int64_t left = 0; left < width; left += extent) {
               const int64_t row = reflected(top + i / 7 * dilation, height),
                             column = reflected(left + i % 7 * dilation, width);
-              sum += convolved[row][column];
-              number += shown[row][column].item<double>();
+              seen.push_back(convolved[row][column]);
+              there.push_back(shown[row][column].expand({windowed}));
             }
-          means.push_back(sum / std::max(number, 1.0));
-          counts.push_back(torch::tensor(number > 0 ? 1.0 : 0.0, torch::kFloat64));
+          const auto mean = [&, released = released](const std::vector<Tensor>& rows) {
+            if (!released) return torch::stack(rows).sum(0);
+            // Runs of as many numbers as there are windows, over a head's of all of them.
+            const auto stacked = torch::stack(rows).view({int64_t(rows.size()), heads, -1});
+            std::vector<Tensor> bins;
+            for (int64_t h = 0; h < heads; ++h)
+              bins.push_back(stacked.select(1, h).reshape({-1, int64_t(rows.size())}).sum(1));
+            return torch::cat(bins);
+          };
+          const auto number = mean(there);
+          means.push_back(mean(seen) / number.clamp_min(1));
+          counts.push_back((number.max() > 0).to(torch::kFloat64));
         }
         parts.push_back(attend(name, q.narrow(1, first, windowed), heads,
                                linear(*mixer, name + "_mean", torch::stack(means)), torch::stack(counts), 7, 7));
@@ -162,7 +178,7 @@ TEST(FactorizationAttention, GroupsAreWhatTheFormulaSays) {
       const auto mask = shown.view({-1, 1});
       const auto expected = linear(*mixer, "o_proj", torch::cat(parts, 1));
       EXPECT_LT(relative_error(mixer->forward(in)[0] * mask, expected * mask), kDouble)
-          << height << " " << width << " " << reduction << " " << padded;
+          << height << " " << width << " " << reduction << " " << padded << " " << released;
     }
   }
 }
@@ -356,6 +372,96 @@ TEST(KolmogorovArnoldAttention, MultiplesOfAngles) {
   EXPECT_LT(relative_error(mixer->forward(in), expected), 1e-9);
 }
 
+/// [.., count]: the functions of a basis at the scores x, one by one from their definitions.
+Tensor functions_of(const std::string& basis, int64_t size, double range, const Tensor& shape, const Tensor& x) {
+  std::vector<Tensor> values;
+  if (basis == "spline") {
+    values.push_back(x / (1 + torch::exp(-x)));
+    // Cox and de Boor: from steps between knots to cubic pieces.
+    const double interval = 2 * range / double(size);
+    const auto knot = [&](int64_t i) { return -range + double(i - 3) * interval; };
+    std::vector<Tensor> pieces;
+    for (int64_t i = 0; i < size + 6; ++i) pieces.push_back(((x >= knot(i)) & (x < knot(i + 1))).to(x.scalar_type()));
+    for (int64_t order = 1; order <= 3; ++order)
+      for (int64_t i = 0; i + order < size + 6; ++i)
+        pieces[size_t(i)] = ((x - knot(i)) * pieces[size_t(i)] + (knot(i + order + 1) - x) * pieces[size_t(i + 1)]) /
+                            (double(order) * interval);
+    values.insert(values.end(), pieces.begin(), pieces.begin() + size + 3);
+  } else if (basis == "wavelet") {
+    for (int64_t m = 0; m < size; ++m) {
+      const auto t = (x - shape[m]) / torch::exp(shape[size + m]);
+      values.push_back(2 / (std::sqrt(3.0) * std::pow(M_PI, 0.25)) * (1 - t * t) * torch::exp(-t * t / 2));
+    }
+  } else {
+    auto below = torch::zeros_like(x);
+    for (int64_t n = 1; n <= std::max<int64_t>(1, size - 1); ++n) below += shape[n - 1] * x.pow(n);
+    for (int64_t m = 0; m <= size; ++m) values.push_back(x.pow(m) / (1 + below.abs()));
+  }
+  return torch::stack(values, -1);
+}
+
+TEST(KolmogorovArnoldAttention, OtherBasesAreWhatTheirFormulasSay) {
+  test::seed_images(20);
+  torch::NoGradGuard no_grad;
+  for (const char* basis : {"spline", "wavelet", "rational"})
+    for (const int64_t size : {1, 4}) {
+      const double range = 0.8;  // scores leave it
+      const auto mixer = test::drawn_image_mixer("kolmogorov_arnold_attention", {{"dim", 4},
+                                                                                 {"heads", 2},
+                                                                                 {"max_length", 5},
+                                                                                 {"rank", 0},
+                                                                                 {"basis", basis},
+                                                                                 {"frequencies", size},
+                                                                                 {"range", range}});
+      const auto x = torch::randn({2, 5, 4}, torch::kFloat64) * 2;
+      const auto qkv = linear(*mixer, "qkv", x).chunk(3, 2);
+      const auto q = split_heads(qkv[0], 2), k = split_heads(qkv[1], 2), v = split_heads(qkv[2], 2);
+      const auto scores = torch::matmul(q, k.transpose(2, 3)) / std::sqrt(2.0);
+      ASSERT_GT(scores.abs().max().item<double>(), range);
+      std::vector<Tensor> rows;
+      for (int64_t h = 0; h < 2; ++h) {
+        const auto shape = std::string(basis) == "spline" ? Tensor() : parameter(*mixer, "shape")[h];
+        rows.push_back(torch::einsum("bnqm,pqm->bnp", {functions_of(basis, size, range, shape, scores.select(1, h)),
+                                                       parameter(*mixer, "functions")[h]}));
+      }
+      const auto expected = linear(*mixer, "o_proj", join_heads(torch::matmul(torch::stack(rows, 1), v)));
+      EXPECT_LT(relative_error(mixer->forward({.x = x}), expected), kDouble) << basis << " " << size;
+    }
+}
+
+TEST(KolmogorovArnoldAttention, OtherBasesHaveGradients) {
+  test::seed_images(22);
+  for (const char* basis : {"spline", "wavelet", "rational"}) {
+    const auto mixer = test::drawn_image_mixer(
+        "kolmogorov_arnold_attention",
+        {{"dim", 4}, {"heads", 2}, {"max_length", 5}, {"rank", 3}, {"basis", basis}, {"frequencies", 3}});
+    const auto x = torch::randn({2, 5, 4}, torch::kFloat64).requires_grad_();
+    std::vector<Tensor> inputs{x};
+    for (auto& entry : mixer->named_parameters()) inputs.push_back(entry.value());
+    SCOPED_TRACE(basis);
+    test::expect_gradient([&] { return mixer->forward({.x = x}); }, inputs);
+  }
+}
+
+/// Inside their range the splines add up to 1: functions of ones are a constant row.
+TEST(KolmogorovArnoldAttention, SplinesAddUpToOne) {
+  test::seed_images(21);
+  torch::NoGradGuard no_grad;
+  const auto mixer = image_mixer("kolmogorov_arnold_attention", {{"dim", 4},
+                                                                 {"heads", 1},
+                                                                 {"max_length", 6},
+                                                                 {"rank", 0},
+                                                                 {"basis", "spline"},
+                                                                 {"frequencies", 7},
+                                                                 {"range", 50.0}});
+  auto functions = parameter(*mixer, "functions");
+  functions.fill_(1).select(3, 0).zero_();  // without silu
+  const auto x = torch::randn({1, 6, 4}, torch::kFloat64);
+  const auto v = linear(*mixer, "qkv", x).chunk(3, 2)[2];
+  const auto expected = linear(*mixer, "o_proj", (6 * v.sum(1, true)).expand({1, 6, 4}));
+  EXPECT_LT(relative_error(mixer->forward({.x = x}), expected), kDouble);
+}
+
 /// Low rank of as many rows as tokens, expanded by 1, is the full operator.
 TEST(KolmogorovArnoldAttention, FullRankIsTheFullOperator) {
   test::seed_images(15);
@@ -442,9 +548,10 @@ TEST(KolmogorovArnoldAttention, TheNearestPointOfTheSimplex) {
 TEST(KolmogorovArnoldAttention, PaddedKeysHaveNoFunction) {
   test::seed_images(18);
   torch::NoGradGuard no_grad;
-  for (const int64_t rank : {0, 3}) {
-    const auto mixer = test::drawn_image_mixer("kolmogorov_arnold_attention",
-                                               {{"dim", 4}, {"heads", 2}, {"max_length", 6}, {"rank", rank}});
+  for (const auto& [rank, basis] :
+       {std::pair<int64_t, const char*>{0, "fourier"}, {3, "fourier"}, {3, "spline"}, {3, "rational"}}) {
+    const auto mixer = test::drawn_image_mixer(
+        "kolmogorov_arnold_attention", {{"dim", 4}, {"heads", 2}, {"max_length", 6}, {"rank", rank}, {"basis", basis}});
     MixerInput in;
     in.x = torch::randn({2, 6, 4}, torch::kFloat64);
     in.key_padding = torch::zeros({2, 6}, torch::kBool);
@@ -457,10 +564,11 @@ TEST(KolmogorovArnoldAttention, PaddedKeysHaveNoFunction) {
 /// Layers with one operator: its gradient is the sum of what copies in every layer would get.
 TEST(KolmogorovArnoldAttention, UniversalOperatorsLearnFromAllLayers) {
   test::seed_images(19);
-  for (const int64_t rank : {0, 3}) {
-    const auto make = [&](const char* kind) {
-      return test::drawn_image_mixer("kolmogorov_arnold_attention",
-                                     {{"dim", 4}, {"heads", 2}, {"max_length", 5}, {"rank", rank}, {"operator", kind}});
+  for (const auto& [rank, basis] : {std::pair<int64_t, const char*>{0, "fourier"}, {3, "fourier"}, {3, "wavelet"}}) {
+    const auto make = [rank = rank, basis = basis](const char* kind) {
+      return test::drawn_image_mixer(
+          "kolmogorov_arnold_attention",
+          {{"dim", 4}, {"heads", 2}, {"max_length", 5}, {"rank", rank}, {"basis", basis}, {"operator", kind}});
     };
     const auto first = make("universal"), second = make("universal"), copy = make("layer");
     dynamic_cast<SharedParameters&>(*second).take_from(*first);
@@ -474,8 +582,8 @@ TEST(KolmogorovArnoldAttention, UniversalOperatorsLearnFromAllLayers) {
     const auto through = [&](TokenMixer& last) { return last.forward({.x = first->forward({.x = x})}); };
     const auto shared = through(*second), apart = through(*copy);
     EXPECT_LT(relative_error(shared, apart), kDouble);
-    for (const std::string name : {"functions", "expand"}) {
-      if (name == "expand" && rank == 0) continue;
+    for (const std::string name : {"functions", "expand", "shape"}) {
+      if (!first->named_parameters().contains(name)) continue;
       const auto own = parameter(*first, name);
       const auto gradient = torch::autograd::grad({shared.square().sum()}, {own}, {}, true)[0];
       const auto parts = torch::autograd::grad({apart.square().sum()}, {own, parameter(*copy, name)}, {}, true);

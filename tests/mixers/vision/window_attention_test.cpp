@@ -1,4 +1,5 @@
 // The cards of attention inside groups of cells.
+#include <ATen/record_function.h>
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -56,6 +57,39 @@ TEST(MultiAxisAttention, ABiasForEveryOffset) {
   EXPECT_LT(relative_error(mixer->forward(in)[0][2], expected), kDouble);
   EXPECT_TRUE(seen[1].item<bool>());
   EXPECT_FALSE(seen[2].item<bool>());
+}
+
+/// A window larger than the image is one of its size, with the biases of the offsets there are, at the cost of that.
+TEST(MultiAxisAttention, LargerWindowsAreCutToTheImage) {
+  test::seed_images(21);
+  torch::NoGradGuard no_grad;
+  for (const auto& [name, axes] : {std::pair<const char*, const char*>{"multi_axis_attention", "block"},
+                                   {"multi_axis_attention", "grid"},
+                                   {"double_window_attention", ""}}) {
+    const auto make = [name = name, axes = axes](int64_t size) {
+      json config{{"dim", 8}, {"heads", 2}, {"size", size}};
+      if (*axes != 0) config["axes"] = axes;
+      return test::drawn_image_mixer(name, config);
+    };
+    const auto exact = make(4), large = make(300);
+    for (const auto& entry : large->named_parameters()) {
+      auto target = parameter(*exact, entry.key());
+      if (!entry.key().ends_with("bias.table")) {
+        target.copy_(entry.value());
+        continue;
+      }
+      const auto middle = entry.value().view({-1, 599, 599}).narrow(1, 296, 7).narrow(2, 296, 7);
+      target.copy_(middle.flatten(1));
+    }
+    for (const auto& [height, width] : {std::pair<int64_t, int64_t>{4, 4}, {3, 4}, {4, 2}}) {
+      auto in = image_input(height, width, 8, 2);
+      EXPECT_LT(relative_error(large->forward(in), exact->forward(in)), kDouble) << name << axes << height << width;
+      in.key_padding = torch::zeros({2, height * width}, torch::kBool);
+      in.key_padding->select(0, 1).slice(0, 3).fill_(true);
+      const auto shown = in.key_padding->logical_not().unsqueeze(2);
+      EXPECT_LT(relative_error(large->forward(in) * shown, exact->forward(in) * shown), kDouble) << name << axes;
+    }
+  }
 }
 
 /// Attention of every cell to the cells of its group by the formula, q, k, v [H W, heads D]; `group` numbers a cell,
@@ -432,6 +466,48 @@ TEST(DualAttention, LargerImagesSharpenChannels) {
   parameter(*mixer, "channel.qkv.weight").narrow(0, 8, 8).mul_(2);
   parameter(*mixer, "channel.qkv.bias").narrow(0, 8, 8).mul_(2);
   EXPECT_LT(relative_error(cut, mixer->forward(in)), kDouble);
+}
+
+/// Multiplications of matrix products, and numbers that other operators read, in one forward.
+int64_t work_of(TokenMixer& mixer, const MixerInput& in) {
+  static int64_t work;
+  work = 0;
+  const auto callback = at::RecordFunctionCallback([](const at::RecordFunction& call) {
+                          std::vector<Tensor> read;
+                          for (const auto& input : call.inputs())
+                            if (input.isTensor() && input.toTensor().defined()) read.push_back(input.toTensor());
+                          const std::string name = call.name();
+                          if (name == "aten::bmm" || name == "aten::mm")
+                            work += read[0].numel() * read[1].size(-1);
+                          else if (name == "aten::addmm")
+                            work += read[1].numel() * read[2].size(-1);
+                          else
+                            for (const auto& t : read) work += t.numel();
+                          return std::unique_ptr<at::ObserverContext>();
+                        })
+                            .needsInputs(true)
+                            .scopes({at::RecordScope::FUNCTION});
+  const auto handle = at::addThreadLocalCallback(callback);
+  mixer.forward(in);
+  at::removeCallback(handle);
+  return work;
+}
+
+/// Cost is a N + b: as many cells more cost as much more. Of softmax over all cells that does not hold.
+TEST(DualAttention, CostGrowsWithTheCells) {
+  test::seed_images(20);
+  torch::NoGradGuard no_grad;
+  for (const char* part : {"channel", "spatial", "both"}) {
+    const auto mixer = image_mixer("dual_attention", {{"dim", 12}, {"heads", 3}, {"size", 7}, {"parts", part}});
+    const auto cost = [&](int64_t rows) { return work_of(*mixer, image_input(rows, 14, 12)); };
+    const int64_t few = cost(14), twice = cost(28), more = cost(56);
+    EXPECT_GT(twice, few) << part;
+    EXPECT_EQ(more - twice, 2 * (twice - few)) << part;
+    EXPECT_NEAR(double(twice) / double(few), 2, 0.2) << part;
+  }
+  const auto quadratic = image_mixer("kolmogorov_arnold_attention", {{"dim", 12}, {"heads", 3}, {"max_length", 784}});
+  const auto cost = [&](int64_t rows) { return work_of(*quadratic, image_input(rows, 14, 12)); };
+  EXPECT_GT(cost(56) - cost(28), 3 * (cost(28) - cost(14)));
 }
 
 TEST(DualAttention, GroupsOfOneChannelPassTheirQueries) {

@@ -1,0 +1,15 @@
+// Learned positions for longer input than a model was trained on (MASFormer, arXiv 2310.12442).
+#pragma once
+
+#include "heed/models/decoder_lm.h"
+
+namespace heed::surgery {
+
+/// Learned positions of `config`, of the model or of its layers, for `length` tokens at least. Others stay as they are.
+void lengthen_positions(DecoderConfig& config, int64_t length);
+
+/// Copies what `from` has under the same name and in the same shape to `to`; a longer table of learned positions gets
+/// the rows of the shorter one over and over: row i is row i mod the length it was trained for.
+void take_weights(DecoderLm& to, DecoderLm& from);
+
+}  // namespace heed::surgery
