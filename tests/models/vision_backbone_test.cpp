@@ -147,9 +147,9 @@ TEST_P(Backbone, TokensMayBecomeFewer) {
       const auto others = model->states(torch::cat({pixels.narrow(0, 0, 1).neg() + 1, pixels.narrow(0, 1, 1)}));
       EXPECT_LT(test::relative_error(others.narrow(0, 1, 1), states.narrow(0, 1, 1)), test::kForwardTolerance)
           << reducer;
-      // In a U-Net cells that were merged are met again as twins; between these rounding decides, which a batch of
+      // Where half of the cells merge, a U-Net meets twins again; between these rounding decides, which a batch of
       // another size has differently.
-      if (GetParam() != "unet") {
+      if (GetParam() != "unet" || reducer.value("share", 0.0) < 0.5) {
         EXPECT_LT(test::relative_error(model->states(pixels.narrow(0, 1, 1)), states.narrow(0, 1, 1)),
                   test::kForwardTolerance)
             << reducer;
