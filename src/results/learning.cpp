@@ -6,7 +6,6 @@
 
 #include "bench/units.h"
 #include "heed/bench/compare_tasks.h"
-#include "heed/error.h"
 
 namespace heed::results {
 namespace {
@@ -52,6 +51,8 @@ void take_weights(torch::nn::Module& to, torch::nn::Module& from) {
     if (const auto* same = known.find(parameter.key()); same != nullptr && same->sizes() == parameter.value().sizes())
       parameter.value().copy_(*same);
 }
+
+bool loss_is_no_number(const Error& error) { return std::string(error.what()).find("loss is") != std::string::npos; }
 
 Learner plain(const std::string& mixer) { return {mixer, mixer, {}, {}, {}}; }
 
@@ -100,7 +101,7 @@ Contest::Contest(Lesson lesson, std::vector<Learner> learners, const Report& rep
         if (inspect) inspect(learner, *model, *task);
       } catch (const Error& error) {
         // Sizes that do not fit have been refused above: what is left is a loss that is no number.
-        require(std::string(error.what()).find("loss is") != std::string::npos, "{}", error.what());
+        require(loss_is_no_number(error), "{}", error.what());
         for (auto& scores : row.scores) scores.push_back(worst(metric_));
       }
     }

@@ -3,6 +3,7 @@
 
 #include <map>
 
+#include "heed/error.h"
 #include "heed/results/experiment.h"
 #include "heed/train/task_run.h"
 
@@ -29,6 +30,9 @@ Learner on_backbone(const std::string& name, const std::string& backbone, const 
 
 /// Copies the parameters of `from` that `to` has under the same name and in the same shape.
 void take_weights(torch::nn::Module& to, torch::nn::Module& from);
+
+/// Whether a training ended because its loss was no number any more.
+bool loss_is_no_number(const Error& error);
 
 struct Lesson {
   std::string task;

@@ -15,6 +15,7 @@
 #include "tasks/niah.h"
 #include "tasks/passkeys.h"
 #include "tasks/recall_tasks.h"
+#include "tasks/reset_sum.h"
 #include "tasks/sequence_tasks.h"
 #include "tasks/shapes.h"
 #include "tasks/threading_tasks.h"
@@ -124,6 +125,7 @@ const std::vector<Entry>& entries() {
       learned<ListOpsTask>("listops", "reasoning", "ListOps: A Diagnostic Dataset for Latent Tree Learning", 2018),
       learned<AlgoTask>("algo", "reasoning",
                         "Positional Attention: Expressivity and Learnability of Algorithmic Computation", 2024),
+      learned<ResetSumTask>("reset_sum", "sequence", "", 0),
       learned<ByteLmTask>("byte_lm", "text", "", 0),
       learned<IclRegressionTask>("icl_regression", "regression",
                                  "What Can Transformers Learn In-Context? A Case Study of Simple Function Classes",

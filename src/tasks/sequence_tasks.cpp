@@ -27,6 +27,7 @@ std::vector<Parameter> SequenceTask::parameters(Kind kind) {
     case Kind::copy:
       rows = {{"length", 32, "symbols to copy"},
               {"min_length", 0, "when positive, each sample's length is drawn from min_length to length"},
+              {"delay", 0, "places of noise between the symbols and the copy"},
               {"symbols", 30, "size of the alphabet"}};
       break;
     case Kind::selective_copy:
@@ -54,6 +55,7 @@ SequenceTask::SequenceTask(Kind kind, const nlohmann::json& parameters)
     case Kind::copy:
       length_ = reader.integer("length", 32, 1, kMost);
       min_length_ = reader.integer("min_length", 0, 0, length_);
+      delay_ = reader.integer("delay", 0, 0, kMost);
       symbols = 30;
       break;
     case Kind::selective_copy:
@@ -128,7 +130,7 @@ TaskSample SequenceTask::sample(Split split, uint64_t index) const {
 void SequenceTask::copy(Random& random, TaskSample& sample) const {
   const int64_t length = min_length_ > 0 ? random.between(min_length_, length_) : length_;
   sample.continuation = random_symbols(random, alphabet_, length);
-  sample.prompt = sample.continuation + kSeparator;
+  sample.prompt = sample.continuation + std::string(static_cast<size_t>(delay_), kNoise) + kSeparator;
   sample.answer_spans = {{0, length}};
   sample.meta = {{"length", length}};
 }

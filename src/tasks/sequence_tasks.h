@@ -28,7 +28,7 @@ class SequenceTask : public TextTask {
   Kind kind_;
   std::string name_;
   std::string_view alphabet_;
-  int64_t length_, min_length_ = 0, marked_ = 0, cue_ = 0;
+  int64_t length_, min_length_ = 0, delay_ = 0, marked_ = 0, cue_ = 0;
   uint64_t seed_;
 };
 

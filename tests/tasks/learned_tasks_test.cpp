@@ -132,6 +132,38 @@ TEST(Algo, ScaledSamplesLeaveTheRangeOfTraining) {
     EXPECT_EQ(value * 2, std::round(value * 2));
 }
 
+TEST(ResetSum, AnswersAreSumsSinceTheLastReset) {
+  for (const auto& [digits, resets] : {std::pair{4, 0.1}, {10, 0.4}, {2, 0.0}}) {
+    const auto task = make_task("reset_sum", {{"length", 50}, {"digits", digits}, {"resets", resets}});
+    EXPECT_EQ(task->face().vocabulary, digits + 1);
+    EXPECT_EQ(task->face().unit, digits - 1);
+    EXPECT_EQ(task->ideal(), 0);
+    constexpr int kSamples = 400;
+    int64_t seen = 0;
+    for (uint64_t i = 0; i < kSamples; ++i) {
+      const auto example = task->example(Split::train, i);
+      ASSERT_EQ(example.tokens.size(), 50u);
+      EXPECT_EQ(example.tokens.front(), digits);
+      seen += std::count(example.tokens.begin() + 1, example.tokens.end(), digits);
+      for (size_t at = 0; at < example.tokens.size(); ++at) {
+        EXPECT_TRUE(example.tokens[at] >= 0 && example.tokens[at] <= digits);
+        const auto last = std::find(example.tokens.rend() - long(at) - 1, example.tokens.rend(), digits);
+        EXPECT_EQ(example.targets[at],
+                  float(std::accumulate(last.base(), example.tokens.begin() + long(at) + 1, int64_t{0})));
+      }
+    }
+    const double places = 49.0 * kSamples;
+    EXPECT_NEAR(double(seen), places * resets, 4.5 * std::sqrt(places * resets * (1 - resets)));
+  }
+}
+
+// Without resets the sum of t digits has t times the variance of one; a guess knows its mean at each place.
+TEST(ResetSum, ChanceIsTheVarianceAtEachPlace) {
+  const auto task = make_task("reset_sum", {{"length", 20}, {"digits", 3}, {"resets", 0.0}});
+  const double expected = (2.0 / 3) / 4 * 19 / 2;  // of a digit, in squares of 2, at place 9.5 in the mean
+  EXPECT_NEAR(task->chance(), expected, 4.5 * expected * std::sqrt(2.0 / 1000));
+}
+
 TEST(Digits, AreTheKnownImages) {
   const auto task = make_task("digits");
   EXPECT_EQ(task->size(Split::train) + task->size(Split::valid) + task->size(Split::test), 1797);
@@ -472,6 +504,8 @@ TEST(LearnedTasks, RefuseBadParameters) {
             std::string::npos);
   refused("algo", {{"function", "srot"}}, "sort");
   refused("algo", {{"scale", 0}}, "scale = 0");
+  refused("reset_sum", {{"resets", 1.0}}, "resets = 1");
+  refused("reset_sum", {{"digits", 1}}, "digits = 1");
   refused("digits", {{"patch", 3}}, "patch = 3");
   refused("icl_regression", {{"noise", -1}}, "noise = -1");
   refused("shapes", {{"patch", 3}}, "patch = 3");

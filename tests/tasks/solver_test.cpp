@@ -141,7 +141,7 @@ std::string solve(const std::string& task, const std::string& prompt) {
     const size_t at = prompt.find(key) + key.size();
     return prompt.substr(at, prompt.find(' ', at) - at);
   }
-  if (task == "copy") return prompt.substr(0, prompt.size() - 1);
+  if (task == "copy") return prompt.substr(0, prompt.find_first_of(".|"));
   if (task == "selective_copy") {
     std::string marked;
     for (const char c : prompt) {

@@ -73,6 +73,7 @@ const std::vector<Case>& text_cases() {
       {"assoc_recall", {{"pairs", 40}, {"queries", 3}}},
       {"copy", json::object()},
       {"copy", {{"length", 50}, {"min_length", 1}, {"symbols", 62}}},
+      {"copy", {{"length", 5}, {"delay", 90}}},
       {"selective_copy", json::object()},
       {"induction", json::object()},
       {"repeat", json::object()},
@@ -279,6 +280,11 @@ TEST(SelectiveCopy, MarksAsManyPlacesAsAsked) {
   EXPECT_EQ(std::count(sample.prompt.begin(), sample.prompt.end(), '.'), 240);
 }
 
+TEST(Copy, NoiseStandsBetweenSymbolsAndCopy) {
+  const auto sample = make_text_task("copy", {{"length", 5}, {"delay", 90}})->sample(Split::train, 0);
+  EXPECT_EQ(sample.prompt, sample.continuation + std::string(90, '.') + '|');
+}
+
 TEST(Induction, TheSpecialTokenStandsTwice) {
   for (uint64_t i = 0; i < 300; ++i) {
     const auto sample = make_text_task("induction", {{"length", 3}})->sample(Split::train, i);
@@ -394,6 +400,7 @@ TEST(Tasks, RefuseBadParameters) {
   too_small("cwe", {{"max_tokens", 200}}, "cwe: 200 tokens are too few");
   too_small("threading_multi", {{"needles", 40}, {"max_tokens", 200}}, "200 tokens are too few");
   refused("repeat", {{"length", 1000}, {"cue", 1}}, "too short");
+  refused("copy", {{"delay", -1}}, "delay = -1");
   refused("mqar", {{"length", 63}}, "an even number");
   refused("mqar", {{"pairs", 40}}, "pairs = 40");
   refused("mqar", {{"pairs", 14}, {"overwrite", 5}}, "overwrite = 5: 0 to 4 is accepted");

@@ -1,17 +1,26 @@
 // Digits as patches, by a vision transformer whose token mixer changes.
 #include "results/learning.h"
 #include "results/linear/experiments.h"
+#include "results/trained_maps.h"
 
 namespace heed::results::linear {
+namespace {
+
+Lesson digits_lesson(int64_t patch, int64_t steps) {
+  Lesson lesson;
+  lesson.task = "digits";
+  lesson.parameters = {{"patch", patch}};
+  lesson.model.layers = 2, lesson.model.dim = 32, lesson.model.heads = 2, lesson.model.hidden = 64;
+  lesson.training.steps = steps, lesson.training.batch = 32, lesson.training.learning_rate = 5e-3;
+  lesson.samples = 360;
+  return lesson;
+}
+
+}  // namespace
 
 Experiment digits() {
   const auto run = [](const Report& report) {
-    Lesson lesson;
-    lesson.task = "digits";
-    lesson.parameters = {{"patch", 2}};
-    lesson.model.layers = 2, lesson.model.dim = 32, lesson.model.heads = 2, lesson.model.hidden = 64;
-    lesson.training.steps = 500, lesson.training.batch = 32, lesson.training.learning_rate = 5e-3;
-    lesson.samples = 360;
+    const auto lesson = digits_lesson(2, 500);
     const auto agent = [](int64_t side) {
       return variant("agent_attention, " + std::to_string(side * side) + " agents", "agent_attention",
                      {{"agent_side", side}});
@@ -40,6 +49,32 @@ Experiment digits() {
           {"rala", "mala", "l2vit_lga", "inline_attention", "agent_attention"},
           "rank, magnitude, concentration, injectivity with a local residual, and agents each close the gap between "
           "linear attention and softmax.",
+          run};
+}
+
+Experiment competing_pixels() {
+  const auto run = [](const Report& report) {
+    const auto lesson = digits_lesson(1, 1500);
+    const std::vector<Learner> learners{
+        plain("flow_attention"),
+        variant("linear_attention", "linear_attention", {{"causal", false}, {"feature_map", "sigmoid"}}),
+        variant("dense", "dense", {{"causal", false}})};
+    LayerFigures entropies("entropy", 128,
+                           [&](const LayerCall& call) { return mean_entropy(weights_of(call, lesson.model.heads)); });
+    const Contest contest(lesson, learners, report, entropies.inspect());
+    auto finding =
+        finding_of(contest, {contest.better("flow_attention", "linear_attention"),
+                             exceeds(entropies.of("linear_attention", 1), entropies.of("flow_attention", 1)),
+                             exceeds(entropies.of("linear_attention", 2), entropies.of("flow_attention", 2))});
+    finding.setup += " Linear attention has flow attention's sigmoids as features.";
+    finding.tables.push_back(entropies.table("Entropy of the weights of pixels, in nats (at most 4.16)", learners));
+    return finding;
+  };
+  return {"competing_pixels",
+          "Competition among pixels",
+          {"flow_attention"},
+          "competition among sources makes their weights less even, and recognises more, than linear attention with "
+          "the same features (arXiv 2202.06258).",
           run};
 }
 

@@ -14,13 +14,16 @@ Experiment random_features();
 Experiment constant_speed();
 Experiment state_size();
 Experiment agents();
+Experiment receptive_fields();
 // random_features.cpp: samples that a layer of random scores needs
 Experiment random_scores();
 
 // recall.cpp: associative recall against the state
 Experiment recall_at_equal_state();
+Experiment overwritten_keys();
 Experiment recall_and_state();
 Experiment recall_of_large_states();
+Experiment lookups();
 Experiment neural_memory();
 Experiment memory_and_attention();
 // language.cpp: the next byte of a real text
@@ -29,17 +32,24 @@ Experiment transnormer_pieces();
 Experiment transnormer_lengths();
 Experiment local_then_linear();
 Experiment bounded_gradients();
+Experiment normalised_features();
+Experiment lag_pairs();
 // sequences.cpp: copying, delayed and selective
 Experiment selection();
+Experiment router();
+Experiment resets();
 Experiment induction();
 Experiment state_spaces();
+Experiment far_memory();
 Experiment far_copies();
 Experiment nested_lists();
 // digits.cpp: images
 Experiment digits();
+Experiment competing_pixels();
 Experiment scanned_images();
 // series.cpp: numbers
 Experiment forecasts();
+Experiment oscillations();
 Experiment algorithms();
 // models.cpp: whole models
 Experiment denoising();

@@ -3,8 +3,12 @@
 
 #include <algorithm>
 
+#include "bench/units.h"
+#include "heed/error.h"
 #include "results/learning.h"
 #include "results/linear/experiments.h"
+#include "results/timing.h"
+#include "results/trained_maps.h"
 
 namespace heed::results::linear {
 namespace {
@@ -26,18 +30,32 @@ Learner transnormer(const std::string& name, const std::string& mixer, const nlo
   return learner;
 }
 
-/// The largest gradient of any projection to queries and keys, in every training, and its median over steps.
-struct Gradients {
-  double largest = 0;
-  std::vector<double> steps;
+/// How a training went: the largest gradient of any projection to queries and keys at each step, and the losses.
+struct Course {
+  std::vector<double> gradients, losses;
+  bool diverged = false;
+
+  double tail() const {
+    auto sorted = gradients;
+    std::sort(sorted.begin(), sorted.end());
+    return sorted.back() / sorted[sorted.size() / 2];
+  }
+  /// By how much the loss rose above its least value so far, at most; infinite where it ended as no number.
+  double rise() const {
+    double least = INFINITY, most = diverged ? INFINITY : 0;
+    for (const double loss : losses) {
+      least = std::min(least, loss);
+      most = std::max(most, loss - least);
+    }
+    return most;
+  }
 };
 
-Gradients gradients_of(const std::string& mixer, const nlohmann::json& settings, double rate, uint64_t seed,
-                       int64_t steps) {
-  auto lesson = bytes_lesson(steps, 1);
+Course course_of(const Learner& learner, int64_t layers, double rate, uint64_t seed, int64_t steps) {
+  const auto lesson = bytes_lesson(steps, 1);
   const auto task = tasks::make_task(lesson.task, lesson.parameters);
   auto options = lesson.model;
-  options.mixer = mixer, options.settings = {{mixer, settings}}, options.seed = seed;
+  options.layers = layers, options.mixer = learner.mixer, options.settings = learner.settings, options.seed = seed;
   const auto model = train::make_task_model(*task, options);
   std::vector<torch::Tensor> watched;
   for (const auto& parameter : model->module().named_parameters())
@@ -45,16 +63,20 @@ Gradients gradients_of(const std::string& mixer, const nlohmann::json& settings,
       watched.push_back(parameter.value());
   auto training = lesson.training;
   training.learning_rate = rate, training.clip = 0, training.seed = seed;
-  Gradients found;
-  train::train_task(*model, *task, training, [&](const train::TaskStep&) {
-    double most = 0;
-    for (const auto& parameter : watched) most = std::max(most, parameter.grad().abs().max().item<double>());
-    found.steps.push_back(most);
-    found.largest = std::max(found.largest, most);
-    return true;
-  });
-  std::sort(found.steps.begin(), found.steps.end());
-  return found;
+  Course course;
+  try {
+    train::train_task(*model, *task, training, [&](const train::TaskStep& step) {
+      double most = 0;
+      for (const auto& parameter : watched) most = std::max(most, parameter.grad().abs().max().item<double>());
+      course.gradients.push_back(most);
+      course.losses.push_back(step.loss / std::log(2.0));
+      return true;
+    });
+  } catch (const Error& error) {
+    require(loss_is_no_number(error), "{}", error.what());
+    course.diverged = true;
+  }
+  return course;
 }
 
 }  // namespace
@@ -156,48 +178,71 @@ Experiment local_then_linear() {
     auto lesson = bytes_lesson(300, 2);
     lesson.model.layers = 4;
     const std::map<std::string, nlohmann::json> blocks{{"diag_attention", {{"block", 32}}}};
-    const Contest contest(lesson,
-                          {{"LLLL", "norm_attention", {}},
-                           {"DDLL", "diag_attention+diag_attention+norm_attention+norm_attention", blocks},
-                           {"LLDD", "norm_attention+norm_attention+diag_attention+diag_attention", blocks},
-                           {"DDDD", "diag_attention", blocks}},
-                          report);
-    return finding_of(contest, {contest.better("DDLL", "LLLL"), contest.as_good("DDLL", "LLDD", 0),
-                                contest.as_good("DDLL", "DDDD", 0)});
+    const std::vector<Learner> learners{{"LLLL", "norm_attention", {}},
+                                        {"DDLL", "diag_attention+diag_attention+norm_attention+norm_attention", blocks},
+                                        {"LLDD", "norm_attention+norm_attention+diag_attention+diag_attention", blocks},
+                                        {"DDDD", "diag_attention", blocks}};
+    LayerFigures distances("distance", 16,
+                           [&](const LayerCall& call) { return mean_distance(weights_of(call, lesson.model.heads)); });
+    const Contest contest(lesson, learners, report, distances.inspect());
+    auto finding = finding_of(
+        contest, {contest.better("DDLL", "LLLL"), contest.as_good("DDLL", "LLDD", 0),
+                  contest.as_good("DDLL", "DDDD", 0), exceeds(distances.of("LLLL", 1), distances.of("DDLL", 1)),
+                  exceeds(distances.of("LLLL", 2), distances.of("DDLL", 2))});
+    finding.tables.push_back(distances.table("Mean distance of what is attended to, in tokens", learners));
+    return finding;
   };
   return {"local_then_linear",
           "Local attention below, linear attention above",
           {"diag_attention", "norm_attention"},
-          "early layers of blocks (D) and late linear ones (L) are better than any other order (arXiv 2210.10340).",
+          "early layers of blocks (D) and late linear ones (L) are better than any other order, and attend nearer in "
+          "early layers than linear ones do (arXiv 2210.10340).",
           run};
 }
 
 Experiment bounded_gradients() {
   const auto run = [](const Report& report) {
     constexpr int64_t kSteps = 150;
-    constexpr double kRate = 1e-2;
+    constexpr uint64_t kSeeds = 3;
+    const std::vector<double> rates{1e-2, 3e-2, 1e-1};
+    const std::vector<Learner> learners{variant("a norm", "norm_attention", {{"feature_map", "elu_plus_one"}}),
+                                        variant("a denominator", "linear_attention", {{"feature_map", "elu_plus_one"}}),
+                                        variant("a denominator, ReLU", "linear_attention", {{"feature_map", "relu"}})};
     Finding finding;
     finding.setup = fmt::format(
-        "Largest gradients of the projections to queries and keys over {} steps of `byte_lm` at a rate of {:g}, "
-        "without clipping, as a multiple of their median over steps; three seeds. Denominator: linear attention with "
-        "ReLU features divided by its sum of weights (`performer`, 64 features).",
-        kSteps, kRate);
-    Figure norm{"tail with a norm", {}}, denominator{"tail with a denominator", {}};
-    Table table{"", {"mixer", "seed", "median", "largest"}, {}};
-    const auto add = [&](const char* mixer, const nlohmann::json& settings, uint64_t seed, Figure& tail) {
-      const auto found = gradients_of(mixer, settings, kRate, seed, kSteps);
-      const double median = found.steps[found.steps.size() / 2];
-      tail.values.push_back(found.largest / median);
-      table.rows.push_back(
-          {mixer, std::to_string(seed), fmt::format("{:.3g}", median), fmt::format("{:.3g}", found.largest)});
-    };
-    for (uint64_t seed = 0; seed < 3; ++seed) {
-      report(double(seed) / 3, fmt::format("seed {}", seed));
-      add("norm_attention", nlohmann::json::object(), seed, norm);
-      add("performer", {{"features", 64}, {"feature_kind", "relu"}}, seed, denominator);
-    }
+        "Decoders of four layers of 64 channels learn `byte_lm` in {} steps of 16 x 128 bytes without clipping, at "
+        "three rates; linear attention with elu + 1 or ReLU as features, its output normalised or divided by the sum "
+        "of weights. Tail: the largest gradient of the projections to queries and keys over its median over steps; "
+        "rise: by how much the loss rose above the least so far, at most, in bits. Three seeds.",
+        kSteps);
+    Table table{"", {"output", "rate", "tail of gradients", "rise of the loss", "loss at the end"}, {}};
+    std::map<std::string, std::vector<Figure>> tails, rises;  // of rates
+    const double runs = double(learners.size() * rates.size()) * kSeeds;
+    double done = 0;
+    int64_t diverged = 0;
+    for (const auto& learner : learners)
+      for (const double rate : rates) {
+        const auto name = [&](const char* what) { return fmt::format("{} with {} at {:g}", what, learner.name, rate); };
+        Figure tail{name("tail"), {}}, rise{name("rise"), {}}, end{"", {}};
+        for (uint64_t seed = 0; seed < kSeeds; ++seed, ++done) {
+          report(done / runs, fmt::format("{} at {:g}, seed {}", learner.name, rate, seed));
+          const auto course = course_of(learner, 4, rate, seed, kSteps);
+          tail.values.push_back(course.tail());
+          rise.values.push_back(course.rise());
+          end.values.push_back(course.losses.back());
+          if (&learner == &learners.front()) diverged += course.diverged;
+        }
+        table.rows.push_back({learner.name, fmt::format("{:g}", rate), tail.text(), rise.text(), end.text()});
+        tails[learner.name].push_back(tail);
+        rises[learner.name].push_back(rise);
+      }
     finding.tables.push_back(table);
-    finding.claims = {exceeds(denominator, norm)};
+    for (size_t i = 1; i < learners.size(); ++i)
+      for (size_t r = 0; r < rates.size(); ++r) {
+        finding.claims.push_back(exceeds(tails[learners[i].name][r], tails["a norm"][r]));
+        finding.claims.push_back(exceeds(rises[learners[i].name][r], rises["a norm"][r]));
+      }
+    finding.claims.push_back(holds("no training with a norm diverges", diverged == 0, std::to_string(diverged)));
     return finding;
   };
   return {"bounded_gradients",
@@ -206,6 +251,104 @@ Experiment bounded_gradients() {
           "the denominator of linear attention has unbounded gradients, a norm of the output has not (arXiv "
           "2210.10340).",
           run};
+}
+
+Experiment normalised_features() {
+  const auto run = [](const Report& report) {
+    constexpr int64_t kSteps = 120;
+    constexpr uint64_t kSeeds = 3;
+    const std::vector<double> rates{3e-3, 3e-2};
+    const std::vector<int64_t> lengths{256, 1024, 4096, 8192};
+    const std::vector<Learner> learners{plain("kernelized_rpe"), plain("performer"), plain("dense")};
+    Finding finding;
+    finding.setup = fmt::format(
+        "Decoders of two layers of 64 channels learn `byte_lm` in {} steps of 16 x 128 bytes without clipping. "
+        "`kernelized_rpe`: random features of normalised queries and keys, times learned factors of distance; "
+        "`performer`: random features of queries and keys as they are; `dense`: softmax with rotary positions. Rise: "
+        "by how much the loss rose above the least so far, at most, in bits. Three seeds. Time: forward of a layer of "
+        "64 channels and 4 heads, float32.",
+        kSteps);
+    Table table{"", {"mixer", "rate", "rise of the loss", "loss at the end"}, {}};
+    std::map<std::string, std::vector<Figure>> rises, ends;  // of rates
+    double done = 0;
+    for (const auto& learner : learners)
+      for (const double rate : rates) {
+        Figure rise{fmt::format("rise with {} at {:g}", learner.name, rate), {}},
+            end{fmt::format("loss with {} at {:g}", learner.name, rate), {}};
+        for (uint64_t seed = 0; seed < kSeeds; ++seed, ++done) {
+          report(done / double(learners.size() * rates.size() * kSeeds), fmt::format("{} at {:g}", learner.name, rate));
+          const auto course = course_of(learner, 2, rate, seed, kSteps);
+          rise.values.push_back(course.rise());
+          end.values.push_back(course.diverged ? INFINITY : course.losses.back());
+        }
+        table.rows.push_back({learner.name, fmt::format("{:g}", rate), rise.text(), end.text()});
+        rises[learner.name].push_back(rise), ends[learner.name].push_back(end);
+      }
+    Table time{"Time", {"tokens", "`kernelized_rpe`", "`dense`"}, {}};
+    std::vector<double> ratios;
+    for (const auto length : lengths) {
+      MixerInput in;
+      in.x = torch::randn({1, length, 64}, at::detail::createCPUGenerator(1), torch::kFloat32);
+      const auto seconds = [&](const char* name, const nlohmann::json& settings) {
+        const auto mixer = make_mixer(name, settings);
+        return cost_of([&] { mixer->forward(in); }).seconds;
+      };
+      const nlohmann::json sizes{{"dim", 64}, {"heads", 4}, {"max_length", lengths.back()}};
+      const double fast = seconds("kernelized_rpe", sizes), dense = seconds("dense", sizes);
+      ratios.push_back(dense / fast);
+      time.rows.push_back({std::to_string(length), bench::time_text(fast), bench::time_text(dense)});
+    }
+    finding.tables = {table, time};
+    for (size_t r = 0; r < rates.size(); ++r)
+      finding.claims.push_back(exceeds(rises["performer"][r], rises["kernelized_rpe"][r]));
+    auto close = exceeds(ends["dense"][0], ends["kernelized_rpe"][0], 1 / 1.05);
+    close.text = "kernelized_rpe follows dense attention, up to 5 % of the loss at the lower rate";
+    finding.claims.push_back(close);
+    finding.claims.push_back(holds(fmt::format("at {} tokens kernelized_rpe is faster than dense", lengths.back()),
+                                   ratios.back() > 1, fmt::format("{:.2f}x", ratios.back())));
+    return finding;
+  };
+  return {"normalised_features",
+          "Random features of normalised queries and keys",
+          {"kernelized_rpe"},
+          "normalised queries and keys, and factors of distance, keep random features stable in training, where "
+          "unnormalised ones spike, and close to softmax; by FFT they are faster for long texts (arXiv 2106.12566).",
+          run};
+}
+
+Experiment lag_pairs() {
+  const auto run = [](const Report& report) {
+    const std::vector<int64_t> lengths{512, 2048, 8192};
+    const Contest contest(
+        bytes_lesson(200, 2),
+        {plain("causal_grassmann"), variant("tokens at the same lags", "causal_grassmann", {{"pairs", "concatenated"}}),
+         plain("dense")},
+        report);
+    const auto mixer = make_mixer("causal_grassmann", {{"dim", 64}});
+    Table time{"Forward of a layer", {"tokens", "time"}, {}};
+    std::vector<double> seconds;
+    for (const auto length : lengths) {
+      MixerInput in;
+      in.x = torch::randn({1, length, 64}, at::detail::createCPUGenerator(1), torch::kFloat32);
+      seconds.push_back(cost_of([&] { mixer->forward(in); }).seconds);
+      time.rows.push_back({std::to_string(length), bench::time_text(seconds.back())});
+    }
+    // 15 % of perplexity a byte are log2(1.15) bits.
+    auto finding = finding_of(contest, {contest.as_good("causal_grassmann", "dense", std::log2(1.15)),
+                                        contest.better("causal_grassmann", "tokens at the same lags")});
+    finding.tables.push_back(time);
+    const double grown = seconds.back() / seconds.front();
+    finding.claims.push_back(holds("time grows like the length, up to a factor of 1.5", grown < 1.5 * 16,
+                                   fmt::format("{:.1f}x for 16x the tokens", grown)));
+    return finding;
+  };
+  return {
+      "lag_pairs",
+      "Planes of two tokens",
+      {"causal_grassmann"},
+      "the plane that a token and an earlier one span says more than the two tokens through a perceptron of as many "
+      "parameters, and comes close to attention at a linear cost (arXiv 2512.19428).",
+      run};
 }
 
 }  // namespace heed::results::linear

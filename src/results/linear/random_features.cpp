@@ -30,13 +30,15 @@ Tensor direction(uint64_t seed) {
   return b / b.norm();
 }
 
-/// mean_i <b, x_i>^2: of the keys alone.
-Tensor symmetric_target(const Samples& s, const Tensor& b) { return torch::matmul(s.keys, b).square().mean(1, true); }
+/// mean_i <b, x_i>^p: of the keys alone.
+Tensor symmetric_target(const Samples& s, const Tensor& b, int p) {
+  return torch::matmul(s.keys, b).pow(p).mean(1, true);
+}
 
-/// mean_i <x_0, x_i>^2 <b, x_i> / d: what the keys mean to the query.
-Tensor correlated_target(const Samples& s, const Tensor& b) {
+/// mean_i (<x_0, x_i> / sqrt(d))^p <b, x_i>: what the keys mean to the query.
+Tensor correlated_target(const Samples& s, const Tensor& b, int p) {
   const auto products = torch::matmul(s.keys, s.query.transpose(1, 2)).squeeze(2) / std::sqrt(double(kDim));
-  return (products.square() * torch::matmul(s.keys, b)).mean(1, true);
+  return (products.pow(p) * torch::matmul(s.keys, b)).mean(1, true);
 }
 
 Tensor attention_features(const Samples& s, bool biased, uint64_t seed) {
@@ -70,44 +72,52 @@ double test_error(const Features& features, const Target& target, int64_t count,
 Experiment random_scores() {
   const auto run = [](const Report& report) {
     const std::vector<int64_t> counts{50, 100, 200, 400, 800, 1600};
+    const std::vector<int> powers{2, 3};
     constexpr uint64_t kSeeds = 10;
     Finding finding;
     finding.setup = fmt::format(
         "Ridge regression (penalty {:g}) on {} frozen features; a query and {} keys on a sphere in {} dimensions, {} "
-        "heads; test error over the variance of the target, mean of {} seeds. Symmetric target: mean of <b, x_i>^2; "
-        "correlated: mean of <x_0, x_i>^2 <b, x_i>.",
+        "heads; test error over the variance of the target, mean of {} seeds. Symmetric target: mean of <b, x_i>^p; "
+        "correlated: mean of <x_0, x_i>^p <b, x_i>.",
         kPenalty, kHeads * (kDim + 1), kTokens, kDim, kHeads, kSeeds);
-    Table table{"",
-                {"samples", "symmetric: attention", "symmetric: perceptron", "correlated: biased scores",
-                 "correlated: unbiased scores"},
-                {}};
-    std::vector<Figure> most(4);
-    const std::vector<std::string> names{"error of a perceptron's features", "error of attention's",
-                                         "error of unbiased scores", "error of biased scores"};
-    for (size_t i = 0; i < 4; ++i) most[i].name = names[i];
-    for (size_t c = 0; c < counts.size(); ++c) {
-      std::array<double, 4> sums{};
-      for (uint64_t seed = 0; seed < kSeeds; ++seed) {
-        report((double(c) + double(seed) / kSeeds) / double(counts.size()), fmt::format("{} samples", counts[c]));
-        const auto b = direction(seed + 1000);
-        const Target symmetric = [&](const Samples&s) { return symmetric_target(s, b); },
-                     correlated = [&](const Samples&s) { return correlated_target(s, b); };
-        const Features perceptron = [&](const Samples&s) { return perceptron_features(s, seed); },
-                       unbiased = [&](const Samples&s) { return attention_features(s, false, seed); },
-                       biased = [&](const Samples&s) { return attention_features(s, true, seed); };
-        const std::array<double, 4> errors{
-            test_error(perceptron, symmetric, counts[c], seed), test_error(unbiased, symmetric, counts[c], seed),
-            test_error(unbiased, correlated, counts[c], seed), test_error(biased, correlated, counts[c], seed)};
-        for (size_t i = 0; i < 4; ++i) {
-          sums[i] += errors[i] / kSeeds;
-          if (c + 1 == counts.size()) most[i].values.push_back(errors[i]);
+    for (size_t which = 0; which < powers.size(); ++which) {
+      const int p = powers[which];
+      Table table{fmt::format("p = {}", p),
+                  {"samples", "symmetric: attention", "symmetric: perceptron", "correlated: biased scores",
+                   "correlated: unbiased scores"},
+                  {}};
+      std::vector<Figure> most(4);
+      const std::vector<std::string> names{"error of attention's features", "error of a perceptron's",
+                                           "error of biased scores", "error of unbiased scores"};
+      for (size_t i = 0; i < 4; ++i) most[i].name = fmt::format("p = {}: {}", p, names[i]);
+      for (size_t c = 0; c < counts.size(); ++c) {
+        std::array<double, 4> sums{};
+        for (uint64_t seed = 0; seed < kSeeds; ++seed) {
+          const double done = double(c) + double(seed) / kSeeds;
+          report((double(which) + done / double(counts.size())) / double(powers.size()),
+                 fmt::format("p = {}, {} samples", p, counts[c]));
+          const auto b = direction(seed + 1000);
+          const Target symmetric = [&](const Samples&s) { return symmetric_target(s, b, p); },
+                       correlated = [&](const Samples&s) { return correlated_target(s, b, p); };
+          const Features perceptron = [&](const Samples&s) { return perceptron_features(s, seed); },
+                         unbiased = [&](const Samples&s) { return attention_features(s, false, seed); },
+                         biased = [&](const Samples&s) { return attention_features(s, true, seed); };
+          const std::array<double, 4> errors{
+              test_error(unbiased, symmetric, counts[c], seed), test_error(perceptron, symmetric, counts[c], seed),
+              test_error(biased, correlated, counts[c], seed), test_error(unbiased, correlated, counts[c], seed)};
+          for (size_t i = 0; i < 4; ++i) {
+            sums[i] += errors[i] / kSeeds;
+            if (c + 1 == counts.size()) most[i].values.push_back(errors[i]);
+          }
         }
+        std::vector<std::string> row{std::to_string(counts[c])};
+        for (const double sum : sums) row.push_back(fmt::format("{:.3f}", sum));
+        table.rows.push_back(row);
       }
-      const auto cell = [&](size_t i) { return fmt::format("{:.3f}", sums[i]); };
-      table.rows.push_back({std::to_string(counts[c]), cell(1), cell(0), cell(3), cell(2)});
+      finding.tables.push_back(table);
+      finding.claims.push_back(exceeds(most[1], most[0]));
+      finding.claims.push_back(exceeds(most[3], most[2]));
     }
-    finding.tables.push_back(table);
-    finding.claims = {exceeds(most[0], most[1]), exceeds(most[2], most[3])};
     return finding;
   };
   return {"random_scores",

@@ -19,7 +19,7 @@ Lesson recall_lesson(int64_t length, int64_t pairs, int64_t steps) {
 }
 
 /// A convolution lets a key meet its value; what is compared is the layer behind it, which remembers them.
-Learner behind_conv(const char* name, const char* mixer, const json& settings = json::object()) {
+Learner behind_conv(const std::string& name, const char* mixer, const json& settings = json::object()) {
   return Learner{name, std::string("base_conv+") + mixer, {{mixer, settings}}};
 }
 
@@ -54,33 +54,86 @@ Experiment recall_at_equal_state() {
           run};
 }
 
+Experiment overwritten_keys() {
+  const auto run = [](const Report& report) {
+    auto lesson = recall_lesson(32, 4, 1200);
+    lesson.parameters["overwrite"] = 4;
+    const Contest contest(lesson,
+                          {behind_conv("deltanet", "deltanet"), behind_conv("gla", "gla", {{"key_dim", 32}}),
+                           behind_conv("linear", "lightning_attention", {{"decay", false}})},
+                          report);
+    return finding_of(contest, {contest.better("deltanet", "gla"), contest.better("deltanet", "linear")});
+  };
+  return {"overwritten_keys",
+          "Recall of keys that were written twice",
+          {"deltanet"},
+          "the delta rule takes away what a key held before it writes, which sums and gates can't (arXiv 2406.06484).",
+          run};
+}
+
 Experiment recall_and_state() {
   const auto run = [](const Report& report) {
-    const auto taylor = [](int64_t key_dim) {
-      return variant(fmt::format("`based`, d' = {}", key_dim), "based", {{"key_dim", key_dim}});
+    const std::vector<int64_t> key_dims{4, 8, 16, 24}, windows{4, 16};
+    const auto width = [](int64_t key_dim) { return fmt::format("d' = {}", key_dim); };
+    const auto both = [&](int64_t key_dim, int64_t window) {
+      return fmt::format("window {}, then d' = {}", window, key_dim);
     };
-    const auto windowed = [](int64_t key_dim) {
-      return Learner{fmt::format("a window of 4, then d' = {}", key_dim),
-                     "sliding_window+based",
-                     {{"based", {{"key_dim", key_dim}}}, {"sliding_window", {{"window", 4}}}}};
-    };
-    auto lesson = recall_lesson(32, 4, 4000);
+    auto lesson = recall_lesson(32, 4, 1500);
     lesson.seeds = 2;
-    const Contest contest(lesson,
-                          {taylor(2), taylor(8), windowed(2), windowed(8),
-                           variant("window of 4", "sliding_window", {{"window", 4}}), plain("dense")},
-                          report);
-    return finding_of(contest, {contest.better("a window of 4, then d' = 2", "`based`, d' = 2"),
-                                contest.better("a window of 4, then d' = 8", "`based`, d' = 8"),
-                                contest.better("a window of 4, then d' = 8", "window of 4"),
-                                contest.better("a window of 4, then d' = 8", "a window of 4, then d' = 2"),
-                                contest.as_good("a window of 4, then d' = 8", "dense", 0.05)});
+
+    std::vector<Learner> alone;
+    for (const auto window : windows)
+      alone.push_back(behind_conv(fmt::format("window {}", window), "sliding_window", {{"window", window}}));
+    for (const auto key_dim : key_dims) alone.push_back(behind_conv(width(key_dim), "based", {{"key_dim", key_dim}}));
+    alone.push_back(behind_conv("softmax", "dense"));
+    const Contest one(lesson, alone, [&](double share, const std::string& next) { report(0.4 * share, next); });
+
+    std::vector<Learner> pairs;
+    for (const auto window : windows)
+      for (const auto key_dim : key_dims)
+        pairs.push_back({both(key_dim, window),
+                         "base_conv+sliding_window+based",
+                         {{"based", {{"key_dim", key_dim}}}, {"sliding_window", {{"window", window}}}}});
+    lesson.model.layers = 3;
+    const Contest two(lesson, pairs, [&](double share, const std::string& next) { report(0.4 + 0.6 * share, next); });
+
+    const auto least = key_dims.front(), most = key_dims.back();
+    auto finding =
+        finding_of(one, {one.better(width(least), fmt::format("window {}", windows.front())),
+                         one.as_good(width(most), width(least), 0), one.as_good(width(most), "softmax", 0.05)});
+    finding.setup += " A convolution stands before; then, in models of 3 layers, a convolution and a window.";
+    finding.tables.front().title = "Taylor features or a window";
+    finding.tables.push_back(two.table());
+    finding.tables.back().title = "Taylor features behind a window";
+    for (const auto window : windows) {
+      finding.claims.push_back(two.as_good(both(most, window), both(least, window), 0));
+      finding.claims.push_back(reaches(two.scores(both(most, window)), one.scores("softmax"), 0.05));
+      finding.claims.push_back(reaches(two.scores(both(least, window)), one.scores(width(least)), 0));
+    }
+    return finding;
   };
   return {"recall_and_state",
           "Recall against the size of the state",
           {"based"},
           "Taylor features and a short window trade state for recall along a frontier that ends at softmax (arXiv "
           "2402.18668).",
+          run};
+}
+
+Experiment lookups() {
+  const auto run = [](const Report& report) {
+    const auto lesson = recall_lesson(32, 4, 1200);
+    const Contest contest(lesson,
+                          {behind_conv("dense", "dense"), behind_conv("aaren", "aaren"),
+                           behind_conv("positional_attention", "positional_attention", {{"max_length", 32}})},
+                          report);
+    return finding_of(contest, {contest.better("dense", "aaren"), contest.better("dense", "positional_attention")});
+  };
+  return {"lookups",
+          "Where attention must look at content",
+          {"aaren", "positional_attention"},
+          "queries that are the same for every token, or know places alone, can't look a key up (arXiv 2405.13956, "
+          "2410.01686).",
           run};
 }
 

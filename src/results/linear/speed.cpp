@@ -165,4 +165,57 @@ Experiment agents() {
           run};
 }
 
+Experiment receptive_fields() {
+  const auto run = [](const Report& report) {
+    constexpr int64_t kDim = 32, kSide = 16, kCells = kSide * kSide;
+    constexpr double kLeast = 1e-6;
+    const std::vector<int64_t> sides{32, 64, 128};
+    const std::vector<std::pair<std::string, nlohmann::json>> kinds{
+        {"ss2d", nlohmann::json::object()},
+        {"multi_axis_attention", {{"axes", "block"}}},
+        {"large_kernel_attention", {{"kernel", 9}, {"dilation", 2}}}};
+    Finding finding;
+    finding.setup = fmt::format(
+        "An untrained layer of {} channels. Seen: cells of a {} x {} image on which the output in the middle depends, "
+        "by a gradient of more than {:g} of the largest. Time: forward over images of so many cells, float32.",
+        kDim, kSide, kSide, kLeast);
+    Table table{"", {"mixer", "seen"}, {}};
+    for (const auto side : sides) table.columns.push_back(fmt::format("{} cells", side * side));
+    std::vector<double> seen, grown;
+    for (const auto& [name, settings] : kinds) {
+      report(double(seen.size()) / double(kinds.size()), name);
+      auto config = settings;
+      config.update({{"dim", kDim}});
+      torch::manual_seed(0);
+      MixerInput in;
+      in.x = inputs({1, kCells, kDim}).requires_grad_();
+      in.grid = Grid{{kSide, kSide}};
+      make_mixer(name, config)->forward(in).select(1, kCells / 2 + kSide / 2).sum().backward();
+      const auto reach = in.x.grad().abs().amax({0, 2});
+      seen.push_back((reach > kLeast * reach.max()).to(torch::kFloat64).mean().item<double>());
+      std::vector<std::string> row{"`" + name + "`", fmt::format("{:.0f} %", 100 * seen.back())};
+      std::vector<double> seconds;
+      for (const auto side : sides) {
+        seconds.push_back(mixer_seconds(name, config, inputs({1, side * side, kDim}), Grid{{side, side}}));
+        row.push_back(bench::time_text(seconds.back()));
+      }
+      grown.push_back(seconds.back() / seconds.front());
+      table.rows.push_back(row);
+    }
+    finding.tables.push_back(table);
+    const double more = double(sides.back() * sides.back()) / double(sides.front() * sides.front());
+    finding.claims = {holds("four scans see more than blocks and convolutions", seen[0] > std::max(seen[1], seen[2]),
+                            fmt::format("{:.0f}, {:.0f} and {:.0f} %", 100 * seen[0], 100 * seen[1], 100 * seen[2])),
+                      holds("ss2d's time grows like cells, up to a factor of 1.5", grown[0] < 1.5 * more,
+                            fmt::format("{:.1f}x for {:g}x the cells", grown[0], more))};
+    return finding;
+  };
+  return {"receptive_fields",
+          "What one cell sees",
+          {"ss2d"},
+          "scans in four directions give every cell the whole image at a cost that is linear in its cells (arXiv "
+          "2401.10166).",
+          run};
+}
+
 }  // namespace heed::results::linear
