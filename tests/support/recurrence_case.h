@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "heed/error.h"
 #include "heed/kernels/delta_chunk.h"
 #include "support/tensor.h"
 
@@ -215,6 +216,17 @@ void expect_central_differences(Case& made) {
       input->set(b, h, n, c, value);
     });
     EXPECT_LE(relative_error(*gradients[i].second, numeric), 1e-6) << inputs[i].first;
+  }
+}
+
+/// `run` is refused with an error that has `word` in it.
+template <class Run>
+void expect_refusal(const char* word, const Run& run) {
+  try {
+    run();
+    ADD_FAILURE() << word << " was accepted";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find(word), std::string::npos) << error.what();
   }
 }
 
