@@ -110,27 +110,28 @@ class SeqBoat final : public RecurrentMixer {
     return o_proj_(local_attention(q, k, v, place, places, valid) * r);
   }
 
-  /// Query i stands at key i + window - 1 and sees keys less than a window away. Blocks of a window of queries read
-  /// the keys around them, so that nothing of size N x N is made.
+  /// Query i stands at key i + window - 1 and sees keys less than a window away. Blocks of a window of queries, or of
+  /// all where they are fewer, read the keys around them, so that nothing of size N x N is made.
   Tensor local_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& place, const Tensor& places,
                          const Tensor& valid) const {
-    const int64_t length = q.size(1), w = config_.window, blocks = (length + w - 1) / w;
+    const int64_t length = q.size(1), w = config_.window, rows = std::min(w, length);
     if (length == 0) return torch::zeros({q.size(0), 0, v.size(2)}, v.options());
-    const int64_t behind = blocks * w - length, seen = config_.causal ? 2 * w - 1 : 3 * w - 2;
+    const int64_t blocks = (length + rows - 1) / rows, behind = blocks * rows - length,
+                  seen = rows + (config_.causal ? w - 1 : 2 * (w - 1));
     const auto padded = [](const Tensor& t, int64_t count) {
       auto size = t.sizes().vec();
       size[1] = count;
       return count == 0 ? t : torch::cat({t, torch::zeros(size, t.options())}, 1);
     };
     const auto around = [&](const Tensor& t) {
-      return padded(t, behind + (config_.causal ? 0 : w - 1)).unfold(1, seen, w);
+      return padded(t, behind + (config_.causal ? 0 : w - 1)).unfold(1, seen, rows);
     };
-    const auto q_blocks = padded(q, behind).unflatten(1, {blocks, w});
-    const auto scores = torch::matmul(q_blocks, around(k));  // [B, blocks, w, seen]
-    const auto offset = torch::arange(w).unsqueeze(1) + (w - 1) - torch::arange(seen);
+    const auto q_blocks = padded(q, behind).unflatten(1, {blocks, rows});
+    const auto scores = torch::matmul(q_blocks, around(k));  // [B, blocks, rows, seen]
+    const auto offset = torch::arange(rows).unsqueeze(1) + (w - 1) - torch::arange(seen);
     const auto near = config_.causal ? (offset >= 0).logical_and(offset < w) : offset.abs() < w;
     const auto visible = near.logical_and(around(valid).unsqueeze(2));
-    const auto bias = of_places(padded(place, behind).unflatten(1, {blocks, w}), around(places));
+    const auto bias = of_places(padded(place, behind).unflatten(1, {blocks, rows}), around(places));
     Tensor weights;
     if (config_.normalizer == "relu2") {
       const double count = static_cast<double>(config_.causal ? w : 2 * w);
@@ -144,7 +145,7 @@ class SeqBoat final : public RecurrentMixer {
     return torch::matmul(weights, around(v).transpose(2, 3)).flatten(1, 2).narrow(1, 0, length);
   }
 
-  /// What the original places of queries [B, blocks, w] and keys [B, blocks, seen] add to their scores.
+  /// What the original places of queries [B, blocks, rows] and keys [B, blocks, seen] add to their scores.
   Tensor of_places(const Tensor& queries, const Tensor& keys) const {
     if (distance_bias_.defined()) {
       const auto distance = queries.unsqueeze(3) - keys.unsqueeze(2);
