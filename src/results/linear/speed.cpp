@@ -173,7 +173,8 @@ Experiment receptive_fields() {
     const std::vector<std::pair<std::string, nlohmann::json>> kinds{
         {"ss2d", nlohmann::json::object()},
         {"multi_axis_attention", {{"axes", "block"}}},
-        {"large_kernel_attention", {{"kernel", 9}, {"dilation", 2}}}};
+        {"large_kernel_attention", {{"kernel", 9}, {"dilation", 2}}},
+        {"context_mixing_conv", nlohmann::json::object()}};
     Finding finding;
     finding.setup = fmt::format(
         "An untrained layer of {} channels. Seen: cells of a {} x {} image on which the output in the middle depends, "
@@ -204,8 +205,12 @@ Experiment receptive_fields() {
     }
     finding.tables.push_back(table);
     const double more = double(sides.back() * sides.back()) / double(sides.front() * sides.front());
-    finding.claims = {holds("four scans see more than blocks and convolutions", seen[0] > std::max(seen[1], seen[2]),
-                            fmt::format("{:.0f}, {:.0f} and {:.0f} %", 100 * seen[0], 100 * seen[1], 100 * seen[2])),
+    const auto shares = [&](size_t other) {
+      return fmt::format("{:.0f} and {:.0f} %", 100 * seen[0], 100 * seen[other]);
+    };
+    finding.claims = {holds("four scans see more than a block", seen[0] > seen[1], shares(1)),
+                      holds("they see more than a large kernel", seen[0] > seen[2], shares(2)),
+                      holds("they see more than kernels made from the whole image", seen[0] > seen[3], shares(3)),
                       holds("ss2d's time grows like cells, up to a factor of 1.5", grown[0] < 1.5 * more,
                             fmt::format("{:.1f}x for {:g}x the cells", grown[0], more))};
     return finding;
