@@ -10,6 +10,7 @@
 #include "heed/kernels/runtime.h"
 #include "kernels/cpu/chunk_task.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/scan_units.h"
 
 namespace heed::kernels {
 
@@ -25,14 +26,14 @@ Params columns_of(Params p, int64_t begin, int64_t end) {
   return p;
 }
 
-/// The call by columns of its values: as many parts as leave no thread idle, unless they became narrow. Every column's
-/// bits are its own, so the number of threads does not change them.
+/// A call of `items` heads by columns of its values: as many parts as leave no thread idle, unless they became narrow.
+/// Every column's bits are its own, so the number of threads does not change them.
 template <class Params>
-std::vector<Params> cut_columns(const Params& p) {
+std::vector<Params> cut_columns(const Params& p, int64_t items) {
   constexpr int64_t kLeastColumns = 32, kStep = 16;
-  const int64_t items = std::max<int64_t>(count_spans(p, p.q) * p.out.size[1], 1), columns = p.v.size[3];
-  const int64_t wanted =
-      std::clamp<int64_t>((num_threads() + items - 1) / items, 1, std::max<int64_t>(columns / kLeastColumns, 1));
+  const int64_t columns = p.v.size[3];
+  const int64_t wanted = std::clamp<int64_t>((num_threads() + items - 1) / std::max<int64_t>(items, 1), 1,
+                                             std::max<int64_t>(columns / kLeastColumns, 1));
   const int64_t width = ((columns + wanted - 1) / wanted + kStep - 1) / kStep * kStep;
   std::vector<Params> parts;
   for (int64_t begin = 0; begin < columns; begin += width)
@@ -40,15 +41,21 @@ std::vector<Params> cut_columns(const Params& p) {
   return parts;
 }
 
-/// Runs run(task, item, scratch) for the heads of all sequences and the parts of a call; sequences of one token run
-/// step(task, item), unless coefficients are given. False if one was.
+/// Head `index` % heads of a unit, whose state is the row of its number.
+inline ChunkItem chunk_item(const std::vector<ScanUnit>& units, int64_t index, int64_t heads) {
+  return {index / heads, index % heads, units[index / heads].span()};
+}
+
+/// Runs run(task, item, scratch) for the heads of all units and the parts of a call; units of one token run step(task,
+/// item), unless coefficients are given. False if one was.
 template <class Task, class Params, class Bytes, class Run, class Step>
-bool for_each_chunk_item(const Params& p, const Bytes& scratch_bytes, const Run& run, const Step& step) {
-  const int64_t heads = p.out.size[1], count = count_spans(p, p.q) * heads;
+bool for_each_chunk_item(const Params& p, const std::vector<ScanUnit>& units, const Bytes& scratch_bytes,
+                         const Run& run, const Step& step) {
+  const int64_t heads = p.out.size[1], count = static_cast<int64_t>(units.size()) * heads;
   // A few states are walked faster than threads are woken.
   constexpr int64_t kLeastWork = int64_t{1} << 17;
   const bool small = count * p.q.size[3] * p.v.size[3] * std::max<int64_t>(p.q.size[2], 1) < kLeastWork;
-  const std::vector<Params> parts = small ? std::vector<Params>{p} : cut_columns(p);
+  const std::vector<Params> parts = small ? std::vector<Params>{p} : cut_columns(p, count);
   std::vector<Task> tasks;
   for (const Params& part : parts) tasks.emplace_back(part);
   const int64_t total = count * static_cast<int64_t>(tasks.size());
@@ -62,25 +69,19 @@ bool for_each_chunk_item(const Params& p, const Bytes& scratch_bytes, const Run&
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
   for (int64_t i = 0; i < total; ++i) {
     const Task& task = tasks[i / count];
-    const ChunkItem item{i % count / heads, i % heads};
-    const bool one = stepwise && span_at(p, p.q, item.sequence).length() == 1;
+    const ChunkItem item = chunk_item(units, i % count, heads);
+    const bool one = stepwise && item.span.length() == 1;
     char* block = static_cast<char*>(scratch.get()) + bytes * omp_get_thread_num();
     if (!(one ? step(task, item) : run(task, item, block))) valid = false;
   }
   return valid;
 }
 
-template <class Params>
-int64_t longest_span(const Params& p) {
-  int64_t longest = 0;
-  for (int64_t s = 0; s < count_spans(p, p.q); ++s) longest = std::max(longest, span_at(p, p.q, s).length());
-  return longest;
-}
-
-/// run(item, scratch) of the heads of all sequences, in their order.
-template <class Params, class Run>
-std::vector<ItemGradients> for_each_gradient_item(const Params& p, int64_t scratch_bytes, const Run& run) {
-  const int64_t heads = p.out.size[1], count = count_spans(p, p.q) * heads;
+/// run(item, scratch) of the heads of all units, in their order.
+template <class Run>
+std::vector<ItemGradients> for_each_gradient_item(const std::vector<ScanUnit>& units, int64_t heads,
+                                                  int64_t scratch_bytes, const Run& run) {
+  const int64_t count = static_cast<int64_t>(units.size()) * heads;
   std::vector<ItemGradients> results(count);
   if (count == 0) return results;
   const int threads = static_cast<int>(std::min<int64_t>(num_threads(), count));
@@ -88,7 +89,7 @@ std::vector<ItemGradients> for_each_gradient_item(const Params& p, int64_t scrat
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
   for (int64_t i = 0; i < count; ++i) {
     results[i] =
-        run(ChunkItem{i / heads, i % heads}, static_cast<char*>(scratch.get()) + scratch_bytes * omp_get_thread_num());
+        run(chunk_item(units, i, heads), static_cast<char*>(scratch.get()) + scratch_bytes * omp_get_thread_num());
   }
   return results;
 }

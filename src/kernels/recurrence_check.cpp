@@ -29,6 +29,11 @@ void check_decay(const char* op, const AnyView& g, const AnyView& q, int64_t hea
   check_shape(op, g, "log_decay", g.size);
 }
 
+void check_segment(const LinearChunkParams& p) {
+  require(p.segment >= 0, "linear_chunk: segments of {} tokens; 1 or more, or 0 to let shapes choose, is accepted",
+          p.segment);
+}
+
 void check_coefficients(const LinearChunkParams& p) {
   const auto& [pairs, reads, writes, carries] = p.coefficients;
   const std::pair<const AnyView*, const char*> views[] = {
@@ -108,11 +113,13 @@ void check_delta(const DeltaChunkParams& p, bool with_out) {
 
 void check(const LinearChunkParams& p) {
   check_common("linear_chunk", p, true, true);
+  check_segment(p);
   check_coefficients(p);
 }
 
 void check(const LinearChunkParams& p, const LinearChunkGrads& g) {
   check_common("linear_chunk", p, true, false);
+  check_segment(p);
   check_coefficients(p);
   check_common_grads("linear_chunk", p, g);
   const auto& [pairs, reads, writes, carries] = g.d_coefficients;

@@ -12,27 +12,39 @@ namespace heed::kernels {
 struct ScanUnit {
   int64_t sequence, batch, begin, end;
   bool first, last;  ///< of its sequence
+
+  TokenSpan span() const { return {batch, begin, end}; }
 };
 
-/// The units of a call whose sequences are `items` pieces of work each. Chunks cost a second pass over their inputs, so
-/// unless the call asks for them they are taken only where fewer than `idle` items in all would leave threads idle, and
-/// then of at least `least` tokens. A function of the shapes.
+/// Tokens of the longest sequence.
 template <class Params>
-std::vector<ScanUnit> scan_units(const Params& p, const AnyView& tokens, int64_t items, int64_t idle, int64_t least) {
-  constexpr int64_t kMostChunks = 32;
-  const int64_t sequences = count_spans(p, tokens);
-  int64_t longest = 1;
-  for (int64_t s = 0; s < sequences; ++s) longest = std::max(longest, span_at(p, tokens, s).length());
-  int64_t chunk = p.chunk;
-  if (chunk == 0)
-    chunk =
-        sequences * items < idle && longest >= 2 * least ? std::max(least, (longest - 1) / kMostChunks + 1) : longest;
+int64_t longest_span(const Params& p, const AnyView& tokens) {
+  int64_t longest = 0;
+  for (int64_t s = 0; s < count_spans(p, tokens); ++s) longest = std::max(longest, span_at(p, tokens, s).length());
+  return longest;
+}
+
+/// Tokens of the units of a call whose sequences are `items` pieces of work each: what the call asks for, unless that
+/// is 0. Units cost a second pass over their inputs, so sequences are cut only where fewer than `idle` items in all
+/// would leave threads idle, and then into units of at least `least` tokens. A function of the shapes.
+template <class Params>
+int64_t unit_tokens(const Params& p, const AnyView& tokens, int64_t asked, int64_t items, int64_t idle, int64_t least) {
+  constexpr int64_t kMostUnits = 32;
+  if (asked > 0) return asked;
+  const int64_t longest = std::max<int64_t>(longest_span(p, tokens), 1);
+  const bool idles = count_spans(p, tokens) * items < idle && longest >= 2 * least;
+  return idles ? std::max(least, (longest - 1) / kMostUnits + 1) : longest;
+}
+
+/// The sequences of a call in units of at most so many tokens; an empty one is a unit, too.
+template <class Params>
+std::vector<ScanUnit> units_of(const Params& p, const AnyView& tokens, int64_t most) {
   std::vector<ScanUnit> units;
-  for (int64_t s = 0; s < sequences; ++s) {
+  for (int64_t s = 0; s < count_spans(p, tokens); ++s) {
     const TokenSpan span = span_at(p, tokens, s);
     int64_t t = span.begin;
     do {
-      const int64_t end = std::min(span.end, t + chunk);
+      const int64_t end = std::min(span.end, t + most);
       units.push_back({s, span.batch, t, end, t == span.begin, end == span.end});
       t = end;
     } while (t < span.end);

@@ -68,6 +68,7 @@ struct ChunkFunction : torch::autograd::Function<ChunkFunction> {
     ctx->save_for_backward(saved);
     ctx->saved_data["scale"] = call->scale;
     ctx->saved_data["chunk"] = call->chunk;
+    ctx->saved_data["segment"] = call->segment;
     ctx->saved_data["heads"] = call->heads();
     return {call->out, call->state};
   }
@@ -81,6 +82,7 @@ struct ChunkFunction : torch::autograd::Function<ChunkFunction> {
     call.cu_seqlens = saved[10];
     call.scale = ctx->saved_data["scale"].toDouble();
     call.chunk = ctx->saved_data["chunk"].toInt();
+    call.segment = ctx->saved_data["segment"].toInt();
 
     const auto side = call.q.options().dtype(side_dtype(call.q));
     const auto d_out = grads[0].defined()
@@ -155,6 +157,7 @@ void ChunkCall::fill(Params& p) const {
   if (log_decay.defined()) p.log_decay = checked_view(log_decay);
   if (initial_state.defined()) p.initial_state = checked_view(initial_state);
   if constexpr (std::is_same_v<Params, kernels::LinearChunkParams>) {
+    p.segment = segment;
     if (pairs.defined())
       p.coefficients = {checked_view(pairs), checked_view(reads), checked_view(writes), checked_view(carries)};
   }

@@ -17,6 +17,7 @@ struct ChunkCall {
   torch::Tensor cu_seqlens;                      ///< int64 or undefined
   double scale = 1;
   int64_t chunk = 64;
+  int64_t segment = 0;    ///< of linear_chunk
   bool wide_out = false;  ///< out of side_dtype(q), not of q's
   torch::Tensor out, state;
 

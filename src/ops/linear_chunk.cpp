@@ -26,9 +26,9 @@ Tensor divided(const Tensor& sums, double eps) {
 std::tuple<Tensor, Tensor> linear_chunk_op(const Tensor& q, const Tensor& k, const Tensor& v,
                                            const OptionalTensor& log_decay, const OptionalTensor& initial_state,
                                            const OptionalTensor& cu_seqlens, double scale, bool normalize, double eps,
-                                           int64_t chunk) {
+                                           int64_t chunk, int64_t segment) {
   const auto result = linear_chunk(q, k, v, present(log_decay), present(initial_state),
-                                   {scale, normalize, eps, chunk, present(cu_seqlens)});
+                                   {scale, normalize, eps, chunk, present(cu_seqlens), segment});
   return {result.out, result.state};
 }
 
@@ -41,6 +41,7 @@ LinearChunkOutput linear_chunk(const Tensor& q, const Tensor& k, const Tensor& v
   auto call = make_call("linear_chunk", q, k, v, {}, log_decay, initial_state, options.cu_seqlens);
   call.scale = options.scale;
   call.chunk = options.chunk;
+  call.segment = options.segment;
   if (options.normalize) {
     call.v = with_ones(call.v);
     call.wide_out = true;
@@ -105,8 +106,8 @@ LinearChunkOutput linear_coefficients(const Tensor& q, const Tensor& k, const Te
 TORCH_LIBRARY_FRAGMENT(heed, library) {
   library.def(
       "linear_chunk(Tensor q, Tensor k, Tensor v, Tensor? log_decay=None, Tensor? initial_state=None, Tensor? "
-      "cu_seqlens=None, float scale=1., bool normalize=False, float eps=1e-06, int chunk=64) -> (Tensor out, Tensor "
-      "state)");
+      "cu_seqlens=None, float scale=1., bool normalize=False, float eps=1e-06, int chunk=64, int segment=0) -> (Tensor "
+      "out, Tensor state)");
 }
 TORCH_LIBRARY_IMPL(heed, Autograd, library) { library.impl("linear_chunk", &heed::ops::linear_chunk_op); }
 TORCH_LIBRARY_IMPL(heed, CPU, library) { library.impl("linear_chunk", &heed::ops::linear_chunk_op); }

@@ -93,6 +93,30 @@ TEST(LinearChunk, StatesStayFiniteWhereScaledSumsDoNot) {
   EXPECT_LE(overflow, 135);
 }
 
+// One head of one sequence, long enough to be cut unasked.
+TEST(LinearChunk, SegmentsThatShapesChooseDoNotDependOnThreads) {
+  const int before = num_threads();
+  for (const Decay decay : kDecays) {
+    Shape shape = Shape::of_heads(1);
+    shape.tokens = 4999, shape.d = 20, shape.dv = 24, shape.decay = decay, shape.strength = 0.05;
+    SCOPED_TRACE(shape.text());
+    Case one(shape, 19), two(shape, 19), whole(shape, 19);
+    set_num_threads(1);
+    one.forward();
+    one.backward();
+    set_num_threads(2);
+    expect_matches_reference(two);
+    whole.shape.segment = shape.tokens;
+    whole.forward();
+    const auto first = one.tensors(), second = two.tensors();
+    for (size_t i = 0; i < first.size(); ++i)
+      EXPECT_TRUE(first[i].second->same_bits(*second[i].second)) << first[i].first;
+    // Decays may leave nothing to carry.
+    if (decay == Decay::none) EXPECT_FALSE(one.out.same_bits(whole.out)) << "nothing was cut";
+  }
+  set_num_threads(before);
+}
+
 TEST(LinearChunk, BadProblemsAreNamed) {
   Shape shape = Shape::of_heads(4);
   shape.tokens = 9, shape.decay = Decay::scalar;
@@ -104,6 +128,7 @@ TEST(LinearChunk, BadProblemsAreNamed) {
   };
   refuses("chunks of 0", [](auto& p) { p.chunk = 0; });
   refuses("chunks of 513", [](auto& p) { p.chunk = 513; });
+  refuses("segments of -1", [](auto& p) { p.segment = -1; });
   refuses("scale is nan", [](auto& p) { p.scale = std::nan(""); });
   refuses("k is float16", [](auto& p) { p.k.dtype = DType::f16; });
   refuses("q is int8", [](auto& p) { p.q.dtype = p.k.dtype = p.v.dtype = DType::i8; });

@@ -91,6 +91,7 @@ TEST(LinearCoefficientsKernel, MatchesReferenceOverRandomShapes) {
       shape.batch = 1 + below(2), shape.tokens = below(5) == 0 ? below(2) : below(200);
       shape.d = 1 + below(40), shape.dv = 1 + below(70);
       shape.layout = layouts[below(4)], shape.initial_state = below(2) == 0, shape.chunk = 1 + below(80);
+      shape.segment = below(2) * (1 + below(90));
       SCOPED_TRACE(shape.text());
       Case made(shape, random());
       expect_matches_reference(made);

@@ -66,7 +66,7 @@ TYPED_TEST(RecurrentChunk, MatchesReferenceOverRandomShapes) {
       shape.decay = decays[static_cast<size_t>(round) % decays.size()], shape.layout = layouts[below(4)];
       shape.strength = std::pow(10.0, below(3) - 1);
       shape.initial_state = below(2) == 0;
-      shape.chunk = 1 + below(80);
+      shape.chunk = 1 + below(80), shape.segment = below(2) * (1 + below(90));
       if (below(3) == 0) {
         shape.batch = 1;
         shape.packed = {below(90), 0, 1, below(90), 1, 17};

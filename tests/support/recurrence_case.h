@@ -17,6 +17,7 @@ struct RecurrenceShape {
   bool initial_state = true;
   std::vector<int64_t> packed;  ///< lengths; empty: a sequence a batch item
   int64_t chunk = 64;
+  int64_t segment = 0;  ///< of linear_chunk
   double scale = 0.6;
   DType dtype = DType::f32;
   Layout layout = Layout::dense;
@@ -27,9 +28,9 @@ struct RecurrenceShape {
     return shape;
   }
   std::string text() const {
-    return fmt::format("B={} H={} ({},{},{},{}) T={} D={} Dv={} decay {} x{} chunk {} layout {} packed [{}]", batch,
-                       heads, q_heads, k_heads, v_heads, gate_heads, tokens, d, dv, static_cast<int>(decay), strength,
-                       chunk, static_cast<int>(layout), fmt::join(packed, ","));
+    return fmt::format("B={} H={} ({},{},{},{}) T={} D={} Dv={} decay {} x{} chunk {} segment {} layout {} packed [{}]",
+                       batch, heads, q_heads, k_heads, v_heads, gate_heads, tokens, d, dv, static_cast<int>(decay),
+                       strength, chunk, segment, static_cast<int>(layout), fmt::join(packed, ","));
   }
 };
 
@@ -91,7 +92,11 @@ class RecurrenceCase {
     p.q = q, p.k = k, p.v = v, p.out = out, p.final_state = final_state;
     if (log_decay) p.log_decay = log_decay;
     if (shape.initial_state) p.initial_state = initial_state;
-    if constexpr (kDelta) p.beta = beta;
+    if constexpr (kDelta) {
+      p.beta = beta;
+    } else {
+      p.segment = shape.segment;
+    }
     p.scale = shape.scale;
     p.chunk = shape.chunk;
     if (!bounds_.empty()) {

@@ -36,6 +36,10 @@ struct LinearChunkParams {
   /// Tokens of a chunk, in [1, kMostChunk]: inside one, pairs of tokens meet; between two, the state. Decays per
   /// channel take chunks of at most 16.
   int64_t chunk = 64;
+  /// Tokens, in whole chunks, that are walked by themselves before their states are joined, so that long sequences of
+  /// few heads occupy many threads; it costs another pass over keys and values. 0: one head of one
+  /// long sequence is cut, others are not.
+  int64_t segment = 0;
 
   const int64_t* cu_seqlens = nullptr;  ///< [S + 1] bounds of packed sequences (B = 1); null: each batch item is one
   int64_t num_sequences = 0;            ///< S of cu_seqlens

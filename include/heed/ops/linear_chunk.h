@@ -13,6 +13,7 @@ struct LinearChunkOptions {
   double eps = 1e-6;                        ///< the least denominator
   int64_t chunk = 64;                       ///< tokens of a chunk, 1 to 512; changes speed and rounding alone
   std::optional<torch::Tensor> cu_seqlens;  ///< int [S + 1]: packed sequences (B = 1), each with a state of its own
+  int64_t segment = 0;                      ///< tokens that threads take side by side; 0: of a lone head alone
 };
 
 struct LinearChunkOutput {

@@ -264,7 +264,7 @@ HWY_INLINE void read_state(const AnyView& view, const ChunkItem& item, int64_t d
   if (is_absent(view)) {
     std::fill_n(state, d * width, 0.0f);
   } else {
-    read_rows(view, item.sequence, item.head, 0, d, state, width);
+    read_rows(view, item.state, item.head, 0, d, state, width);
   }
 }
 
@@ -272,7 +272,7 @@ HWY_INLINE void write_state(const float* state, int64_t width, const AnyView& vi
   if (is_absent(view)) return;
   const auto to = view.as<float>();
   for (int64_t c = 0; c < view.size[2]; ++c)
-    write_row(state + c * width, 1, view.size[3], to.row(item.sequence, item.head, c));
+    write_row(state + c * width, 1, view.size[3], to.row(item.state, item.head, c));
 }
 
 // Of a step: columns in passes of up to four vectors, the last of them partly filled.
@@ -348,7 +348,7 @@ HWY_INLINE void store_token(const Vector (&from)[V], const AnyView& view, const 
 class StateRows {
  public:
   StateRows(const AnyView& view, const ChunkItem& item)
-      : data_(is_absent(view) ? nullptr : view.as<float>().row(item.sequence, item.head, 0)), stride_(view.stride[2]) {}
+      : data_(is_absent(view) ? nullptr : view.as<float>().row(item.state, item.head, 0)), stride_(view.stride[2]) {}
   template <int V>
   HWY_INLINE void load(int64_t c, int64_t column, int64_t count, Vector (&to)[V]) const {
     if (data_ != nullptr) return load_vectors(data_ + c * stride_ + column, count, to);

@@ -5,8 +5,11 @@
 
 namespace heed::kernels {
 
+/// One head of a sequence, or of a piece of one.
 struct ChunkItem {
-  int64_t sequence, head;
+  int64_t state;  ///< row of the states
+  int64_t head;
+  TokenSpan span;
 };
 
 struct LinearTask {
@@ -37,6 +40,10 @@ bool run_linear_item(const LinearTask& task, const ChunkItem& item, void* block)
 int64_t linear_scratch_bytes(const LinearTask& task);
 /// A sequence of one token.
 bool run_linear_step(const LinearTask& task, const ChunkItem& item);
+/// The final state alone. kept [d]: how much of the rows of the initial state is in it.
+bool run_linear_state(const LinearTask& task, const ChunkItem& item, float* kept, void* block);
+/// As a final state of the call the gradient of the item's initial state, where that of its own final state is 0.
+void run_linear_state_gradient(const LinearTask& task, const AnyView& d_out, const ChunkItem& item, void* block);
 /// Gradients have all heads. `longest`: tokens of the longest sequence.
 ItemGradients run_linear_gradient_item(const LinearTask& task, const LinearChunkGrads& grads, const ChunkItem& item,
                                        int64_t longest, void* block);

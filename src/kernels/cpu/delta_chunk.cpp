@@ -28,7 +28,7 @@ bool DeltaItem(const DeltaTask& task, const ChunkItem& item, void* block) {
   const DeltaChunkParams& p = task.p;
   const ChunkRows& rows = s.chunk.rows;
   const int64_t width = rows.d_width, dv_width = rows.dv_width, padded = s.chunk.padded;
-  const TokenSpan span = span_at(p, p.q, item.sequence);
+  const TokenSpan& span = item.span;
   bool valid = s.chunk.decays.begin_head(p, item.head, task.chunk);
   read_state(p.initial_state, item, task.d, dv_width, s.state);
   for (int64_t begin = span.begin; begin < span.end; begin += task.chunk) {
@@ -67,7 +67,7 @@ int64_t DeltaBytes(const DeltaTask& task) {
 bool DeltaStep(const DeltaTask& task, const ChunkItem& item) {
   const DeltaChunkParams& p = task.p;
   const Lanes d;
-  const TokenSpan span = span_at(p, p.q, item.sequence);
+  const TokenSpan& span = item.span;
   const auto token = [&](const AnyView& view) { return Token(view, span, item.head, task.heads); };
   const Token q = token(p.q), k = token(p.k), v = token(p.v), beta = token(p.beta), g = token(p.log_decay);
   const StateRows before(p.initial_state, item), after(p.final_state, item);

@@ -61,7 +61,7 @@ class DeltaGradientHead {
         g_(grads),
         s_(scratch),
         item_(item),
-        span_(span_at(task.p, task.p.q, item.sequence)),
+        span_(item.span),
         width_(scratch.chunk.rows.d_width),
         dv_width_(scratch.chunk.rows.dv_width),
         padded_(scratch.chunk.padded) {}

@@ -28,7 +28,7 @@ struct LinearScratch {
 class LinearHead {
  public:
   LinearHead(const LinearTask& task, const ChunkItem& item, const LinearScratch& scratch)
-      : task_(task), p_(task.p), s_(scratch), item_(item), span_(span_at(task.p, task.p.q, item.sequence)) {}
+      : task_(task), p_(task.p), s_(scratch), item_(item), span_(item.span) {}
 
   bool run() {
     bool valid = s_.decays.begin_head(p_, item_.head, task_.chunk);
@@ -39,7 +39,51 @@ class LinearHead {
     return valid;
   }
 
+  bool state(float* kept) {
+    bool valid = s_.decays.begin_head(p_, item_.head, task_.chunk);
+    read_state({}, item_, task_.d, s_.rows.dv_width, s_.state);
+    std::fill_n(kept, task_.d, 1.0f);
+    for (int64_t t = span_.begin; t < span_.end; t += task_.chunk) {
+      const int64_t n = std::min(task_.chunk, span_.end - t);
+      s_.rows.read_keys_and_values(p_, span_.batch, item_.head, t, n);
+      valid &= s_.decays.read(p_, span_.batch, item_.head, t, n);
+      s_.decays.apply_to_keys(s_.rows.k, n, s_.rows.decayed_k);
+      add_to_state(s_.rows.decayed_k, n, next_rows(p_, span_, item_.head, t + n, n, {&p_.k, &p_.v}));
+      const float* totals = s_.decays.totals(n);
+      for (int64_t c = 0; c < task_.d; ++c) kept[c] *= totals[c];
+    }
+    write_state(s_.state, s_.rows.dv_width, p_.final_state, item_);
+    return valid;
+  }
+
+  void state_gradient(const AnyView& d_out) {
+    s_.decays.begin_head(p_, item_.head, task_.chunk);
+    read_state({}, item_, task_.d, s_.rows.dv_width, s_.state);
+    const int64_t chunks = (span_.length() + task_.chunk - 1) / task_.chunk;
+    for (int64_t i = chunks - 1; i >= 0; --i) {
+      const int64_t t = span_.begin + i * task_.chunk, n = std::min(task_.chunk, span_.end - t);
+      s_.rows.read_queries(p_, span_.batch, item_.head, t, n);
+      read_rows(d_out, span_.batch, item_.head, t, n, s_.rows.v, s_.rows.dv_width);
+      s_.decays.read(p_, span_.batch, item_.head, t, n);
+      s_.decays.apply_to_queries(s_.rows.q, n, s_.rows.decayed_q);
+      add_to_state(s_.rows.decayed_q, n, next_rows(p_, span_, item_.head, t - task_.chunk, n, {&p_.q, &d_out}));
+    }
+    write_state(s_.state, s_.rows.dv_width, p_.final_state, item_);
+  }
+
  private:
+  /// state <- what a chunk of n leaves of it + rows^T values
+  void add_to_state(const float* rows, int64_t n, const NextRows& next) const {
+    const int64_t width = s_.rows.d_width, dv_width = s_.rows.dv_width;
+    for_tiles(
+        s_.state, dv_width, task_.d, dv_width / kLanes,
+        [&](int64_t row, int64_t column, auto& sum) HEED_ALWAYS_INLINE {
+          next.fetch(row, column, sum);
+          add_columns(rows + row, width, s_.rows.v + column, dv_width, n, sum);
+        },
+        store::RescaleRowsAdd(s_.decays.totals(n)));
+  }
+
   bool chunk(int64_t begin, int64_t n) const {
     const ChunkRows& rows = s_.rows;
     const int64_t width = rows.d_width, dv_width = rows.dv_width, padded = round_up(task_.chunk, kLanes);
@@ -67,8 +111,7 @@ class LinearHead {
         },
         store::Overwrite(), most_rows);
     out.write(n);
-    multiply_columns(rows.decayed_k, width, rows.v, dv_width, s_.state, dv_width, task_.d, dv_width / kLanes, n,
-                     store::RescaleRowsAdd(s_.decays.totals(n)));
+    add_to_state(rows.decayed_k, n, NextRows());
     return valid;
   }
 
@@ -86,6 +129,20 @@ bool LinearItem(const LinearTask& task, const ChunkItem& item, void* block) {
   return LinearHead(task, item, scratch).run();
 }
 
+bool LinearState(const LinearTask& task, const ChunkItem& item, float* kept, void* block) {
+  const FlushDenormals flush;
+  Arena arena(block);
+  const LinearScratch scratch(arena, task);
+  return LinearHead(task, item, scratch).state(kept);
+}
+
+void LinearStateGradient(const LinearTask& task, const AnyView& d_out, const ChunkItem& item, void* block) {
+  const FlushDenormals flush;
+  Arena arena(block);
+  const LinearScratch scratch(arena, task);
+  LinearHead(task, item, scratch).state_gradient(d_out);
+}
+
 int64_t LinearBytes(const LinearTask& task) {
   Arena arena;
   const LinearScratch scratch(arena, task);
@@ -94,7 +151,7 @@ int64_t LinearBytes(const LinearTask& task) {
 
 bool LinearStep(const LinearTask& task, const ChunkItem& item) {
   const LinearChunkParams& p = task.p;
-  const TokenSpan span = span_at(p, p.q, item.sequence);
+  const TokenSpan& span = item.span;
   const Token q(p.q, span, item.head, task.heads), k(p.k, span, item.head, task.heads),
       v(p.v, span, item.head, task.heads), g(p.log_decay, span, item.head, task.heads);
   const StateRows before(p.initial_state, item), after(p.final_state, item);
@@ -135,12 +192,20 @@ namespace heed::kernels {
 HWY_EXPORT(LinearItem);
 HWY_EXPORT(LinearBytes);
 HWY_EXPORT(LinearStep);
+HWY_EXPORT(LinearState);
+HWY_EXPORT(LinearStateGradient);
 
 bool run_linear_item(const LinearTask& task, const ChunkItem& item, void* block) {
   return HEED_DISPATCH(LinearItem)(task, item, block);
 }
 int64_t linear_scratch_bytes(const LinearTask& task) { return HEED_DISPATCH(LinearBytes)(task); }
 bool run_linear_step(const LinearTask& task, const ChunkItem& item) { return HEED_DISPATCH(LinearStep)(task, item); }
+bool run_linear_state(const LinearTask& task, const ChunkItem& item, float* kept, void* block) {
+  return HEED_DISPATCH(LinearState)(task, item, kept, block);
+}
+void run_linear_state_gradient(const LinearTask& task, const AnyView& d_out, const ChunkItem& item, void* block) {
+  return HEED_DISPATCH(LinearStateGradient)(task, d_out, item, block);
+}
 
 }  // namespace heed::kernels
 #endif  // HWY_ONCE

@@ -44,7 +44,7 @@ class LinearGradientHead {
         g_(grads),
         s_(scratch),
         item_(item),
-        span_(span_at(task.p, task.p.q, item.sequence)),
+        span_(item.span),
         width_(scratch.rows.inputs.d_width),
         dv_width_(scratch.rows.inputs.dv_width) {}
 
@@ -123,7 +123,8 @@ class LinearGradientHead {
     }
     if (g_.d_coefficients.carries) {
       column_products(state_before(i), s_.d_state_transposed, task_.dv, width_, s_.rows.gate);
-      *coefficient_row(g_.d_coefficients.carries, i) = std::accumulate(s_.rows.gate, s_.rows.gate + width_, 0.0f);
+      *coefficient_row(g_.d_coefficients.carries, span_.begin / task_.group + i) =
+          std::accumulate(s_.rows.gate, s_.rows.gate + width_, 0.0f);
     }
     for (int64_t at = (count - 1) / task_.chunk * task_.chunk; at >= 0; at -= task_.chunk)
       keys_and_values(begin, at, std::min(task_.chunk, count - at));

@@ -15,7 +15,7 @@ SelectiveScanTask::SelectiveScanTask(const SelectiveScanParams& params, int64_t 
     d = end;
   }
   slice_width = (most + 15) / 16 * 16;
-  units = scan_units(p, p.x, pieces, 4, 1024);
+  units = units_of(p, p.x, unit_tokens(p, p.x, p.chunk, pieces, 4, 1024));
   chunked = static_cast<int64_t>(units.size()) > count_spans(p, p.x);
 }
 

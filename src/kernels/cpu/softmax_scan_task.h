@@ -14,7 +14,7 @@ struct SoftmaxScanTask {
         heads(std::max(p.scores.size[1], p.v.size[1])),
         width(p.v.size[3]),
         shared(heads / std::min(p.scores.size[1], p.v.size[1])),
-        units(scan_units(p, p.v, heads, 2, 4096)),
+        units(units_of(p, p.v, unit_tokens(p, p.v, p.chunk, heads, 2, 4096))),
         chunked(static_cast<int64_t>(units.size()) > count_spans(p, p.v)) {}
 
   int64_t score_head(int64_t h) const { return h * p.scores.size[1] / heads; }
