@@ -78,6 +78,7 @@ void run_tasks(Options& o) {
   learned.task_parameters = parse_settings(o.task_settings);
   learned.beyond = parse_changes(o.beyond);
   learned.model.settings = settings_by_name(o.set);
+  check_settings(learned.model.settings, learned.mixers);
   learned.model.backbone_settings = parse_settings(o.backbone_settings);
   learned.seeds.clear();
   for (int64_t s = 0; s < o.seeds; ++s) learned.seeds.push_back(o.common.seed + uint64_t(s));
@@ -137,7 +138,9 @@ void add_compare(CLI::App& app) {
   command->add_option("--only", o->compare.only, "only these mechanisms, as dense,sliding_window,op:flash")
       ->delimiter(',');
   command->add_option("--skip", o->compare.skip, "all but these")->delimiter(',');
-  command->add_option("--set", o->set, "parameters of mechanisms, NAME.key=value, as sliding_window.window=128");
+  command->add_option(
+      "--set", o->set,
+      "parameters of mechanisms, NAME.key=value, as sliding_window.window=128; NAME#2: of the second of a name in a+b");
   command->add_option("--repeats", o->compare.repeats, "timed runs of every layer, or of a policy's prompt (default 5)")
       ->check(CLI::Range(1, 1000));
   command->add_flag(
@@ -161,8 +164,9 @@ void add_compare(CLI::App& app) {
               "head table by which head-wise policies keep heads whole (default: induction scores, measured)");
   of_policies("--kv", o->policy.kv,
               "keys and values of all but the exact full cache: int8, int4, kivi2 or kivi2_token");
-  command->add_option("--task", o->policy.task,
-                      "with --policies, a text task (default niah_single; '' for none); with --mixers, any task");
+  auto* task =
+      command->add_option("--task", o->policy.task,
+                          "with --policies, a text task (default niah_single; '' for none); with --mixers, any task");
   of_policies("--samples", o->policy.task_samples, "samples of the task (default 20)")->check(CLI::Range(1, 1 << 24));
   of_policies("--speed-lengths", o->policy.lengths,
               "prompts at which a step is timed, too (default: a quarter, half and all of --prompt)")
@@ -217,7 +221,11 @@ void add_compare(CLI::App& app) {
   add_seed(*command, o->common);
   add_threads(*command, o->common);
   add_json(*command, o->common);
-  command->callback([o] { run(*o); });
+  command->callback([o, task] {
+    require(task->empty() || o->policies || !o->learned.mixers.empty(),
+            "--task {} goes with --mixers, which learn it, or with --policies", o->policy.task);
+    run(*o);
+  });
 }
 
 }  // namespace heed::cli

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+
 #include "heed/error.h"
 #include "heed/models/vision_backbone.h"
 
@@ -19,6 +21,20 @@ std::map<std::string, nlohmann::json> settings_by_name(const std::vector<std::st
   std::map<std::string, nlohmann::json> settings;
   for (const auto& [name, own] : grouped) settings[name] = parse_settings(own);
   return settings;
+}
+
+void check_settings(const std::map<std::string, nlohmann::json>& settings, const std::vector<std::string>& mixers) {
+  std::vector<std::string> known;
+  for (const auto& text : mixers) {
+    const auto names = train::mixers_of(text);
+    for (auto name = names.begin(); name != names.end(); ++name) {
+      known.push_back(*name);
+      known.push_back(fmt::format("{}#{}", *name, std::count(names.begin(), name + 1, *name)));
+    }
+  }
+  for (const auto& [name, own] : settings)
+    require(std::find(known.begin(), known.end(), name) != known.end(), "--set {}.{}: of {}, {} are accepted", name,
+            own.begin().key(), fmt::join(mixers, ","), fmt::join(known, ", "));
 }
 
 std::vector<nlohmann::json> parse_changes(const std::vector<std::string>& changes) {

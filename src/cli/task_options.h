@@ -14,6 +14,9 @@ namespace heed::cli {
 /// NAME.key=value by NAME. Throws heed::Error for a pair without a name.
 std::map<std::string, nlohmann::json> settings_by_name(const std::vector<std::string>& pairs);
 
+/// Throws heed::Error for settings of a name that none of `mixers` has: NAME, or NAME#k, the k-th of the name in a+b.
+void check_settings(const std::map<std::string, nlohmann::json>& settings, const std::vector<std::string>& mixers);
+
 /// "key=value,key=value" each: changes of a task's parameters.
 std::vector<nlohmann::json> parse_changes(const std::vector<std::string>& changes);
 

@@ -71,9 +71,9 @@ DecoderLm make_model(TrainOptions& o) {
   torch::manual_seed(int64_t(o.common.seed));
   DecoderLm model(config);
   if (!o.from.empty()) {
-    // Weights of what both models have; an exchanged mixer keeps its own parameters where names or shapes differ.
     auto source = checkpoint::load_decoder(o.from);
-    surgery::take_weights(model, source);
+    if (const auto untaken = surgery::take_weights(model, source); !untaken.empty())
+      fmt::print("from {}: {}\n", o.from, untaken);
   }
   return model;
 }

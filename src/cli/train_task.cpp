@@ -31,7 +31,9 @@ std::map<std::string, nlohmann::json> settings_of(const TaskOptions& o) {
     require(mixers.size() == 1, "--set {}: of {}, NAME.key=value is accepted", pair, o.model.mixer);
     pair = mixers[0] + "." + pair;
   }
-  return settings_by_name(pairs);
+  auto settings = settings_by_name(pairs);
+  check_settings(settings, {o.model.mixer});
+  return settings;
 }
 
 nlohmann::ordered_json to_json(const TaskOptions& o, const nlohmann::json& parameters, const tasks::Task& task,
@@ -121,7 +123,8 @@ void add_train_task(CLI::App& train) {
          "a mixer of `heed list --kind mixer`, or several in layers in turn, as "
          "deltanet+sliding_window (default dense)");
   option("--task-set", o->task_settings, "parameters of the task, key=value");
-  option("--set", o->settings, "parameters of the mixer, key=value; of several, NAME.key=value");
+  option("--set", o->settings,
+         "parameters of the mixer, key=value; of several, NAME.key=value, or NAME#2.key=value of the second of a name");
   option("--beyond", o->beyond, "test on the task under other parameters, too, as length=128 or scale=2,length=16");
   option("--steps", o->training.steps, "steps (default 1000)")->check(CLI::Range(1, 1 << 30));
   option("--batch", o->training.batch, "samples a step (default 32)")->check(CLI::Range(1, 1 << 20));

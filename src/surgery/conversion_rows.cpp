@@ -47,10 +47,27 @@ RegistryRow axformer_pruning() {
   return row;
 }
 
+RegistryRow landmarks() {
+  RegistryRow row;
+  row.name = "landmarks";
+  row.kind = heed::Kind::conversion;
+  row.family = "sparse_and_vision";
+  row.paper = "Landmark Attention: Random-Access Infinite Context Length for Transformers (arXiv 2305.16300)";
+  row.year = 2023;
+  row.patterns.causal_self = true;
+  row.step = true;
+  row.cost = "O(N^2); a step O(N / l + k l)";
+  row.parameters = {{"block", 51, "tokens of a block, its landmark among them; heed surgery landmarks --block"},
+                    {"retrieve", 0, "earlier blocks that a token reads when there is a state; 0: all"},
+                    {"retrieve_by", "token", "token or head, as landmark_attention has it"},
+                    {"stingy", false, "blocks before the last ones share the first place"}};
+  return row;
+}
+
 }  // namespace
 
 std::span<const RegistryRow> conversion_rows() {
-  static const std::vector<RegistryRow> rows = {echo_att(), axformer_pruning()};
+  static const std::vector<RegistryRow> rows = {echo_att(), axformer_pruning(), landmarks()};
   return rows;
 }
 

@@ -2,6 +2,7 @@
 
 #include "heed/error.h"
 #include "heed/nn/landmark_tokens.h"
+#include "heed/surgery/tiled_positions.h"
 
 namespace heed::surgery {
 
@@ -9,7 +10,8 @@ using torch::Tensor;
 
 DecoderLm add_landmarks(DecoderLm& model, const nlohmann::json& mixer) {
   auto config = model->config();
-  config.vocab_size += 1;
+  const bool given = mixer.value("landmarks", "inserted") == "given";
+  config.vocab_size += given;
   for (size_t l = 0; l < config.layers.size(); ++l) {
     auto& layer = config.layers[l];
     require(layer.mixer == "dense", "landmarks: layer {} is {}: dense attention is accepted", l, layer.mixer);
@@ -18,14 +20,13 @@ DecoderLm add_landmarks(DecoderLm& model, const nlohmann::json& mixer) {
     layer.config.update(mixer);
   }
   DecoderLm changed(config, model->parameters().front().scalar_type());
+  take_weights(changed, model);
   const auto old = model->named_parameters();
   torch::NoGradGuard no_grad;
   for (auto& entry : changed->named_parameters()) {
-    const auto& from = old[entry.key()];
-    if (from.sizes() == entry.value().sizes())
-      entry.value().copy_(from);
-    else  // the embedding, and the head where it is not tied
-      entry.value().copy_(torch::cat({from, from.mean(0, true)}));
+    const auto* from = old.find(entry.key());
+    // The embedding, and the head where it is not tied, have a token more.
+    if (from && from->sizes() != entry.value().sizes()) entry.value().copy_(torch::cat({*from, from->mean(0, true)}));
   }
   changed->train(model->is_training());
   return changed;

@@ -7,6 +7,7 @@
 #include "heed/models/sequence.h"
 #include "heed/models/vision_backbone.h"
 #include "heed/names.h"
+#include "heed/nn/ia_red2.h"
 #include "heed/registry.h"
 #include "train/event_law.h"
 
@@ -81,23 +82,70 @@ class SequenceTaskModel final : public TaskModel {
 
 class VisionTaskModel final : public TaskModel {
  public:
-  explicit VisionTaskModel(std::shared_ptr<VisionBackbone> model) : model_(std::move(model)) {}
-  Tensor hidden(const TaskBatch& batch, uint64_t seed) override { return model_->states(batch.inputs, seed); }
+  explicit VisionTaskModel(std::shared_ptr<VisionBackbone> model)
+      : model_(std::move(model)), policies_(nn::learning_policies(*model_)) {}
+  Tensor hidden(const TaskBatch& batch, uint64_t seed) override {
+    const auto found = model_->states(batch.inputs, seed);
+    remember(batch, found);
+    return found;
+  }
   States states(const TaskBatch& batch, uint64_t seed) override {
     const auto found = model_->tokens_and_states(batch.inputs, seed);
+    remember(batch, found.second);
     return {found.first, found.second};
   }
   Tensor answers(const Tensor& hidden) override { return model_->answers(hidden); }
   Tensor training_loss(const Tensor& loss, const std::function<Tensor(const Tensor&)>& judge) override {
     return model_->training_loss(loss, judge);
   }
+  bool learns_by_reward() override { return !policies_.empty(); }
+  /// Self-critical: what was drawn earns more or less than the greedy choice for the same images.
+  Tensor reward_loss(const std::function<Tensor(const Tensor&)>& right) override {
+    require(drawn_.defined(), "a loss of reward needs images in training");
+    std::vector<nn::IaRed2::Choice> drawn;
+    for (const auto& policy : policies_) drawn.push_back(policy->choice());
+    Tensor greedy_right, drawn_right;
+    {
+      torch::NoGradGuard no_grad;
+      drawn_right = right(drawn_);
+      model_->eval();
+      greedy_right = right(model_->states(pixels_, 0));
+      model_->train();
+    }
+    auto loss = torch::zeros({});
+    for (size_t p = 0; p < policies_.size(); ++p) {
+      const auto& c = policies_[p]->config();
+      const auto earned = nn::redundancy_reward(drawn[p].kept, drawn_right, c.penalty),
+                 baseline = nn::redundancy_reward(policies_[p]->choice().kept, greedy_right, c.penalty);
+      loss = loss + c.reward_weight * nn::policy_loss(drawn[p].log_likelihood, earned, baseline);
+    }
+    drawn_ = pixels_ = Tensor();
+    return loss;
+  }
   torch::nn::Module& module() override { return *model_; }
   int64_t state_bytes(const TaskBatch&) override { fail("a model of images has no step"); }
   bool causal() const override { return false; }
 
  private:
+  void remember(const TaskBatch& batch, const Tensor& states) {
+    if (policies_.empty() || !model_->is_training() || !torch::GradMode::is_enabled()) return;
+    pixels_ = batch.inputs, drawn_ = states.detach();
+  }
+
   std::shared_ptr<VisionBackbone> model_;
+  std::vector<std::shared_ptr<nn::IaRed2>> policies_;
+  Tensor pixels_, drawn_;  // the last images in training, and their states
 };
+
+/// Of the mixer at a place of names: what is set of its name, and above it what is set of NAME#k, the k-th of the name.
+nlohmann::json settings_at(const TaskModelOptions& o, const std::vector<std::string>& names, size_t place) {
+  const auto& name = names[place];
+  const auto count = std::count(names.begin(), names.begin() + std::ptrdiff_t(place) + 1, name);
+  auto settings = nlohmann::json::object();
+  for (const auto& key : {name, name + "#" + std::to_string(count)})
+    if (const auto found = o.settings.find(key); found != o.settings.end()) settings.update(found->second);
+  return settings;
+}
 
 /// What all three kinds of models have in common.
 void configure(TransformerConfig& config, const TaskModelOptions& o, int64_t length) {
@@ -109,9 +157,8 @@ void configure(TransformerConfig& config, const TaskModelOptions& o, int64_t len
   config.max_length = length;
   const auto names = mixers_of(o.mixer);
   for (int64_t l = 0; l < o.layers; ++l) {
-    const auto& name = names[size_t(l) % names.size()];
-    const auto found = o.settings.find(name);
-    config.layers.push_back({name, found == o.settings.end() ? nlohmann::json::object() : found->second});
+    const auto place = size_t(l) % names.size();
+    config.layers.push_back({names[place], settings_at(o, names, place)});
   }
 }
 
@@ -127,11 +174,10 @@ std::string unable(const std::vector<std::string>& names, bool causal) {
 /// Whether a sequence model for `face` is causal.
 bool looks_back(const Face& face, const std::string& task, const TaskModelOptions& o) {
   const auto names = mixers_of(o.mixer);
-  const bool told = std::any_of(names.begin(), names.end(), [&](const auto& name) {
-    const auto found = o.settings.find(name);
-    // Any other value than true or false is refused by the mixer, which knows its name.
-    return found != o.settings.end() && found->second.value("causal", nlohmann::json()) == true;
-  });
+  bool told = false;
+  // Any other value than true or false is refused by the mixer, which knows its name.
+  for (size_t place = 0; place < names.size(); ++place)
+    told = told || settings_at(o, names, place).value("causal", nlohmann::json()) == true;
   const bool causal =
       face.sight == Face::Sight::past || (face.sight == Face::Sight::either && (told || !unable(names, false).empty()));
   const auto name = unable(names, causal);

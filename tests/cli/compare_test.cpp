@@ -76,6 +76,7 @@ TEST_F(CompareCommand, BadInputIsExplained) {
                                       {"--set dense", "NAME.key=value"},
                                       {"--layers 7", "0 to 1"},
                                       {"--dtype int8", "bfloat16"},
+                                      {"--task mqar", "--mixers"},
                                       {"--qkv x.safetensors", "--qkv"}}) {
     const auto result = test::heed(base() + options);
     EXPECT_EQ(result.status, 2) << options;

@@ -61,6 +61,26 @@ TEST(TrainTask, SaysWhichKernelsRun) {
   unsetenv("HEED_VERBOSE");
 }
 
+TEST(TrainTask, MixersOfOneNameHaveSettingsOfTheirOwn) {
+  const TemporaryDirectory folder;
+  const auto out = (folder / "model").string();
+  const std::string mixers = "sliding_window+dense+sliding_window";
+  const std::string settings =
+      " --set sliding_window.sinks=1 --set sliding_window.window=3 --set sliding_window#2.window=5";
+  const auto result = test::heed("train --task copy --task-set length=6 --layers 4 --steps 2 --threads 1 --mixer " +
+                                 mixers + settings + " --out " + out);
+  ASSERT_EQ(result.status, 0) << result.err;
+  const auto layers = json::parse(slurp(folder / "model/config.json"))["heed"]["layers"];
+  EXPECT_EQ(layers[0]["config"], (json{{"sinks", 1}, {"window", 3}}));
+  EXPECT_EQ(layers[2]["config"], (json{{"sinks", 1}, {"window", 5}}));
+  EXPECT_EQ(layers[3]["config"], layers[0]["config"]);
+  const auto compared = test::heed(
+      "compare --task copy --task-set length=6 --train-steps 2 --test-samples 2 --threads 1 --json --mixers " + mixers +
+      ",dense" + settings);
+  EXPECT_EQ(compared.status, 0) << compared.err;
+  EXPECT_EQ(test::heed("compare --task copy --mixers dense --set gla.heads=2").status, 2);
+}
+
 TEST(TrainTask, BadInputIsOneClearLine) {
   for (const auto& [options, word] :
        {std::pair<std::string, std::string>{"", "--task"},
@@ -72,6 +92,9 @@ TEST(TrainTask, BadInputIsOneClearLine) {
         {"--task mqar --beyond lenght=128", "length"},
         {"--task mqar --mixer dense --set windw=3", "windw"},
         {"--task mqar --mixer dense+gla --set window=3", "NAME.key=value"},
+        {"--task mqar --mixer dense --set gla.heads=3", "dense#1"},
+        {"--task mqar --mixer gla+gla --set gla#3.heads=3", "gla#2"},
+        {"--task mqar --mixer gla+gla --set gla#2.hads=3", "hads"},
         {"--task digits --mixer aaren", "patches"},
         {"--task algo --mixer aaren", "past"},
         {"--task mqar --heads 3", "heads = 3"},

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "cli/heed_command.h"
+#include "cli/small_models.h"
 #include "heed/formats/safetensors.h"
 
 namespace heed::train_test {
@@ -79,6 +80,30 @@ TEST(Train, FineTunesWithAnotherMixer) {
   EXPECT_EQ(config["heed"]["layers"][1]["mixer"], "sliding_window");
   EXPECT_EQ(test::heed("eval text --model " + (folder / "b").string() + " --text " + (folder / "text").string()).status,
             0);
+}
+
+TEST(Train, SaysWhatAnotherMixerCannotTakeOver) {
+  const TemporaryDirectory folder;
+  write_text(folder / "text");
+  const std::string base = "train lm --text " + (folder / "text").string() + " --steps 1";
+  ASSERT_EQ(test::heed(base + " --out " + (folder / "a").string() + kSmall).status, 0);
+  const auto from = [&](const std::string& model, const std::string& mixer) {
+    const auto out = (folder / "b").string();
+    std::filesystem::remove_all(out);
+    auto tuned = test::heed(base + " --context 64 --batch 2 --threads 1 --from " + model + " --out " + out +
+                            " --mixer " + mixer);
+    EXPECT_EQ(tuned.status, 0) << tuned.err;
+    EXPECT_EQ(test::heed("generate --max-tokens 2 --prompt line --model " + out).status, 0) << mixer;
+    return tuned.out;
+  };
+  const auto gla = from((folder / "a").string(), "gla");
+  EXPECT_NE(gla.find("self_attn.q_proj.weight of [16, 32] for [32, 32]"), std::string::npos) << gla;
+  EXPECT_NE(gla.find("without rope positions: gla in layers 0-1"), std::string::npos) << gla;
+  // These take everything: shared heads and positions of a Llama, biases of a GPT-2.
+  for (const char* mixer : {"performer", "combiner"})
+    EXPECT_EQ(from((folder / "a").string(), mixer).find("begin anew"), std::string::npos) << mixer;
+  const test::SmallGpt2 gpt2(64);
+  EXPECT_EQ(from(gpt2.path(), "performer").find("begin anew"), std::string::npos);
 }
 
 TEST(Train, ReversibleLayersAreWrittenAndGenerate) {

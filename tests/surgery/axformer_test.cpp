@@ -194,6 +194,20 @@ TEST(HardAttention, ACausalQueryKeepsAShareOfItsPast) {
   }
 }
 
+TEST(HardAttention, WeightsBehindASoftCapAreWhatIsCompared) {
+  torch::manual_seed(15);
+  const double cap = 0.8;
+  const CoreInput in{2 * torch::randn({2, 4, 12, 8}, torch::kFloat64), torch::randn({2, 4, 12, 8}, torch::kFloat64),
+                     torch::randn({2, 4, 12, 8}, torch::kFloat64)};
+  const auto s = torch::matmul(in.q, in.k.transpose(2, 3)) / std::sqrt(8.0);
+  const auto weights = torch::softmax(torch::tanh(s / cap) * cap, 3);
+  const auto kept = weights >= weights.amax(3, true) * 0.5;
+  const auto p = torch::where(kept, weights, torch::zeros_like(weights));
+  auto mixer =
+      make_mixer("hard_attention", {{"dim", 32}, {"heads", 4}, {"causal", false}, {"ratio", 0.5}, {"softcap", cap}});
+  EXPECT_LT(relative_error(mixer->mix(in), torch::matmul(p / p.sum(3, true), in.v)), 1e-12);
+}
+
 DecoderLm drawn_decoder(uint64_t seed) {
   testing::Test::RecordProperty("seed", int(seed));
   torch::manual_seed(seed);

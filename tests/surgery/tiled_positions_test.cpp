@@ -55,6 +55,23 @@ TEST(TiledPositions, PlacesBeyondTheTableAreThoseOfItsRows) {
   }
 }
 
+TEST(TakeWeights, NamesWhatHasNoPlace) {
+  DecoderConfig config;
+  config.vocab_size = 20, config.dim = 16, config.heads = 2, config.kv_heads = 1, config.head_dim = 8;
+  config.hidden = 24, config.attention.qkv_bias = true;
+  config.positions.kind = "rope";
+  config.layers.resize(4);
+  DecoderLm model(config), same(config);
+  EXPECT_EQ(take_weights(same, model), "");
+  config.attention.qkv_bias = false;
+  for (const size_t layer : {0, 1, 3}) config.layers[layer].mixer = "linear_attention";
+  DecoderLm changed(config);
+  EXPECT_EQ(take_weights(changed, model),
+            "begin anew: self_attn.k_proj.weight of [16, 16] for [8, 16], self_attn.v_proj.weight of [16, 16] for "
+            "[8, 16] in layers 0-1, 3; not taken over: self_attn.q_proj.bias, self_attn.k_proj.bias, "
+            "self_attn.v_proj.bias in layers 0-3; without rope positions: linear_attention in layers 0-1, 3");
+}
+
 TEST(TiledPositions, OtherModelsStayAsTheyAre) {
   DecoderConfig config;
   config.positions.kind = "rope";

@@ -8,12 +8,15 @@
 
 namespace heed::surgery {
 
-/// Every dense layer becomes landmark_attention with `mixer` as its further keys ("block", "retrieve", ...), and the
-/// vocabulary gets one token more, the landmark, whose embedding is the mean of all. Weights are copied. Throws
-/// heed::Error for layers that are no dense attention.
+/// Every dense layer becomes landmark_attention with `mixer` as its further keys ("block", "retrieve", ...). Weights
+/// are copied; the landmark's embedding is the mean of all. The model inserts it, in training as in use, unless `mixer`
+/// says
+/// {"landmarks": "given"}: then it is one token more of the vocabulary, and texts are to have it. Throws heed::Error
+/// for layers that are no dense attention.
 DecoderLm add_landmarks(DecoderLm& model, const nlohmann::json& mixer);
 
-/// A batch of the model before, with landmarks inserted. A target that is a landmark counts where `landmark_targets`.
+/// A batch of the model before, for one whose landmarks are given. A target that is a landmark counts where
+/// `landmark_targets`.
 train::LmBatch with_landmarks(const train::LmBatch& batch, int64_t block, int64_t id, bool landmark_targets = false);
 
 }  // namespace heed::surgery

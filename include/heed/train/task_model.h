@@ -48,6 +48,13 @@ class TaskModel {
                                       const std::function<torch::Tensor(const torch::Tensor& answers)>& judge) {
     return loss;
   }
+  /// Whether training is to ask for `reward_loss`.
+  virtual bool learns_by_reward() { return false; }
+  /// The loss of what chooses by reward (policies of nn/ia_red2.h) in the last batch in training; `right` says which
+  /// share of each sample's answers is right, [B], from states as `hidden` gives them.
+  virtual torch::Tensor reward_loss(const std::function<torch::Tensor(const torch::Tensor& hidden)>& right) {
+    return torch::zeros({});
+  }
   virtual torch::nn::Module& module() = 0;
   /// Bytes that one sample leaves behind in the states of all layers. Throws heed::Error for a model without a step.
   virtual int64_t state_bytes(const TaskBatch& batch) = 0;

@@ -133,6 +133,14 @@ class Combiner final : public linear::LinearAttention {
     return {parts[0], parts[1], there};
   }
 
+  /// What is added to the logits of regions of `counts` tokens [.., 1, regions]: -inf where `hidden`, and of empty
+  /// ones.
+  Tensor region_bias(const Tensor& counts, const Tensor& hidden) const {
+    const auto of_count = own_.count_regions ? counts.clamp_min(1).log() : torch::zeros_like(counts);
+    const auto bias = of_count.masked_fill(hidden | counts.eq(0), -INFINITY);
+    return bias.to(bias.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32).contiguous();
+  }
+
   /// Token (r, l) sees what sums up the rows before r at place l; all rows but r without causal.
   AttentionResult attend_columns(const Tensor& q, const RegionSummaries& regions, int64_t finished, int64_t n) const {
     const int64_t s = own_.span, rows = regions.keys.size(2) / s, own = (n + s - 1) / s;
@@ -141,10 +149,9 @@ class Combiner final : public linear::LinearAttention {
     };
     const auto row = torch::arange(own).unsqueeze(1) + finished, all = torch::arange(rows).unsqueeze(0);
     const auto hidden = causal_ ? all >= row : all == row;
-    const auto none = columns(regions.counts).select(3, 0).eq(0).unsqueeze(2);  // [B s, 1, 1, rows]
+    const auto counts = columns(regions.counts).select(3, 0).unsqueeze(2);  // [B s, 1, 1, rows]
     AttentionOptions options;
-    const auto dtype = q.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
-    options.bias = torch::zeros({1, 1, 1, 1}, dtype).masked_fill(hidden | none, -INFINITY);
+    options.bias = region_bias(counts, hidden);
     const auto padded = by_span(q, own).flatten(2, 3);
     const auto result = attention_with_lse(columns(padded), columns(regions.keys), columns(regions.values), options);
     const auto back = [&](const Tensor& t) {
@@ -181,13 +188,8 @@ class Combiner final : public linear::LinearAttention {
     const auto& [keys, values, counts] = regions;
     const auto own = torch::arange(n).div(own_.span, "floor") + finished, all = torch::arange(keys.size(2));
     const auto hidden = causal_ ? all.unsqueeze(0) >= own.unsqueeze(1) : all.unsqueeze(0) == own.unsqueeze(1);
-    // An empty region is seen by nobody.
-    const auto empty = (counts.squeeze(-1) == 0).unsqueeze(2);
-    auto bias = torch::zeros({1, 1, 1, 1}, keys.options());
-    if (own_.count_regions) bias = counts.squeeze(-1).clamp_min(1).log().unsqueeze(2);
-    bias = bias.masked_fill(hidden | empty, -INFINITY);
     AttentionOptions options;
-    options.bias = bias.to(bias.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32).contiguous();
+    options.bias = region_bias(counts.squeeze(-1).unsqueeze(2), hidden);
     return attention_with_lse(q, keys, values, options);
   }
 
@@ -230,22 +232,22 @@ RegistryRow rows::combiner() {
           .one_way = true,
           .core = true,
           .cost = "O(N sqrt N), O(N log N) logsparse",
-          .parameters =
-              linear::heads_parameters({{"span", 128, "tokens of a span"},
-                                        {"form", "fixed",
-                                         "fixed (a span has one sum), axial (one for each place), mixture (rows and "
-                                         "columns of a grid `span` wide; steps keep the sequence) or logsparse "
-                                         "(spans of 1, 2, 4, ...; steps keep the sequence)"},
-                                        {"pool", "max", "of the keys and queries of a region: max, mean or sum"},
-                                        {"pool_map", "identity",
-                                         "of keys and queries before they are pooled: identity, relu or deepset "
-                                         "(relu behind a learned matrix)"},
-                                        {"row_keys", "weighted",
-                                         "of axial: the expectation of a row's keys, or projected from that of its "
-                                         "values"},
-                                        {"count_regions", false, "a region's logit gets the logarithm of its tokens"}}),
+          .parameters = linear::drop_in_parameters(
+              {{"span", 128, "tokens of a span"},
+               {"form", "fixed",
+                "fixed (a span has one sum), axial (one for each place), mixture (rows and "
+                "columns of a grid `span` wide; steps keep the sequence) or logsparse "
+                "(spans of 1, 2, 4, ...; steps keep the sequence)"},
+               {"pool", "max", "of the keys and queries of a region: max, mean or sum"},
+               {"pool_map", "identity",
+                "of keys and queries before they are pooled: identity, relu or deepset "
+                "(relu behind a learned matrix)"},
+               {"row_keys", "weighted",
+                "of axial: the expectation of a row's keys, or projected from that of its "
+                "values"},
+               {"count_regions", false, "a region's logit gets the logarithm of its tokens"}}),
           .small = {{"dim", 24}, {"heads", 3}, {"span", 6}},
-          .make = linear::heads_maker("combiner", [](const HeadsConfig& config, ConfigReader& reader) {
+          .make = linear::drop_in_maker("combiner", [](const HeadsConfig& config, ConfigReader& reader) {
             CombinerConfig own;
             own.span = reader.integer("span", own.span, 1, 1 << 20);
             own.form = reader.choice("form", own.form, {"fixed", "axial", "mixture", "logsparse"});
@@ -254,9 +256,8 @@ RegistryRow rows::combiner() {
             const auto row_keys = reader.choice("row_keys", "weighted", {"weighted", "projected"});
             own.projected_rows = row_keys == "projected";
             own.count_regions = reader.get("count_regions", false);
-            require(own.form != "axial" || (own.pool == "max" && own.pool_map == "identity" && !own.count_regions),
-                    "combiner: pool = {}, pool_map = {}, count_regions = {} with form axial, which pools nothing",
-                    own.pool, own.pool_map, own.count_regions);
+            require(own.form != "axial" || (own.pool == "max" && own.pool_map == "identity"),
+                    "combiner: pool = {}, pool_map = {} with form axial, which pools nothing", own.pool, own.pool_map);
             require(own.form == "axial" || !own.projected_rows,
                     "combiner: row_keys = {} with form {}; form axial alone has keys of rows", row_keys, own.form);
             return std::make_shared<Combiner>(config, own);

@@ -33,7 +33,7 @@ class DeltaNet final : public RecurrentMixer {
 
   Tensor mix(const CoreInput& in) override {
     const auto unit = [](const Tensor& t) { return normalised(t); };
-    ops::DeltaChunkOptions options;
+    auto options = scaled(in.q.size(3));
     options.cu_seqlens = in.cu_seqlens;
     auto beta = torch::ones({in.q.size(0), in.q.size(1), in.q.size(2)}, in.q.options());
     if (in.key_padding) beta = beta.masked_fill(in.key_padding->unsqueeze(1), 0);
@@ -54,9 +54,7 @@ class DeltaNet final : public RecurrentMixer {
       if (logits.scalar_type() != torch::kFloat64) logits = logits.to(torch::kFloat32);
       decay = torch::log_sigmoid(logits).transpose(1, 2);
     }
-    ops::DeltaChunkOptions options;
-    options.scale = 1 / std::sqrt(static_cast<double>(config_.key_dim));
-    auto out = join_heads(norm_(call.delta(0, q, k, v, beta, decay, options)));
+    auto out = join_heads(norm_(call.delta(0, q, k, v, beta, decay, scaled(config_.key_dim))));
     if (own_.gate) out = out * torch::silu(gate_proj_(x));
     return o_proj_(out);
   }
@@ -64,6 +62,12 @@ class DeltaNet final : public RecurrentMixer {
  private:
   /// Of length 1 per head; a zero vector stays one.
   static Tensor normalised(const Tensor& t) { return t * torch::rsqrt(t.square().sum(-1, true) + 1e-6); }
+
+  static ops::DeltaChunkOptions scaled(int64_t key_dim) {
+    ops::DeltaChunkOptions options;
+    options.scale = 1 / std::sqrt(static_cast<double>(key_dim));
+    return options;
+  }
 
   HeadsConfig config_;
   DeltaNetConfig own_;

@@ -18,6 +18,19 @@ HeadsConfig HeadsConfig::read(ConfigReader& reader, bool causal_by_default, doub
   return c;
 }
 
+void HeadsConfig::read_projections(ConfigReader& reader) {
+  kv_heads = reader.integer("kv_heads", 0, 0, 1 << 16);
+  require(kv_heads == 0 || heads % kv_heads == 0, "{}: heads = {} is no multiple of kv_heads = {}", reader.owner(),
+          heads, kv_heads);
+  qkv_bias = reader.get("qkv_bias", false);
+  output_bias = reader.get("output_bias", false);
+  positions = nn::PositionsConfig::from_json(reader.object("positions"), reader.owner());
+  require(
+      positions.kind != "alibi" && positions.kind != "t5",
+      "{}: positions = {}, a term of scores, which are not formed here; none, rope, learned, sinusoidal are accepted",
+      reader.owner(), positions.kind);
+}
+
 std::vector<Parameter> heads_parameters(std::vector<Parameter> own, bool causal_by_default) {
   std::vector<Parameter> all{{"dim", 64, "channels C of the tokens"},
                              {"heads", 4, "heads"},
@@ -26,6 +39,16 @@ std::vector<Parameter> heads_parameters(std::vector<Parameter> own, bool causal_
                              {"causal", causal_by_default, "token i sees tokens up to i"}};
   all.insert(all.end(), own.begin(), own.end());
   return all;
+}
+
+std::vector<Parameter> drop_in_parameters(std::vector<Parameter> own) {
+  std::vector<Parameter> all{
+      {"kv_heads", 0, "key and value heads; 0: as many as heads"},
+      {"qkv_bias", false, "biases on the projections to q, k and v"},
+      {"output_bias", false, "bias on the output projection"},
+      {"positions", "none", "none, rope, learned, sinusoidal, or an object with kind and its options"}};
+  all.insert(all.end(), own.begin(), own.end());
+  return heads_parameters(std::move(all));
 }
 
 }  // namespace heed::linear

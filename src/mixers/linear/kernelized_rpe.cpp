@@ -28,17 +28,21 @@ class KernelizedRpe final : public linear::LinearAttention {
   }
 
  protected:
+  /// Its tokens are at the places of the same numbers as x.
+  bool takes_memory() const override { return !causal_; }
+
   Tensor attend(RecurrentCall& call, const Heads& heads) override {
     require(!call.input.cu_seqlens, "kernelized_rpe: cu_seqlens is not accepted");
-    const int64_t n = heads.q.size(2), d = heads.v.size(3), end = call.seen() + n;
-    require(heads.k.size(2) == n, "kernelized_rpe: {} queries and {} keys; as many is accepted", n, heads.k.size(2));
+    const int64_t n = heads.q.size(2), d = heads.v.size(3), end = call.seen() + std::max(n, heads.k.size(2));
+    require(!causal_ || heads.k.size(2) == n, "kernelized_rpe: {} queries and {} keys; as many is accepted", n,
+            heads.k.size(2));
     require(end <= own_.max_length, "kernelized_rpe: {} tokens; up to max_length = {} is accepted", end,
             own_.max_length);
     const auto q = features(linear::wide(heads.q)), v = call.heads_without_padding(linear::wide(heads.v));
     auto k = call.heads_without_padding(features(linear::wide(heads.k))),
          sources = torch::cat({v, torch::ones_like(v.narrow(3, 0, 1))}, 3);
     if (call.carries()) k = continued(call.slot(0), k), sources = continued(call.slot(1), sources);
-    const auto sums = k.size(2) > n ? behind_others(q, k, sources) : from_the_beginning(q, k, sources);
+    const auto sums = call.seen() > 0 ? behind_others(q, k, sources) : from_the_beginning(q, k, sources);
     return (sums.narrow(3, 0, d) / sums.narrow(3, d, 1).clamp_min(1e-6)).to(heads.v.scalar_type());
   }
 
@@ -55,10 +59,10 @@ class KernelizedRpe final : public linear::LinearAttention {
     return torch::exp(lags.clamp(-kLargest, kLargest)).masked_fill(lags == -INFINITY, 0).to(type);
   }
 
-  /// sum_j c(i - j) (q_i . k_j) sources_j of all tokens at once, q, k [B, H, N, m], sources [B, H, N, d].
+  /// sum_j c(i - j) (q_i . k_j) sources_j of all tokens at once, q [B, H, N, m], k [B, H, M, m], sources [B, H, M, d].
   Tensor from_the_beginning(const Tensor& q, const Tensor& k, const Tensor& sources) const {
     // c(i - j) of lags -(n - 1) to n - 1; of 0 to n - 1 where causal.
-    const int64_t n = q.size(2), features_count = q.size(3), width = sources.size(3);
+    const int64_t n = std::max(q.size(2), k.size(2)), features_count = q.size(3), width = sources.size(3);
     const auto lags =
         causal_ ? bias_.narrow(1, own_.max_length - 1, n) : bias_.narrow(1, own_.max_length - n, 2 * n - 1);
     const auto c = weights(lags, q.scalar_type()).view({1, config_.heads, -1, 1});
@@ -68,8 +72,9 @@ class KernelizedRpe final : public linear::LinearAttention {
     for (int64_t f = 0; f < features_count; f += group) {
       const int64_t count = std::min(group, features_count - f);
       const auto columns = (k.narrow(3, f, count).unsqueeze(-1) * sources.unsqueeze(3)).flatten(3);
-      const auto moved = ops::toeplitz_fft(c, columns, causal_).unflatten(3, {count, width});
-      const auto part = (q.narrow(3, f, count).unsqueeze(-1) * moved).sum(3);
+      const auto moved = ops::toeplitz_fft(c, torch::constant_pad_nd(columns, {0, 0, 0, n - k.size(2)}), causal_);
+      const auto read = moved.narrow(2, 0, q.size(2)).unflatten(3, {count, width});
+      const auto part = (q.narrow(3, f, count).unsqueeze(-1) * read).sum(3);
       sums = sums.defined() ? sums + part : part;
     }
     return sums;
@@ -100,18 +105,18 @@ RegistryRow rows::kernelized_rpe() {
           .family = "linear_and_recurrent",
           .paper = "Kernelized Attention with Relative Positional Encoding (arXiv 2106.12566)",
           .year = 2021,
-          .patterns = {true, true, false, false},
+          .patterns = {true, true, true, false},
           .step = true,
           .one_way = true,
           .spectral = true,
           .core = true,
           .cost = "O(N log N)",
-          .parameters = linear::heads_parameters({{"features", 0, "random features; 0: key_dim"},
-                                                  {"max_length", 1024, "tokens that the table of distances covers"},
-                                                  {"temperature", 1.0, "t of the estimated exp(t cos(q, k))"},
-                                                  {"seed", 0, "of the random rows"}}),
+          .parameters = linear::drop_in_parameters({{"features", 0, "random features; 0: key_dim"},
+                                                    {"max_length", 1024, "tokens that the table of distances covers"},
+                                                    {"temperature", 1.0, "t of the estimated exp(t cos(q, k))"},
+                                                    {"seed", 0, "of the random rows"}}),
           .small = {{"dim", 24}, {"heads", 3}, {"features", 10}, {"max_length", 64}},
-          .make = linear::heads_maker("kernelized_rpe", [](const HeadsConfig& config, ConfigReader& reader) {
+          .make = linear::drop_in_maker("kernelized_rpe", [](const HeadsConfig& config, ConfigReader& reader) {
             KernelizedRpeConfig own;
             own.features = reader.integer("features", 0, 0, 1 << 16);
             own.max_length = reader.integer("max_length", own.max_length, 1, 1 << 24);

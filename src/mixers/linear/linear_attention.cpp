@@ -6,21 +6,43 @@ namespace heed::linear {
 
 using torch::Tensor;
 
+namespace {
+
+/// [B, H / group, N, D] -> [B, H, N, D]: a head that several query heads share stands once for each.
+Tensor repeated(const Tensor& t, int64_t group) { return group == 1 ? t : t.repeat_interleave(group, 1); }
+
+}  // namespace
+
 LinearAttention::LinearAttention(std::string name, const HeadsConfig& config)
     : RecurrentMixer(std::move(name), config.dim, config.causal), config_(config) {
-  q_proj_ = project("q_proj", config.dim, config.keys());
-  k_proj_ = project("k_proj", config.dim, config.keys());
-  v_proj_ = project("v_proj", config.dim, config.values());
-  o_proj_ = project("o_proj", config.values(), config.dim);
+  q_proj_ = project("q_proj", config.dim, config.keys(), config.qkv_bias);
+  k_proj_ = project("k_proj", config.dim, config.keys() / config.group(), config.qkv_bias);
+  v_proj_ = project("v_proj", config.dim, config.values() / config.group(), config.qkv_bias);
+  o_proj_ = project("o_proj", config.values(), config.dim, config.output_bias);
+  if (config.positions.kind != "none")
+    positions_ = register_module("positions", nn::Positions(config.positions, config.dim, config.heads, config.causal));
+}
+
+Heads LinearAttention::project_heads(const RecurrentCall& call) {
+  auto x = call.x, source = call.input.memory.value_or(x);
+  Tensor at, source_at;
+  if (positions_) {
+    at = call.positions();
+    source_at = call.input.memory ? torch::arange(source.size(1)) : at;
+    source = positions_->embed(source, source_at);
+    x = positions_->embed(x, at);
+  }
+  const int64_t group = config_.group(), kv_heads = config_.heads / group;
+  auto q = split_heads(q_proj_(x), config_.heads), k = split_heads(k_proj_(source), kv_heads);
+  if (positions_) {
+    q = positions_->rotate(q, at);
+    k = positions_->rotate(k, source_at);
+  }
+  return {q, repeated(k, group), repeated(split_heads(v_proj_(source), kv_heads), group)};
 }
 
 Tensor LinearAttention::run(RecurrentCall& call) {
-  const auto& source = call.input.memory ? *call.input.memory : call.x;
-  const auto heads = [&](torch::nn::Linear& projection, const Tensor& x) {
-    return split_heads(projection(x), config_.heads);
-  };
-  const auto out = attend(call, {heads(q_proj_, call.x), heads(k_proj_, source), heads(v_proj_, source)});
-  return o_proj_(before_output(call, join_heads(out)));
+  return o_proj_(before_output(call, join_heads(attend(call, project_heads(call)))));
 }
 
 Tensor LinearAttention::mix(const CoreInput& in) {
@@ -31,12 +53,11 @@ Tensor LinearAttention::mix(const CoreInput& in) {
   input.positions = in.q_positions;
   input.grid = in.grid;
   RecurrentCall call(input, nullptr);
-  // A head of keys or values that several query heads share stands once for each.
   const auto shared = [&](const Tensor& t) {
     const int64_t heads = in.q.size(1);
     require(t.size(1) > 0 && heads % t.size(1) == 0,
             "{}: {} query heads over {} of keys or values; a multiple is accepted", mixer_name(), heads, t.size(1));
-    return t.size(1) == heads ? t : t.repeat_interleave(heads / t.size(1), 1);
+    return repeated(t, heads / t.size(1));
   };
   return attend(call, {in.q, shared(in.k), shared(in.v)});
 }

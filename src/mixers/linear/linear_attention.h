@@ -13,6 +13,8 @@ class LinearAttention : public RecurrentMixer {
   LinearAttention(std::string name, const HeadsConfig& config);
 
   torch::Tensor run(RecurrentCall& call) override;
+  /// q of x, k and v of x or the memory, with their positions; those that heads share stand once for each.
+  Heads project_heads(const RecurrentCall& call);
   /// [B, H, N, head_dim] from q [B, H, N, key_dim], k [B, H, M, key_dim], v [B, H, M, head_dim].
   virtual torch::Tensor attend(RecurrentCall& call, const Heads& heads) = 0;
   /// Changes the heads' outputs, side by side [B, N, H head_dim], before the output projection.
@@ -20,6 +22,9 @@ class LinearAttention : public RecurrentMixer {
 
   HeadsConfig config_;
   torch::nn::Linear q_proj_{nullptr}, k_proj_{nullptr}, v_proj_{nullptr}, o_proj_{nullptr};
+
+ private:
+  nn::Positions positions_{nullptr};  // null: none
 };
 
 }  // namespace heed::linear

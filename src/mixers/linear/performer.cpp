@@ -89,14 +89,14 @@ RegistryRow rows::performer() {
           .one_way = true,
           .core = true,
           .cost = "O(N m)",
-          .parameters = linear::heads_parameters(
+          .parameters = linear::drop_in_parameters(
               {{"features", 256, "random features m; 0: d ln d of d = key_dim"},
                {"feature_kind", "softmax", "softmax (positive features), hyperbolic (w and -w), relu"},
                {"eps", 1e-4, "added to every feature, the largest of which is 1; not of relu"},
                {"seed", 0, "of the random rows"},
                {"redraw", 0, "training steps (calls with a new seed) after which rows are drawn anew; 0: never"}}),
           .small = {{"dim", 24}, {"heads", 3}, {"features", 20}},
-          .make = linear::heads_maker("performer", [](const HeadsConfig& config, ConfigReader& reader) {
+          .make = linear::drop_in_maker("performer", [](const HeadsConfig& config, ConfigReader& reader) {
             PerformerConfig own;
             own.features = reader.integer("features", own.features, 0, 1 << 16);
             if (own.features == 0) {

@@ -5,6 +5,7 @@
 #include "mixers/rows.h"
 
 #include "heed/mixers/recurrent_mixer.h"
+#include "heed/nn/generator.h"
 #include "mixers/linear/random_attention.h"
 
 namespace heed {
@@ -13,7 +14,7 @@ namespace linear {
 using torch::Tensor;
 
 RandomScores::RandomScores(int64_t dim, int64_t heads, double deviation, bool biased, uint64_t seed) {
-  auto generator = at::detail::createCPUGenerator(seed);
+  auto generator = nn::seeded_generator(seed);
   weights_ = torch::randn({heads, dim + 1, dim + 1}, generator, torch::kFloat64) * deviation;
   if (biased) weights_.diagonal(0, 1, 2).slice(1, 0, dim).add_(1);
 }

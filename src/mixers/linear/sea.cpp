@@ -29,8 +29,7 @@ class Sea final : public linear::LinearAttention {
 
   Tensor distillation_loss(const MixerInput& input, const SeaTeacher& teacher) {
     RecurrentCall call(input, nullptr);
-    const auto project = [&](torch::nn::Linear& projection) { return split_heads(projection(call.x), config_.heads); };
-    const Heads heads{project(q_proj_), project(k_proj_), project(v_proj_)};
+    const auto heads = project_heads(call);
     const auto& q = heads.q;
     require(teacher.weights.sizes() == std::vector<int64_t>({q.size(0), q.size(1), q.size(2), q.size(2)}) &&
                 teacher.context.sizes() == heads.v.sizes(),
@@ -62,11 +61,12 @@ class Sea final : public linear::LinearAttention {
  protected:
   Tensor attend(RecurrentCall& call, const Heads& heads) override {
     require(!call.input.cu_seqlens, "sea: cu_seqlens is not accepted");
-    const auto continued = [&](size_t slot, const Tensor& t, int64_t dim) {
+    const auto continued = [&](size_t slot, const Tensor& t) {
+      if (!call.carries()) return t;
+      // A head that several query heads share is kept once.
+      const auto fresh = t.slice(1, 0, c10::nullopt, config_.group()).contiguous();
       auto& held = call.slot(slot);
-      const auto all = held.defined() ? torch::cat({held, t}, dim) : t;
-      if (call.carries()) held = all;
-      return all;
+      return held = held.defined() ? torch::cat({held, fresh}, 2) : fresh;
     };
     const auto before = call.slot(kShown);
     const auto keys = visible(call, before);
@@ -74,7 +74,7 @@ class Sea final : public linear::LinearAttention {
     const int64_t fresh = call.tokens(), all = keys.shown.size(1);
     const auto estimate = estimator_->forward(call, kEstimator, heads, keys.ranks().narrow(1, all - fresh, fresh),
                                               keys.shown.narrow(1, all - fresh, fresh));
-    return combined(call, heads, continued(kKeys, heads.k, 2), continued(kValues, heads.v, 2), keys, estimate);
+    return combined(call, heads, continued(kKeys, heads.k), continued(kValues, heads.v), keys, estimate);
   }
 
  private:
@@ -137,14 +137,14 @@ RegistryRow rows::sea() {
           .one_way = true,
           .core = true,
           .cost = "O(N (K + k))",
-          .parameters = linear::heads_parameters(
+          .parameters = linear::drop_in_parameters(
               {{"columns", 128, "columns K of the estimated map, a multiple of 4 (2 where not causal)"},
                {"keys", 7, "keys k of a query, in the mean over its heads"},
                {"features", 0, "random features of the estimator; 0: head_dim ln head_dim"},
                {"max_length", 2048, "causal: tokens there are learned places for"},
                {"seed", 0, "of the random rows"}}),
           .small = {{"dim", 24}, {"heads", 3}, {"columns", 32}, {"keys", 3}, {"max_length", 128}},
-          .make = linear::heads_maker("sea", [](const HeadsConfig& config, ConfigReader& reader) {
+          .make = linear::drop_in_maker("sea", [](const HeadsConfig& config, ConfigReader& reader) {
             linear::SeaEstimatorConfig own;
             own.columns = reader.integer("columns", own.columns, 2, 1 << 16);
             own.features = reader.integer("features", own.features, 0, 1 << 16);

@@ -63,7 +63,8 @@ class Transnormer final : public linear::LinearAttention {
   /// [x cos(theta t), x sin(theta t)], whose products depend on t - s alone. Angles in float32 at least.
   Tensor turned(const Tensor& x, const Tensor& positions) const {
     const auto wide = x.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
-    const auto angles = theta_.to(wide) * positions.to(wide).view({1, -1, 1});
+    const auto at = positions.to(wide).unsqueeze(-1);  // [N, 1] or [B, N, 1]
+    const auto angles = theta_.to(wide) * (at.dim() == 3 ? at.unsqueeze(1) : at);
     return torch::cat({x * angles.cos().to(x.scalar_type()), x * angles.sin().to(x.scalar_type())}, -1);
   }
 

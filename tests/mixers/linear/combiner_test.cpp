@@ -40,12 +40,13 @@ TEST(Combiner, AnAxialRowIsSummedUpForEveryColumn) {
   const auto draw = [&] { return torch::randn({1, 1, n, 8}, kWide); };
   const CoreInput in{draw(), draw(), draw()};
   const auto q = in.q[0][0], k = in.k[0][0], v = in.v[0][0];
-  for (const bool causal : {true, false}) {
-    auto mixer =
-        wide_mixer("combiner", {{"dim", 8}, {"heads", 1}, {"span", span}, {"causal", causal}, {"form", "axial"}});
+  for (const auto& [causal, counted] : {std::pair{true, false}, {false, false}, {true, true}, {false, true}}) {
+    auto mixer = wide_mixer(
+        "combiner",
+        {{"dim", 8}, {"heads", 1}, {"span", span}, {"causal", causal}, {"form", "axial"}, {"count_regions", counted}});
     const auto out = mixer->mix(in)[0][0];
     for (int64_t i = 0; i < n; ++i) {
-      std::vector<Tensor> keys, values;
+      std::vector<Tensor> keys, values, tokens;  // tokens that a key stands for
       const int64_t row = i / span;
       for (int64_t r = 0; r * span < n; ++r) {
         const int64_t begin = r * span, end = std::min(n, begin + span), asking = begin + i % span;
@@ -53,15 +54,19 @@ TEST(Combiner, AnAxialRowIsSummedUpForEveryColumn) {
           const int64_t last = causal ? i + 1 : end;
           keys.push_back(k.slice(0, begin, last));
           values.push_back(v.slice(0, begin, last));
+          tokens.push_back(torch::ones({last - begin}, kWide));
         } else if (!causal || r < row) {
           const auto query = asking < n ? q[asking] : torch::zeros({8}, kWide);
           const auto weights = torch::softmax(torch::mv(k.slice(0, begin, end), query) / std::sqrt(8.0), 0);
           keys.push_back(torch::mv(k.slice(0, begin, end).t(), weights).unsqueeze(0));
           values.push_back(torch::mv(v.slice(0, begin, end).t(), weights).unsqueeze(0));
+          tokens.push_back(torch::full({1}, double(counted ? end - begin : 1), kWide));
         }
       }
-      const auto weights = torch::softmax(torch::mv(torch::cat(keys), q[i]) / std::sqrt(8.0), 0);
-      EXPECT_LT(relative_error(out[i], torch::mv(torch::cat(values).t(), weights)), kDouble) << i << " " << causal;
+      const auto weights =
+          torch::softmax(torch::mv(torch::cat(keys), q[i]) / std::sqrt(8.0) + torch::cat(tokens).log(), 0);
+      EXPECT_LT(relative_error(out[i], torch::mv(torch::cat(values).t(), weights)), kDouble)
+          << i << " " << causal << counted;
     }
   }
 }

@@ -147,6 +147,161 @@ TEST(Mala, WeightsAreSharesAndWhatIsAboveTheMean) {
   EXPECT_LT(relative_error(image_mixer("mala", {{"rotary", false}})->mix(in), torch::matmul(weights, in.v)), 2e-6);
 }
 
+/// A depthwise convolution of tokens [B, height width, C] by the parameters `name` of p.
+Tensor depthwise(const torch::OrderedDict<std::string, Tensor>& p, const std::string& name, const Tensor& tokens,
+                 int64_t height, int64_t width) {
+  const auto weight = p[name + ".weight"];
+  const auto image = tokens.transpose(1, 2).unflatten(2, {height, width});
+  return torch::conv2d(image, weight, p[name + ".bias"], 1, weight.size(2) / 2, 1, image.size(1))
+      .flatten(2)
+      .transpose(1, 2);
+}
+
+/// Attention of rala or mala by its formula, [B, 3, N, 8]; `turn` rotates what numerators see.
+Tensor modulated_core(const std::string& name, const CoreInput& in, const std::function<Tensor(const Tensor&)>& turn) {
+  const auto q = torch::elu(in.q) + 1, k = torch::elu(in.k) + 1;
+  const double n = double(q.size(2)), root = std::sqrt(double(q.size(3)));
+  if (name == "rala") {
+    const auto alpha = n * torch::softmax((q.mean(2, true) * k).sum(3) / root, 2);  // [B, 3, N]
+    EXPECT_LT(relative_error(alpha.sum(2), torch::full({alpha.size(0), alpha.size(1)}, n)), kDouble);
+    const auto keys = alpha.unsqueeze(3) * k;
+    const auto numerators = torch::matmul(turn(q), turn(keys).transpose(2, 3)) / n;
+    return torch::matmul(numerators, in.v) / ((q * keys.mean(2, true)).sum(3, true) + 1e-6);
+  }
+  const auto sum = torch::matmul(q, k.transpose(2, 3)).sum(3, true) / (root * n);
+  const auto turned = torch::matmul(turn(q), turn(k).transpose(2, 3)) / (root * n);
+  return (1 + 1 / (sum + 1e-6)) * torch::matmul(turned, in.v) - sum * in.v.mean(2, true);
+}
+
+TEST(ModulatedAttention, IsItsFormula) {
+  torch::NoGradGuard no_grad;
+  torch::manual_seed(20);
+  for (const std::string name : {"rala", "mala"})
+    for (const bool rotary : {false, true}) {
+      auto mixer = image_mixer(name.c_str(), {{"rotary", rotary}});
+      draw(*mixer, 0.3);
+      const auto p = mixer->named_parameters();
+      const auto in = image_of(4, 7);
+      const auto turn = [&](const Tensor& t) { return rotary ? nn::rotate_by_cell(t, 4, 7) : t; };
+      const auto v = projected(*mixer, "v_proj", in.x);
+      const auto core = modulated_core(
+          name, {by_head(projected(*mixer, "q_proj", in.x)), by_head(projected(*mixer, "k_proj", in.x)), by_head(v)},
+          turn);
+      const auto local = depthwise(p, "conv", v, 4, 7),
+                 gate = projected(*mixer, "gate_proj", in.x) + p["gate_proj.bias"];
+      const auto expected = projected(*mixer, "o_proj", (core.transpose(1, 2).flatten(2) + local) * gate);
+      EXPECT_LT(relative_error(mixer->forward(in), expected), kDouble) << name << rotary;
+    }
+}
+
+TEST(ModulatedAttention, WithoutRotationsAndConvolutionCellsHaveNoPlace) {
+  torch::NoGradGuard no_grad;
+  torch::manual_seed(21);
+  for (const std::string name : {"rala", "mala"})
+    for (const bool placed : {false, true}) {
+      auto mixer = image_mixer(name.c_str(), {{"rotary", placed}});
+      draw(*mixer, 0.3);
+      const auto p = mixer->named_parameters();
+      if (!placed) p["conv.weight"].zero_(), p["conv.bias"].zero_();
+      const auto in = image_of(4, 7);
+      auto moved = in;
+      const auto order = torch::randperm(28);
+      moved.x = in.x.index_select(1, order);
+      const double error = relative_error(mixer->forward(moved), mixer->forward(in).index_select(1, order));
+      if (placed)
+        EXPECT_GT(error, 1e-2) << name;
+      else
+        EXPECT_LT(error, kDouble) << name;
+    }
+}
+
+/// How many singular values of a matrix are above rounding.
+int64_t rank_of(const Tensor& matrix) {
+  const auto values = torch::linalg_svdvals(matrix);
+  return (values > values[0] * 1e-10).sum().item<int64_t>();
+}
+
+// Values of few directions: what is read of them has no more, and the gate, token by token, gives it all channels.
+TEST(ModulatedAttention, TheGateRaisesTheRank) {
+  torch::NoGradGuard no_grad;
+  torch::manual_seed(22);
+  for (const std::string name : {"rala", "mala"}) {
+    auto mixer = image_mixer(name.c_str(), {{"rotary", false}});
+    const auto p = mixer->named_parameters();
+    const auto random = [](std::vector<int64_t> size) { return torch::randn(size, torch::kFloat64); };
+    p["v_proj.weight"].copy_(torch::matmul(random({24, 2}), random({2, 24})));
+    p["conv.weight"].zero_(), p["conv.bias"].zero_();
+    p["o_proj.weight"].copy_(torch::eye(24, torch::kFloat64));
+    const auto in = image_of(6, 8);
+    const auto rank_of_head = [&] { return rank_of(mixer->forward(in)[0].slice(1, 0, 8)); };
+    p["gate_proj.weight"].zero_(), p["gate_proj.bias"].fill_(1);
+    EXPECT_EQ(rank_of_head(), 2) << name;
+    p["gate_proj.weight"].normal_();
+    EXPECT_EQ(rank_of_head(), 8) << name;
+  }
+}
+
+TEST(Mala, WeightsFollowTheLengthOfAQuery) {
+  torch::manual_seed(23);
+  constexpr double kEps = 1e-6;  // added to sums of scores
+  auto in = cells(2, 4);
+  in.v = torch::eye(8, torch::kFloat64).expand({2, 3, 8, 8}).contiguous();  // outputs are weights
+  auto mala = image_mixer("mala", {{"rotary", false}, {"feature_map", "relu"}});
+  auto plain = image_mixer("linear_attention", {{"feature_map", "relu"}});
+  const auto weights = [&](TokenMixer& mixer, double length) {
+    auto scaled = in;
+    scaled.q = in.q * length;
+    return mixer.mix(scaled);
+  };
+  const auto scores = torch::matmul(torch::relu(in.q), torch::relu(in.k).transpose(2, 3)) / (8 * std::sqrt(8.0));
+  const auto sum = scores.sum(3, true);
+  ASSERT_GT(sum.min().item<double>(), 1e-2);
+  const auto shares = scores / sum, above = scores - sum / 8;
+  // Of a query of length a: shares + a (scores above their mean), and a gap of two weights grows with a.
+  for (const double a : {1e-3, 0.5, 1.0, 2.0, 40.0}) {
+    const auto w = weights(*mala, a);
+    const auto smallest = a * sum.min().item<double>();
+    EXPECT_LT((w - (shares + a * above)).abs().max().item<double>(), kEps / smallest) << a;
+    const auto gap = w.select(3, 0) - w.select(3, 1);
+    const auto expected = shares.select(3, 0) - shares.select(3, 1) + a * (scores.select(3, 0) - scores.select(3, 1));
+    EXPECT_LT((gap - expected).abs().max().item<double>(), 2 * kEps / smallest) << a;
+    EXPECT_LT(relative_error(weights(*plain, a), shares), kDouble) << a;
+  }
+  // Short queries read as in linear attention: what the length adds, and eps, are small.
+  EXPECT_LT(relative_error(weights(*mala, 1e-2), weights(*plain, 1)),
+            1e-2 * relative_error(shares + above, shares) + kEps / (1e-2 * sum.min().item<double>()));
+  EXPECT_GT(relative_error(weights(*mala, 40), weights(*plain, 40)), 0.1);
+}
+
+TEST(L2vitLga, ConcentratesByTwoConvolutions) {
+  torch::NoGradGuard no_grad;
+  torch::manual_seed(24);
+  auto mixer = image_mixer("l2vit_lga", {{"least_denominator", 0.5}}),
+       attention = image_mixer("l2vit_lga", {{"least_denominator", 0.5}, {"concentration", false}});
+  draw(*mixer, 0.3);
+  test::copy_weights(*attention, *mixer);
+  const auto p = mixer->named_parameters(), buffers = mixer->named_buffers();
+  buffers["lcm_batch_norm.running_mean"].normal_();
+  buffers["lcm_batch_norm.running_var"].uniform_(0.5, 2);
+  for (const bool stream : {false, true}) {
+    auto in = image_of(9, 8);
+    if (stream) in.residual = torch::randn_like(in.x);
+    const auto attended = attention->forward(in);
+    const auto inner =
+        torch::layer_norm((stream ? in.residual : in.x) + attended, {24}, p["lcm_norm.weight"], p["lcm_norm.bias"]);
+    const auto mixed = torch::gelu(depthwise(p, "lcm_in", inner, 9, 8));
+    const auto normed = (mixed - buffers["lcm_batch_norm.running_mean"]) /
+                            (buffers["lcm_batch_norm.running_var"] + 1e-5).sqrt() * p["lcm_batch_norm.weight"] +
+                        p["lcm_batch_norm.bias"];
+    EXPECT_LT(relative_error(mixer->forward(in), attended + depthwise(p, "lcm_out", normed, 9, 8)), kDouble) << stream;
+  }
+  // A second convolution of zeros adds nothing to the stream.
+  const auto in = image_of(9, 8);
+  EXPECT_GT(relative_error(mixer->forward(in), attention->forward(in)), 1e-2);
+  p["lcm_out.weight"].zero_(), p["lcm_out.bias"].zero_();
+  EXPECT_TRUE(torch::equal(mixer->forward(in), attention->forward(in)));
+}
+
 TEST(InlineAttention, AResidualOfZerosIsNone) {
   torch::manual_seed(9);
   torch::NoGradGuard no_grad;

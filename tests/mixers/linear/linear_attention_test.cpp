@@ -5,6 +5,7 @@
 #include "heed/nn/feature_map.h"
 #include "heed/nn/positions.h"
 #include "heed/nn/random_features.h"
+#include "heed/ops/delta_chunk.h"
 #include "mixers/linear/linear_support.h"
 
 namespace heed::linear_attention_test {
@@ -127,8 +128,9 @@ TEST(DeltaNet, OverwritesWhatAKeyHeld) {
   const auto v = torch::randn({1, 1, 3, 8}, torch::kFloat64);
   const auto keys = key.expand({1, 1, 3, 8});
   const auto read = mixer->mix({keys, keys, v});
-  // Every reading returns the newest value; eps of the unit keys is 1e-6 of their squared length.
-  EXPECT_LT(relative_error(read, v), 1e-5);
+  // Every reading returns the newest value, by queries of length 8^(-1/2); eps of the unit keys is 1e-6 of their
+  // squared length.
+  EXPECT_LT(relative_error(read * std::sqrt(8.0), v), 1e-5);
 }
 
 TEST(DeltaNet, OrthogonalKeysAreLinearAttention) {
@@ -136,9 +138,159 @@ TEST(DeltaNet, OrthogonalKeysAreLinearAttention) {
   auto delta = wide_mixer("deltanet", {{"dim", 8}, {"heads", 1}});
   const auto k = 100 * torch::eye(8, torch::kFloat64).view({1, 1, 8, 8});
   const auto q = torch::randn({1, 1, 8, 8}, torch::kFloat64), v = torch::randn({1, 1, 8, 8}, torch::kFloat64);
-  const auto unit = q / q.norm(2, 3, true);
+  const auto unit = q / q.norm(2, 3, true) / std::sqrt(8.0);
   const auto expected = torch::matmul(torch::matmul(unit, k.transpose(2, 3) / 100).tril(), v);
   EXPECT_LT(relative_error(delta->mix({q, k, v}), expected), 1e-5);
+}
+
+/// Per head [H, N, size] of x [N, C] under a matrix of p.
+Tensor by_head(const torch::OrderedDict<std::string, Tensor>& p, const std::string& name, const Tensor& x,
+               int64_t heads) {
+  return torch::matmul(x, p[name + ".weight"].t()).unflatten(1, {heads, -1}).transpose(0, 1);
+}
+
+/// t [H, N, size] with each row's mean square 1, side by side [N, H size], times weight [size].
+Tensor normed_heads(const Tensor& t, const Tensor& weight) {
+  const auto normed = t * torch::rsqrt(t.square().mean(2, true) + 1e-5) * weight;
+  return normed.transpose(0, 1).flatten(1);
+}
+
+/// Uniform numbers in place of ones and zeros.
+void scatter(TokenMixer& mixer) {
+  torch::NoGradGuard no_grad;
+  for (auto& p : mixer.parameters()) p.uniform_(-1, 1);
+}
+
+TEST(DeltaNet, IsItsRecurrence) {
+  torch::NoGradGuard no_grad;
+  torch::manual_seed(22);
+  constexpr int64_t kTokens = 37, kHeads = 2, kSize = 6, kDim = kHeads * kSize;
+  for (const bool doubled : {false, true})
+    for (const bool gated : {false, true}) {
+      auto mixer = wide_mixer("deltanet", {{"dim", kDim},
+                                           {"heads", kHeads},
+                                           {"conv", 3},
+                                           {"negative_eigenvalues", doubled},
+                                           {"decay", gated},
+                                           {"gate", gated}});
+      scatter(*mixer);
+      const auto p = mixer->named_parameters();
+      const auto in = test::random_tokens(1, kTokens, kDim);
+      const auto x = in.x[0];
+      const auto mixed = [&](const std::string& name) {
+        const auto before = torch::constant_pad_nd(torch::matmul(x, p[name + "_proj.weight"].t()), {0, 0, 2, 0});
+        auto sum = torch::zeros({kTokens, kDim}, torch::kFloat64);
+        for (int64_t i = 0; i < 3; ++i) sum += before.narrow(0, i, kTokens) * p[name + "_conv.weight"][i];
+        return torch::silu(sum).view({kTokens, kHeads, kSize}).transpose(0, 1);
+      };
+      const auto unit = [](const Tensor& t) { return t / (t.square().sum(2, true) + 1e-6).sqrt(); };
+      const auto q = unit(mixed("q")), k = unit(mixed("k")), v = mixed("v");
+      const auto beta = torch::sigmoid(by_head(p, "beta_proj", x, kHeads)) * (doubled ? 2 : 1);  // [H, N, 1]
+      auto keep = torch::ones_like(beta);
+      if (gated) keep = torch::sigmoid(by_head(p, "decay_proj", x, kHeads) + p["decay_proj.bias"].view({kHeads, 1, 1}));
+      auto state = torch::zeros({kHeads, kSize, kSize}, torch::kFloat64);
+      std::vector<Tensor> rows;
+      for (int64_t t = 0; t < kTokens; ++t) {
+        const auto at = [&](const Tensor& of) { return of.narrow(1, t, 1); };  // [H, 1, size]
+        state = at(keep) * state;
+        state = state + torch::matmul(at(k).transpose(1, 2), at(beta) * (at(v) - torch::matmul(at(k), state)));
+        rows.push_back(torch::matmul(at(q) / std::sqrt(double(kSize)), state));
+      }
+      auto out = normed_heads(torch::cat(rows, 1), p["norm.weight"]);
+      if (gated) out = out * torch::silu(torch::matmul(x, p["gate_proj.weight"].t()));
+      EXPECT_LT(relative_error(mixer->forward(in)[0], torch::matmul(out, p["o_proj.weight"].t())), kDouble)
+          << doubled << gated;
+    }
+}
+
+TEST(DeltaNet, AProductOfReflectionsIsOneOfLowRank) {
+  torch::manual_seed(23);
+  constexpr int64_t kTokens = 21, kSize = 8;
+  const auto k = torch::nn::functional::normalize(torch::randn({kTokens, kSize}, torch::kFloat64));
+  const auto beta = 2 * torch::rand({kTokens}, torch::kFloat64), eye = torch::eye(kSize, torch::kFloat64);
+  auto product = eye;
+  for (int64_t t = 0; t < kTokens; ++t) product = torch::matmul(eye - beta[t] * torch::outer(k[t], k[t]), product);
+  // W = (I + stril(diag(beta) K K^T))^-1 diag(beta) K
+  const auto scaled = beta.unsqueeze(1) * k;
+  const auto w = torch::matmul(
+      torch::inverse(torch::eye(kTokens, torch::kFloat64) + torch::matmul(scaled, k.t()).tril(-1)), scaled);
+  EXPECT_LT(relative_error(eye - torch::matmul(k.t(), w), product), kDouble);
+  const auto each = [](const Tensor& t) { return t.unsqueeze(0).unsqueeze(0); };
+  for (const int64_t chunk : {1, 5, 64}) {
+    ops::DeltaChunkOptions options;
+    options.chunk = chunk;
+    const auto moved =
+        ops::delta_chunk(each(k), each(k), each(torch::zeros_like(k)), each(beta), {}, each(eye), options).state;
+    EXPECT_LT(relative_error(moved[0][0], product), kDouble) << chunk;
+  }
+}
+
+TEST(Gla, IsItsRecurrence) {
+  torch::NoGradGuard no_grad;
+  torch::manual_seed(24);
+  constexpr int64_t kTokens = 41, kHeads = 2, kKeys = 3, kSize = 6, kDim = kHeads * kSize;
+  for (const char* gate : {"channel", "head"})
+    for (const double least : {-0.3, -1e4}) {
+      auto mixer = wide_mixer("gla", {{"dim", kDim},
+                                      {"heads", kHeads},
+                                      {"gate", gate},
+                                      {"gate_rank", 5},
+                                      {"gate_temperature", 2.0},
+                                      {"least_log_decay", least}});
+      scatter(*mixer);
+      const auto p = mixer->named_parameters();
+      const auto in = test::random_tokens(1, kTokens, kDim);
+      const auto x = in.x[0];
+      const auto q = by_head(p, "q_proj", x, kHeads), k = by_head(p, "k_proj", x, kHeads),
+                 v = by_head(p, "v_proj", x, kHeads);
+      ASSERT_EQ(q.size(2), kKeys);
+      const auto logits =
+          torch::matmul(torch::matmul(x, p["decay_down.weight"].t()), p["decay_up.weight"].t()) + p["decay_up.bias"];
+      const auto share = torch::pow(torch::sigmoid(logits), 0.5);
+      const auto clamped = share < std::exp(least);
+      // The clamp is at work in the first of the two, and leaves others alone.
+      EXPECT_EQ(clamped.any().item<bool>(), least > -1);
+      EXPECT_FALSE(clamped.all().item<bool>());
+      const auto keep =
+          share.clamp_min(std::exp(least)).unflatten(1, {kHeads, -1}).permute({1, 2, 0});  // [H, D or 1, N]
+      auto state = torch::zeros({kHeads, kKeys, kSize}, torch::kFloat64);
+      std::vector<Tensor> rows;
+      for (int64_t t = 0; t < kTokens; ++t) {
+        const auto at = [&](const Tensor& of) { return of.narrow(1, t, 1); };
+        state = keep.narrow(2, t, 1) * state + torch::matmul(at(k).transpose(1, 2), at(v));
+        rows.push_back(torch::matmul(at(q) / std::sqrt(double(kKeys)), state));
+      }
+      const auto out = normed_heads(torch::cat(rows, 1), p["norm.weight"]) *
+                       torch::silu(torch::matmul(x, p["gate_proj.weight"].t()));
+      EXPECT_LT(relative_error(mixer->forward(in)[0], torch::matmul(out, p["o_proj.weight"].t())), kDouble)
+          << gate << least;
+    }
+}
+
+TEST(Gla, AClosedChannelForgetsWhatWasBefore) {
+  torch::NoGradGuard no_grad;
+  torch::manual_seed(25);
+  constexpr int64_t kTokens = 50, kClosed = 29;
+  auto mixer = wide_mixer("gla", {{"dim", 12}, {"heads", 2}, {"gate_rank", 1}, {"gate_temperature", 1.0}});
+  auto p = mixer->named_parameters();
+  // Channel 0 of the tokens closes channel 1 of head 0 where it is large, and no other.
+  p["decay_down.weight"].zero_()[0][0] = -1e4;
+  p["decay_up.weight"].zero_()[1][0] = 1;
+  p["decay_up.bias"].fill_(2);
+  // Head 0 reads channel 1 alone.
+  for (const int64_t row : {0, 2}) p["q_proj.weight"][row].zero_();
+  auto in = test::random_tokens(1, kTokens, 12);
+  in.x.select(2, 0).zero_();
+  in.x[0][kClosed][0] = 1;
+  auto changed = in;
+  changed.x = in.x.clone();
+  changed.x.slice(1, 0, kClosed).slice(2, 1).normal_();
+  // Of the outputs, what head 0 gives: the first half of the joined heads.
+  p["o_proj.weight"].copy_(torch::eye(12, torch::kFloat64));
+  const auto out = mixer->forward(in).slice(2, 0, 6), other = mixer->forward(changed).slice(2, 0, 6);
+  EXPECT_TRUE(test::all_finite(out));
+  EXPECT_TRUE(torch::equal(out.slice(1, kClosed), other.slice(1, kClosed)));
+  EXPECT_GT(relative_error(out.select(1, kClosed - 1), other.select(1, kClosed - 1)), 1e-3);
 }
 
 TEST(Based, IsSoftmaxForSmallScores) {
@@ -266,6 +418,66 @@ TEST(FlowAttention, ConservesWhatFlows) {
   auto mixer =
       wide_mixer("flow_attention", {{"dim", 10}, {"heads", 2}, {"causal", false}, {"eps", 0.0}, {"clamp", 80.0}});
   EXPECT_LT(relative_error(mixer->mix(in), f.out), kDouble);
+}
+
+/// Causal flow_attention of one head without eps, token by token: q, k [N, d], v [N, dv].
+Tensor causal_flows(const Tensor& q_logits, const Tensor& k_logits, const Tensor& v, double clamp) {
+  const auto q = torch::sigmoid(q_logits), k = torch::sigmoid(k_logits), map = torch::matmul(q, k.t());
+  const int64_t tokens = q.size(0);
+  const auto flow = [&](int64_t sink, int64_t source) { return map[sink][source].item<double>(); };
+  std::vector<double> incoming(size_t(tokens), 0), outgoing(size_t(tokens), 0), strength;
+  std::vector<Tensor> rows;
+  for (int64_t i = 0; i < tokens; ++i)
+    for (int64_t j = 0; j <= i; ++j) incoming[size_t(i)] += flow(i, j), outgoing[size_t(i)] += flow(j, i);
+  for (int64_t i = 0; i < tokens; ++i) {
+    double into = 0, out_of = 0;
+    for (int64_t j = 0; j <= i; ++j) {
+      const double share = double(j + 1) / double(i + 1);
+      into += flow(i, j) * share / outgoing[size_t(j)];
+      out_of += flow(j, i) * share / incoming[size_t(j)];
+    }
+    strength.push_back(std::exp(std::clamp(out_of, -clamp, clamp)));
+    auto row = torch::zeros_like(v[0]);
+    double all = 0;
+    for (int64_t j = 0; j <= i; ++j) {
+      all += strength[size_t(j)];
+      row += flow(i, j) / incoming[size_t(i)] * (double(j + 1) * strength[size_t(j)] / all) * v[j];
+    }
+    rows.push_back(row / (1 + std::exp(-into)));
+  }
+  return torch::stack(rows);
+}
+
+TEST(FlowAttention, CausalFlowsAreSumsOverThePast) {
+  torch::manual_seed(26);
+  const auto in = random_core(2, 19, 5);
+  for (const double clamp : {1.0, 80.0}) {
+    auto mixer = wide_mixer("flow_attention", {{"dim", 10}, {"heads", 2}, {"clamp", clamp}, {"eps", 0.0}});
+    const auto out = mixer->mix(in);
+    for (int64_t b = 0; b < 2; ++b)
+      for (int64_t h = 0; h < 2; ++h)
+        EXPECT_LT(relative_error(out[b][h], causal_flows(in.q[b][h], in.k[b][h], in.v[b][h], clamp)), kDouble) << clamp;
+  }
+}
+
+TEST(FlowAttention, ACausalTokenMovesItsOwnOutputAndLaterOnes) {
+  torch::NoGradGuard no_grad;
+  torch::manual_seed(27);
+  constexpr int64_t kTokens = 12;
+  auto mixer = wide_mixer("flow_attention", {{"dim", 10}, {"heads", 2}});
+  const auto in = test::random_tokens(1, kTokens, 10);
+  const auto out = mixer->forward(in);
+  for (int64_t s = 0; s < kTokens; ++s) {
+    auto changed = in;
+    changed.x = in.x.clone();
+    changed.x[0][s].add_(1);
+    const auto moved = (mixer->forward(changed) - out).abs().amax({0, 2});
+    for (int64_t t = 0; t < kTokens; ++t)
+      if (t < s)
+        EXPECT_EQ(moved[t].item<double>(), 0) << s << " " << t;
+      else
+        EXPECT_GT(moved[t].item<double>(), 1e-9) << s << " " << t;
+  }
 }
 
 TEST(FlowAttention, PaddingWithoutEpsIsAsIfItWereNotThere) {
@@ -408,6 +620,38 @@ TEST(Transnormer, HeadsMayChangePlacesWithTheirDecays) {
   // Decays are made in float32.
   EXPECT_LT(relative_error(output({0, 1}), out), 1e-6);
   EXPECT_LT(relative_error(output({1, 0}), out), 1e-6);
+}
+
+TEST(Transnormer, DecaysAreThoseOfTheLayer) {
+  torch::NoGradGuard no_grad;
+  torch::manual_seed(28);
+  constexpr int64_t kHeads = 4, kSize = 6, kDim = kHeads * kSize, kTokens = 40, kLayers = 3;
+  const auto distance = torch::arange(kTokens).unsqueeze(1) - torch::arange(kTokens);
+  for (const std::string decay : {"alibi", "paper", "none"}) {
+    auto mixer = wide_mixer("tnl", {{"dim", kDim}, {"heads", kHeads}, {"decay", decay}, {"gate", "none"}});
+    scatter(*mixer);
+    const auto p = mixer->named_parameters();
+    auto in = test::random_tokens(1, kTokens, kDim);
+    const auto heads = [&](const char* name) { return torch::silu(by_head(p, name, in.x[0], kHeads)); };
+    const auto q = heads("q_proj"), k = heads("k_proj"), v = heads("v_proj");
+    for (int64_t layer = 0; layer < kLayers; ++layer) {
+      in.layer = {layer, kLayers};
+      std::vector<Tensor> outs;
+      for (int64_t h = 0; h < kHeads; ++h) {
+        double slope = 0;
+        if (decay == "alibi")  // of four heads: 2^-2, 2^-4, ...; of the last layer 1e-5 of it
+          slope = std::exp2(-2.0 * double(h + 1)) * (1 - double(layer) / (kLayers - 1) + 1e-5);
+        if (decay == "paper") slope = 8.0 * double(h + 1) / kHeads * (1 - double(layer) / kLayers);
+        const auto kept = torch::exp(-slope * distance.to(torch::kFloat64)).masked_fill(distance < 0, 0);
+        outs.push_back(torch::matmul(torch::matmul(q[h], k[h].t()) * kept, v[h]));
+      }
+      const auto joined = torch::cat(outs, 1);
+      const auto normed = joined * torch::rsqrt(joined.square().mean(1, true) + 1e-6);
+      // Exponents x are made in float32, 6e-8 of x off: at most 6e-8 / e of exp(-x).
+      EXPECT_LT(relative_error(mixer->forward(in)[0], torch::matmul(normed, p["o_proj.weight"].t())), 1e-6)
+          << decay << layer;
+    }
+  }
 }
 
 TEST(Transnormer, DeeperLayersForgetLess) {

@@ -260,17 +260,17 @@ TEST(Performer, FeaturesFollowTheHeadSizeWhereAsked) {
   EXPECT_EQ(count(1), 1);
 }
 
-/// phi(x) of kernelized_rpe [.., m], by its formula.
-Tensor unit_features(const Tensor& x, const Tensor& rows) {
-  const auto unit = x / x.norm(2, -1, true);
-  return torch::exp(torch::matmul(unit, rows.t()) - 0.5) / std::sqrt(double(rows.size(0)));
+/// phi(x) of kernelized_rpe [.., m], by its formula; phi(q) . phi(k) estimates exp(temperature cos(q, k)).
+Tensor unit_features(const Tensor& x, const Tensor& rows, double temperature = 1) {
+  const auto unit = x / x.norm(2, -1, true) * std::sqrt(temperature);
+  return torch::exp(torch::matmul(unit, rows.t()) - temperature / 2) / std::sqrt(double(rows.size(0)));
 }
 
 /// The dense O(T^2) formula with weights exp(b) by distance; bias [H, 2 length - 1] of lags i - j.
 Tensor dense_relative(const CoreInput& in, const Tensor& rows, const Tensor& bias, bool causal) {
-  const int64_t n = in.q.size(2), length = (bias.size(1) + 1) / 2;
-  const auto place = torch::arange(n), lag = place.unsqueeze(1) - place.unsqueeze(0);
-  auto c = torch::exp(bias.index_select(1, (lag + length - 1).flatten()).view({1, -1, n, n}));
+  const int64_t n = in.q.size(2), m = in.k.size(2), length = (bias.size(1) + 1) / 2;
+  const auto lag = torch::arange(n).unsqueeze(1) - torch::arange(m);
+  auto c = torch::exp(bias.index_select(1, (lag + length - 1).flatten()).view({1, -1, n, m}));
   if (causal) c = c.masked_fill(lag < 0, 0);
   const auto scores = torch::matmul(unit_features(in.q, rows), unit_features(in.k, rows).transpose(2, 3)) * c;
   return torch::matmul(scores / scores.sum(3, true), in.v);
@@ -295,6 +295,60 @@ TEST(KernelizedRpe, IsTheDenseFormulaWithRelativeWeights) {
     bias.normal_(0, 2);
     EXPECT_LT(relative_error(mixer->mix(in), dense_relative(in, rows, bias, causal)), kDouble) << causal;
   }
+}
+
+TEST(KernelizedRpe, AMemoryHasThePlacesOfItsTokens) {
+  torch::NoGradGuard no_grad;
+  torch::manual_seed(7);
+  auto mixer =
+      wide_mixer("kernelized_rpe", {{"dim", 12}, {"heads", 2}, {"features", 9}, {"max_length", 40}, {"causal", false}});
+  auto p = mixer->named_parameters();
+  p["bias"].normal_(0, 2);
+  const auto rows = mixer->named_buffers()["rows"];
+  for (const int64_t keys : {1, 11, 23, 40}) {
+    auto in = test::random_tokens(2, 23, 12);
+    in.memory = torch::randn({2, keys, 12}, torch::kFloat64);
+    const auto heads = [&](const char* name, const Tensor& x) {
+      return torch::matmul(x, p[name].t()).unflatten(2, {2, 6}).transpose(1, 2);
+    };
+    const CoreInput core{heads("q_proj.weight", in.x), heads("k_proj.weight", *in.memory),
+                         heads("v_proj.weight", *in.memory)};
+    const auto read = dense_relative(core, rows, p["bias"], false).transpose(1, 2).flatten(2);
+    EXPECT_LT(relative_error(mixer->forward(in), torch::matmul(read, p["o_proj.weight"].t())), kDouble) << keys;
+  }
+  auto in = test::random_tokens(1, 5, 12);
+  in.memory = torch::randn({1, 41, 12}, torch::kFloat64);
+  EXPECT_THROW(mixer->forward(in), Error);
+}
+
+TEST(KernelizedRpe, ATemperatureSharpensTheCosines) {
+  torch::NoGradGuard no_grad;
+  torch::manual_seed(6);
+  const auto in = random_core(2, 19, 6);
+  for (const bool causal : {true, false})
+    for (const double temperature : {0.25, 4.0}) {
+      const auto with = [&](int64_t features) {
+        return wide_mixer("kernelized_rpe", {{"dim", 12},
+                                             {"heads", 2},
+                                             {"features", features},
+                                             {"max_length", 40},
+                                             {"temperature", temperature},
+                                             {"causal", causal}});
+      };
+      auto mixer = with(9);
+      const auto rows = mixer->named_buffers()["rows"];
+      auto scores =
+          torch::matmul(unit_features(in.q, rows, temperature), unit_features(in.k, rows, temperature).transpose(2, 3));
+      if (causal) scores = scores.tril();
+      EXPECT_LT(relative_error(mixer->mix(in), torch::matmul(scores / scores.sum(3, true), in.v)), kDouble);
+      // Many features come near exp(t cos): errors of a weight are of order exp(t) / sqrt(features).
+      const auto unit = [](const Tensor& t) { return t / t.norm(2, -1, true); };
+      auto logits = temperature * torch::matmul(unit(in.q), unit(in.k).transpose(2, 3));
+      if (causal) logits = logits.masked_fill(~past(19), -INFINITY);
+      const auto exact = torch::matmul(torch::softmax(logits, 3), in.v);
+      constexpr int64_t kFeatures = 20000;
+      EXPECT_LT(relative_error(with(kFeatures)->mix(in), exact), std::exp(temperature) / std::sqrt(double(kFeatures)));
+    }
 }
 
 TEST(KernelizedRpe, MinusInfinityIsAWindow) {
