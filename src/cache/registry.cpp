@@ -134,6 +134,7 @@ ModelShape shape_of(const DecoderConfig& config) {
 DecoderState make_state(const DecoderLm& model, const Policy& policy, int64_t batch) {
   const auto& layers = model->config().layers;
   DecoderState state;
+  state.landmark_block = model->landmark_block();
   for (size_t i = 0; i < layers.size(); ++i) {
     const LayerContext layer{int64_t(i), int64_t(layers.size())};
     if (layers[i].mixer == "dense")

@@ -136,6 +136,7 @@ void add_surgery(CLI::App& app) {
   auto* command = app.add_subcommand("surgery", "rewrite a checkpoint: checkpoint in, checkpoint out");
   command->require_subcommand(1);
   add_surgery_axformer(*command);
+  add_surgery_landmarks(*command);
   auto o = std::make_shared<EchoAtt>();
   auto* echo = command->add_subcommand(
       "echo_att",

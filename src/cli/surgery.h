@@ -7,6 +7,7 @@
 namespace heed::cli {
 
 void add_surgery_axformer(CLI::App& surgery);
+void add_surgery_landmarks(CLI::App& surgery);
 
 /// Numbers in the weights.
 int64_t parameters_of(const DecoderLm& model);

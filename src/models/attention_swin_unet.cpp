@@ -91,6 +91,7 @@ AttentionSwinUnetImpl::AttentionSwinUnetImpl(const VisionSpec& spec, const SwinU
   }
   auto below = widened(c.scales - 1);
   bottom_grid_ = grid;
+  below.grid = grid.sizes;
   below.max_length = grid.sizes[0] * grid.sizes[1];
   bottom_embedding_ = register_module("bottom_embedding", halving_conv(widened(c.scales - 2).dim, below.dim));
   auto owner = register_module("bottom", std::make_shared<torch::nn::Module>("bottom"));

@@ -37,12 +37,19 @@ DecoderLmImpl::DecoderLmImpl(DecoderConfig config, torch::ScalarType dtype) : co
   embedding_ = table("embed_tokens", c.vocab_size);
   if (c.learned_positions) position_embedding_ = table("embed_positions", c.learned_positions);
   blocks = make_blocks(*this, c, true, dtype);
+  landmarks_ = make_landmarks(*this, blocks, c.dim);
+  reset_landmark();
   norm_ = register_module("norm", nn::Norm(c.block.norm, c.dim, c.norm_eps));
   if (!c.tie_embeddings) {
     head_ = register_module("lm_head", torch::nn::Linear(torch::nn::LinearOptions(c.dim, c.vocab_size).bias(false)));
     head_->weight.normal_(0, 0.02);
   }
   to(dtype);
+}
+
+void DecoderLmImpl::reset_landmark() {
+  torch::NoGradGuard no_grad;
+  if (landmarks_) landmarks_->embedding.copy_(embedding_->weight.mean(0) * config_.embedding_scale);
 }
 
 Tensor DecoderLmImpl::embed(const Tensor& tokens, int64_t first_position) {
@@ -65,7 +72,9 @@ Tensor DecoderLmImpl::hidden_of(const Tensor& embedded, DecoderState* state, uin
   input.x = embedded;
   input.taps = taps;
   AttentionShare share;
-  const int64_t tokens = embedded.size(1) + (state ? state->seen() : 0);
+  const int64_t seen = state ? state->seen_by_layers() : 0;
+  if (landmarks_) input = landmarks_->inserted(std::move(input), seen);
+  const int64_t tokens = input.x.size(1) + seen;
   for (const auto& block : blocks) {
     const auto* source = dynamic_cast<const CompanionSource*>(block->mixer.get());
     if (source == nullptr) continue;
@@ -73,7 +82,8 @@ Tensor DecoderLmImpl::hidden_of(const Tensor& embedded, DecoderState* state, uin
     if (share.companion.defined()) break;
   }
   input.share = &share;
-  return norm_(run_blocks(blocks, std::move(input), state ? &state->layers : nullptr, seed));
+  const auto x = run_blocks(blocks, std::move(input), state ? &state->layers : nullptr, seed);
+  return norm_(landmarks_ ? landmarks_->dropped(x, seen) : x);
 }
 
 Tensor DecoderLmImpl::logits(const Tensor& hidden) {
@@ -88,6 +98,7 @@ Tensor DecoderLmImpl::forward(const Tensor& tokens, DecoderState* state, uint64_
 
 DecoderState DecoderLmImpl::make_state(int64_t batch) const {
   DecoderState state;
+  state.landmark_block = landmark_block();
   for (const auto& block : blocks) state.layers.push_back(block->mixer->make_state(batch));
   return state;
 }

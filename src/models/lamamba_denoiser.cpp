@@ -2,6 +2,7 @@
 
 #include "heed/error.h"
 #include "heed/models/transformer.h"
+#include "heed/nn/generator.h"
 #include "heed/nn/grid.h"
 #include "heed/nn/positions.h"
 
@@ -61,7 +62,7 @@ LaMambaDenoiserImpl::LaMambaDenoiserImpl(LaMambaDenoiserConfig config) : config_
 Tensor LaMambaDenoiserImpl::conditions(const Tensor& times, Tensor labels, uint64_t seed) {
   const auto waves = nn::sinusoidal(times, kTimeChannels).to(positions_.scalar_type());
   if (is_training() && config_.class_dropout > 0) {
-    auto generator = at::detail::createCPUGenerator(seed);
+    auto generator = nn::seeded_generator(seed);
     const auto hidden = torch::rand(labels.sizes(), generator, torch::kFloat64) < config_.class_dropout;
     labels = labels.masked_fill(hidden, config_.classes);
   }

@@ -5,6 +5,7 @@
 #include "heed/attention.h"
 #include "heed/error.h"
 #include "heed/nn/gelu.h"
+#include "heed/nn/generator.h"
 #include "heed/nn/positions.h"
 #include "heed/nn/row_attention.h"
 
@@ -60,7 +61,7 @@ Tensor orion_row_mask(int64_t tokens, const OrionConfig& c) {
   const auto i = torch::arange(tokens).unsqueeze(1), j = torch::arange(tokens);
   auto visible = (i < kSpecial) | (j < kSpecial) | ((i - j).abs() <= c.window);
   if (c.random_links == 0) return visible;
-  const auto order = torch::rand({tokens, tokens}, at::detail::createCPUGenerator(c.seed));
+  const auto order = torch::rand({tokens, tokens}, nn::seeded_generator(c.seed));
   // Of what a row does not see yet, the first of a random order.
   return visible | nn::largest(order, visible.logical_not(), c.random_links);
 }
@@ -169,7 +170,7 @@ Tensor OrionMspImpl::probabilities(const Tensor& table, const Tensor& labels, in
   require(classes >= 2 && classes <= config_.classes && draws >= 1,
           "orion_msp: {} classes, {} draws: 2 to {}, and 1 or more, are accepted", classes, draws, config_.classes);
   torch::NoGradGuard no_grad;
-  auto generator = at::detail::createCPUGenerator(seed);
+  auto generator = nn::seeded_generator(seed);
   Tensor sum;
   for (int64_t draw = 0; draw < draws; ++draw) {
     const auto features = torch::randperm(table.size(2), generator, torch::kInt64),

@@ -30,7 +30,8 @@ OverlockImpl::OverlockImpl(const VisionSpec& spec, const OverlockConfig& config)
   auto overview = stages.stages.back();
   const int64_t dim = first.stages.back().dim, context = spec.base.dim;
   overview_grid_ = stages.grid(kStages);
-  overview.max_length = overview_grid_.sizes[0] * overview_grid_.sizes[1];
+  overview.grid = overview_grid_.sizes;
+  overview.max_length = overview.grid[0] * overview.grid[1];
   overview_embedding_ = register_module(
       "overview_embedding", torch::nn::Conv2d(torch::nn::Conv2dOptions(dim, overview.dim, 3).stride(2).padding(1)));
   auto owner = register_module("overview", std::make_shared<torch::nn::Module>("overview"));
@@ -41,6 +42,7 @@ OverlockImpl::OverlockImpl(const VisionSpec& spec, const OverlockConfig& config)
   to_context_ = owner->register_module("to_context", linear(overview.dim, context));
 
   auto focus = overview;
+  focus.grid = stages.grid(kStages - 1).sizes;
   focus.dim = dim + context;
   focus.layers.assign(size_t(config.depth), {"context_mixing_conv", {{"context", context}, {"kernel", config.kernel}}});
   focus.heads = spec.base.heads;

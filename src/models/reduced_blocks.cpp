@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "heed/error.h"
+#include "heed/mixers/attention_mixer.h"
 #include "heed/mixers/taps.h"
 #include "heed/nn/config.h"
 #include "heed/nn/keys.h"
@@ -44,20 +45,25 @@ class CoreTap : public Taps {
   Taps* other_;
 };
 
-/// What the core's softmax is taken over: merged tokens count as often as they are.
-AttentionOptions shown(const CoreInput& core) {
+/// The softmax of the core: merged tokens count as often as they are.
+AttentionOptions shown(const CoreInput& core, const TokenMixer& mixer) {
   AttentionOptions options;
+  if (const auto* attention = dynamic_cast<const AttentionMixer*>(&mixer)) {
+    const auto& config = attention->config();
+    options.scale = config.scale, options.softcap = config.softcap;
+    if (config.causal) options.mask = Causal{};
+  }
   if (core.key_sizes) options.bias = core.key_sizes->to(core.q.scalar_type()).log().unsqueeze(1).unsqueeze(1);
   if (core.key_padding) nn::hide_keys(options, *core.key_padding, core.q.size(2));
   return options;
 }
 
 /// float [B, N]: attention that each token got, mean over heads.
-Tensor scores_of(const CoreInput& core, const std::string& wanted) {
+Tensor scores_of(const CoreInput& core, const TokenMixer& mixer, const std::string& wanted) {
   if (wanted == "none") return {};
   require(core.q.defined(), "token reduction: scores of kind {} from a mixer without queries and keys", wanted);
   torch::NoGradGuard no_grad;
-  const auto options = shown(core);
+  const auto options = shown(core, mixer);
   const auto lse = attention_with_lse(core.q, core.k, core.v, options).lse;
   const auto rows = wanted == "class" ? torch::zeros({1}, torch::kInt64) : torch::arange(core.q.size(2));
   Tensor sum;
@@ -76,6 +82,7 @@ Tensor scores_of(const CoreInput& core, const std::string& wanted) {
 ReducedStream::ReducedStream(MixerInput given, int64_t leading, bool proportional)
     : input(std::move(given)), leading_(leading), proportional_(proportional) {
   require(!input.cu_seqlens && !input.memory, "token reduction: packed sequences and memory are not accepted");
+  first_positions_ = input.positions;
   map = nn::every_token(input.x.size(0), input.x.size(1), input.sizes.value_or(Tensor()),
                         input.key_padding.value_or(Tensor()));
 }
@@ -97,7 +104,9 @@ void ReducedStream::run(TransformerBlock& block, nn::TokenReducer* reducer) {
   if (reducer && reducer->before_layer()) input.x = take(*reducer, {.x = input.x});
   if (reduced_) {
     input.grid.reset();
-    input.positions.reset();
+    input.positions = map.positions;
+    if (first_positions_)
+      input.positions = first_positions_->expand({map.positions.size(0), -1}).gather(1, map.positions);
     input.sizes.reset();
     input.key_padding.reset();
     input.share = nullptr;  // what an earlier layer left is of tokens that have gone
@@ -116,7 +125,7 @@ void ReducedStream::run(TransformerBlock& block, nn::TokenReducer* reducer) {
   nn::ReductionInput wanted;
   wanted.x = block->token_half(watched);
   if (tap.seen.k.defined()) wanted.metric = tap.seen.k.mean(1);
-  wanted.scores = scores_of(tap.seen, reducer->wanted_scores());
+  wanted.scores = scores_of(tap.seen, *block->mixer, reducer->wanted_scores());
   const auto left = take(*reducer, wanted);
   mixed_tokens = left.size(1);
   input.grid.reset();

@@ -19,10 +19,13 @@ SequenceModelImpl::SequenceModelImpl(SequenceConfig config) : config_(std::move(
     vectors_ = register_module("embed_vectors", torch::nn::Linear(c.channels, c.dim));
   }
   if (c.bare) {
-    for (size_t i = 0; i < c.layers.size(); ++i)
+    for (size_t i = 0; i < c.layers.size(); ++i) {
+      require(c.layers[i].mixer != "landmark_attention", "bare blocks: landmark_attention is not accepted");
       bare_.push_back(register_module("layers_" + std::to_string(i), BareBlock(c, i, c.causal)));
+    }
   } else {
     blocks_ = make_blocks(*this, c, c.causal, torch::kFloat32);
+    landmarks_ = make_landmarks(*this, blocks_, c.dim);
     norm_ = register_module("norm", nn::Norm(c.block.norm, c.dim, c.norm_eps));
   }
   head_ = register_module("head", torch::nn::Linear(c.dim, c.outputs));
@@ -45,7 +48,10 @@ Tensor SequenceModelImpl::forward(const Tensor& inputs, const std::optional<Tens
     input.x = input.x + nn::sinusoidal(torch::arange(input.x.size(1)), c.dim).to(input.x.scalar_type());
   input.key_padding = key_padding;
   if (config_.bare) return run_bare(std::move(input), state, seed);
-  return norm_(run_blocks(blocks_, std::move(input), state ? &state->layers : nullptr, seed));
+  const int64_t seen = state ? state->seen_by_layers() : 0;
+  if (landmarks_) input = landmarks_->inserted(std::move(input), seen);
+  const auto x = run_blocks(blocks_, std::move(input), state ? &state->layers : nullptr, seed);
+  return norm_(landmarks_ ? landmarks_->dropped(x, seen) : x);
 }
 
 Tensor SequenceModelImpl::run_bare(MixerInput input, DecoderState* state, uint64_t seed) {
@@ -60,6 +66,7 @@ Tensor SequenceModelImpl::run_bare(MixerInput input, DecoderState* state, uint64
 
 DecoderState SequenceModelImpl::make_state(int64_t batch) const {
   DecoderState state;
+  if (landmarks_) state.landmark_block = landmarks_->block();
   for (const auto& block : blocks_) state.layers.push_back(block->mixer->make_state(batch));
   for (const auto& block : bare_) state.layers.push_back(block->mixer->make_state(batch));
   return state;

@@ -129,6 +129,15 @@ Tensor TimestepExpertsImpl::attend(Layer& layer, const Tensor& x, const Tensor& 
 }
 
 Tensor TimestepExpertsImpl::velocity(const Tensor& x, const Tensor& times, const FlowCondition& condition) {
+  require(times.dim() == 1 && times.numel() > 0, "a flow: times [B] are accepted, one or more");
+  const double first = times.min().item<double>(), last = times.max().item<double>();
+  const int64_t group = group_of(first);
+  require(group == group_of(last), "times from {} to {} are of several groups", first, last);
+  return of_group(group, x, times, condition);
+}
+
+Tensor TimestepExpertsImpl::of_group(int64_t which, const Tensor& x, const Tensor& times,
+                                     const FlowCondition& condition) {
   const auto& c = config_;
   const auto& [labels, texts] = condition;
   require(x.dim() == 3 && x.size(1) == c.tokens && x.size(2) == c.channels && times.dim() == 1 &&
@@ -142,9 +151,6 @@ Tensor TimestepExpertsImpl::velocity(const Tensor& x, const Tensor& times, const
     require(text.dim() == 3 && text.size(0) == x.size(0) && text.size(2) == c.text && text.size(1) == texts[0].size(1),
             "a text of shape {}: [{}, {}, {}] is accepted", c10::str(text.sizes()), x.size(0), texts[0].size(1),
             c.text);
-  const int64_t which = group_of(times.min().item<double>());
-  require(which == group_of(times.max().item<double>()), "times from {} to {} are of several groups",
-          times.min().item<double>(), times.max().item<double>());
   auto& group = groups_[size_t(which)];
   const auto embedding = nn::sinusoidal(times * kTimeScale, c.dim).to(x.scalar_type());  // [B, dim]
   auto state = group.in(x) + group.positions + group.time(embedding).unsqueeze(1);
@@ -164,11 +170,13 @@ Tensor TimestepExpertsImpl::velocity(const Tensor& x, const Tensor& times, const
 }
 
 Tensor TimestepExpertsImpl::loss(const Tensor& x1, const FlowCondition& condition) {
-  const auto [begin, end] = interval(torch::randint(config_.groups, {1}, torch::kInt64).item<int64_t>());
+  const int64_t group = torch::randint(config_.groups, {1}, torch::kInt64).item<int64_t>();
+  const auto [begin, end] = interval(group);
   const auto x0 = torch::randn_like(x1);
   const auto times = begin + (end - begin) * torch::rand({x1.size(0)}, x1.options());
   const auto t = times.view({-1, 1, 1});
-  return (velocity(t * x1 + (1 - t) * x0, times, condition) - (x1 - x0)).square().mean();
+  // Of rounded times, the last may be where the next group begins: they are of the group that was drawn.
+  return (of_group(group, t * x1 + (1 - t) * x0, times, condition) - (x1 - x0)).square().mean();
 }
 
 Tensor TimestepExpertsImpl::sample(int64_t count, int64_t steps, const FlowCondition& condition) {

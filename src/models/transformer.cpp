@@ -10,13 +10,12 @@
 #include "heed/models/bare_block.h"
 #include "heed/models/reversible.h"
 #include "heed/registry.h"
+#include "models/mixer_parameters.h"
 
 namespace heed {
 
 using formats::NormPlacement;
 using torch::Tensor;
-
-namespace {
 
 bool has_parameter(std::string_view mixer, std::string_view key) {
   for (const auto& row : mixer_rows()) {
@@ -26,6 +25,8 @@ bool has_parameter(std::string_view mixer, std::string_view key) {
   return false;
 }
 
+namespace {
+
 /// The mixer's own keys, and beneath them what the model says of all layers and the mixer has a parameter for.
 nlohmann::json mixer_config(const TransformerConfig& c, const LayerPlan& plan, bool causal) {
   const formats::AttentionTraits plain;
@@ -34,6 +35,11 @@ nlohmann::json mixer_config(const TransformerConfig& c, const LayerPlan& plan, b
                       {"head_dim", c.head_dim}, {"max_length", c.max_length}, {"positions", c.positions.to_json()}};
   for (const char* key : {"heads", "kv_heads", "head_dim", "max_length", "positions"})
     if (!has_parameter(plan.mixer, key)) json.erase(key);
+  if (c.grid.size() == 2) {
+    json.update({{"height", c.grid[0]}, {"width", c.grid[1]}, {"side", std::max(c.grid[0], c.grid[1])}});
+    for (const char* key : {"height", "width", "side"})
+      if (!has_parameter(plan.mixer, key)) json.erase(key);
+  }
   // A mixer that knows one direction alone refuses the other.
   if (!causal || has_parameter(plan.mixer, "causal")) json["causal"] = causal;
   // Of these a mixer is told only what is out of the ordinary.

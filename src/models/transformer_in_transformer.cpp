@@ -24,6 +24,7 @@ TntImpl::TntImpl(TntConfig config, bool dense) : config_(std::move(config)), den
   const auto sizes = c.words().sizes;
   const int64_t words = sizes[0] * sizes[1], tokens = c.patches() + int64_t(c.class_token);
   c.inner.max_length = words, c.max_length = tokens;
+  c.inner.grid = sizes, c.grid = {c.image_height / c.patch_height, c.image_width / c.patch_width};
   const auto options = torch::nn::Conv2dOptions(c.channels, c.inner.dim, c.word_kernel);
   word_embedding_ = register_module(
       "word_embedding", torch::nn::Conv2d(torch::nn::Conv2dOptions(options).stride(c.word).padding(c.word_kernel / 2)));

@@ -12,6 +12,7 @@ VisionTransformerImpl::VisionTransformerImpl(VisionConfig config, torch::ScalarT
   require(c.image_height % c.patch_height == 0 && c.image_width % c.patch_width == 0,
           "an image of {} x {} does not divide into patches of {} x {}", c.image_height, c.image_width, c.patch_height,
           c.patch_width);
+  config_.grid = {c.image_height / c.patch_height, c.image_width / c.patch_width};
   torch::NoGradGuard no_grad;
   const auto options = torch::nn::Conv2dOptions(c.channels, c.dim, {c.patch_height, c.patch_width});
   patches_ = register_module(
@@ -34,9 +35,13 @@ VisionTransformerImpl::VisionTransformerImpl(VisionConfig config, torch::ScalarT
 
 Tensor VisionTransformerImpl::embed(const Tensor& pixels) {
   const auto& c = config_;
-  require(pixels.dim() == 4 && pixels.size(1) == c.channels && pixels.size(2) == c.image_height &&
-              pixels.size(3) == c.image_width,
-          "pixels do not fit: [batch, {}, {}, {}] is accepted", c.channels, c.image_height, c.image_width);
+  const auto fits = [&](int64_t dim, int64_t size, int64_t patch) {
+    return c.patch_positions ? pixels.size(dim) == size : pixels.size(dim) > 0 && pixels.size(dim) % patch == 0;
+  };
+  require(pixels.dim() == 4 && pixels.size(1) == c.channels && fits(2, c.image_height, c.patch_height) &&
+              fits(3, c.image_width, c.patch_width),
+          "pixels do not fit: [batch, {}, {}, {}] is accepted{}", c.channels, c.image_height, c.image_width,
+          c.patch_positions ? "" : ", or other heights and widths that patches divide");
   auto x = patches_(pixels).flatten(2).transpose(1, 2);
   if (c.class_token) x = torch::cat({class_token_.expand({x.size(0), 1, c.dim}), x}, 1);
   return c.patch_positions ? x + positions_ : x;
@@ -49,7 +54,7 @@ Tensor VisionTransformerImpl::forward(const Tensor& pixels, uint64_t seed, Taps*
   const bool told = std::all_of(c.layers.begin(), c.layers.end(), [](const LayerPlan& layer) {
     return layer.config.is_object() && layer.config.value("class_token", false);
   });
-  if (!c.class_token || told) input.grid = Grid{{c.image_height / c.patch_height, c.image_width / c.patch_width}};
+  if (!c.class_token || told) input.grid = Grid{{pixels.size(2) / c.patch_height, pixels.size(3) / c.patch_width}};
   input.taps = taps;
   return finish(run_blocks(blocks, std::move(input), nullptr, seed));
 }

@@ -26,7 +26,7 @@ class VitBackbone final : public VisionBackbone {
     const auto config = vision_config(spec);
     model_ = register_module("model", VisionTransformer(config));
     reducers_ = make_reducers(*this, spec.reducer, config);
-    grid_.sizes = {spec.rows(), spec.columns()};
+    patch_ = spec.patch;
   }
   Tensor states(const Tensor& pixels, uint64_t seed) override { return tokens_and_states(pixels, seed).second; }
   std::pair<Tensor, Tensor> tokens_and_states(const Tensor& pixels, uint64_t seed) override {
@@ -34,8 +34,11 @@ class VitBackbone final : public VisionBackbone {
       const auto x = model_->forward(pixels, seed);
       return {x, dense_ ? x : x.mean(1, true)};
     }
-    const auto run = run_reduced_blocks(model_->blocks, {.x = model_->embed(pixels), .grid = grid_}, reducers_.of_layer,
-                                        0, seed, reducers_.proportional);
+    MixerInput input;
+    input.x = model_->embed(pixels);
+    input.grid = Grid{{pixels.size(2) / patch_, pixels.size(3) / patch_}};
+    const auto run =
+        run_reduced_blocks(model_->blocks, std::move(input), reducers_.of_layer, 0, seed, reducers_.proportional);
     const auto x = model_->finish(run.x), tokens = run.map.restore(x);
     return {tokens, dense_ ? tokens : mean_of_tokens(x, run.map)};
   }
@@ -45,7 +48,7 @@ class VitBackbone final : public VisionBackbone {
   bool dense_;
   VisionTransformer model_{nullptr};
   LayerReducers reducers_;
-  Grid grid_;
+  int64_t patch_;
 };
 
 using Made = std::shared_ptr<VisionBackbone>;

@@ -42,7 +42,8 @@ VisionPyramidImpl::VisionPyramidImpl(PyramidConfig config) : config_(std::move(c
   const int64_t first = c.stages[0].dim;
   for (size_t s = 0; s < c.stages.size(); ++s) {
     auto& plan = c.stages[s];
-    plan.max_length = c.grid(s).sizes[0] * c.grid(s).sizes[1];
+    plan.grid = c.grid(s).sizes;
+    plan.max_length = plan.grid[0] * plan.grid[1];
     const auto name = "stage_" + std::to_string(s);
     auto owner = register_module(name, std::make_shared<torch::nn::Module>(name));
     auto& stage = stages_.emplace_back();

@@ -18,8 +18,8 @@ VisionUnetImpl::VisionUnetImpl(const VisionSpec& spec, int64_t scales) : spec_(s
     auto own = base;
     for (auto* size : {&own.dim, &own.heads, &own.kv_heads, &own.hidden})
       *size *= static_cast<int64_t>(body_->scale_of(stop)) + 1;
-    const auto& grid = body_->grid(stop).sizes;
-    own.max_length = grid[0] * grid[1];
+    own.grid = body_->grid(stop).sizes;
+    own.max_length = own.grid[0] * own.grid[1];
     const auto name = "stop_" + std::to_string(stop);
     auto owner = register_module(name, std::make_shared<torch::nn::Module>(name));
     blocks_.push_back(make_blocks(*owner, own, false, torch::kFloat32));

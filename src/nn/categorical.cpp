@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "heed/error.h"
+#include "heed/nn/generator.h"
 
 namespace heed::nn {
 
@@ -10,7 +11,7 @@ using torch::Tensor;
 
 Tensor straight_through_sample(const Tensor& logits, uint64_t seed) {
   const auto chances = torch::softmax(logits, -1), rows = chances.detach().flatten(0, -2);
-  auto generator = at::detail::createCPUGenerator(seed);
+  auto generator = seeded_generator(seed);
   // Drawn in double: float sums of many classes may end below the number drawn.
   const auto drawn = rows.to(torch::kFloat64).multinomial(1, true, generator);
   const auto sample = torch::zeros_like(rows).scatter_(1, drawn, 1).view(chances.sizes());

@@ -4,6 +4,7 @@
 
 #include "heed/error.h"
 #include "heed/nn/config.h"
+#include "heed/nn/generator.h"
 #include "nn/reducer_list.h"
 
 namespace heed::nn {
@@ -32,6 +33,8 @@ IaRed2::IaRed2(const IaRed2Config& config) : config_(config) {
   require(c.threshold >= 0 && c.threshold <= 1, "ia_red2: threshold = {}: 0 to 1 is accepted", c.threshold);
   require(c.first_score > 0 && c.first_score < 1, "ia_red2: first_score = {}: between 0 and 1 is accepted",
           c.first_score);
+  require(c.penalty >= 0 && c.reward_weight >= 0, "ia_red2: penalty = {}, reward_weight = {}: 0 or more is accepted",
+          c.penalty, c.reward_weight);
   torch::NoGradGuard no_grad;
   policy_ = register_parameter("policy", torch::randn({c.dim}) * 0.02);
   // Biases alone make the first logit.
@@ -55,7 +58,7 @@ Tensor IaRed2::scores(const Tensor& x) {
 }
 
 Tensor IaRed2::drawn(const Tensor& scores, const ReductionInput& in) const {
-  const auto chance = torch::rand(scores.sizes(), at::detail::createCPUGenerator(in.seed));
+  const auto chance = torch::rand(scores.sizes(), seeded_generator(in.seed));
   return with_leading(chance < scores.detach(), in);
 }
 
@@ -64,10 +67,16 @@ Tensor IaRed2::greedy(const Tensor& scores, const ReductionInput& in) const {
 }
 
 TokenMap IaRed2::map(const ReductionInput& in) {
-  torch::NoGradGuard no_grad;
-  const auto found = scores(in.x);
+  // What stays learns by its reward alone, and the tokens that it looks at do not learn to be kept.
+  const bool learns = is_training() && torch::GradMode::is_enabled() && config_.reward_weight > 0;
+  torch::AutoGradMode grad(learns);
+  const auto found = scores(in.x.detach());
+  const auto stays = is_training() ? drawn(found, in) : greedy(found, in);
+  const auto open = open_tokens(in), gone = open & stays.logical_not();
+  choice_.kept = 1 - gone.sum(1) / open.sum(1).clamp_min(1).to(torch::kFloat32);
+  choice_.log_likelihood = learns ? policy_log_likelihood(found, stays, in) : Tensor();
   const auto sizes = in.sizes.defined() ? in.sizes : torch::ones({in.x.size(0), in.x.size(1)});
-  return ragged_tokens(is_training() ? drawn(found, in) : greedy(found, in), sizes);
+  return ragged_tokens(stays, sizes);
 }
 
 TokenMap ragged_tokens(const Tensor& stays, const Tensor& sizes) {
@@ -88,12 +97,20 @@ Tensor policy_log_likelihood(const Tensor& scores, const Tensor& stays, const Re
 }
 
 Tensor redundancy_reward(const Tensor& kept_share, const Tensor& right, double penalty) {
-  const auto earned = 1 - kept_share.square();
-  return torch::where(right, earned, torch::full_like(earned, -penalty));
+  const auto share = right.to(kept_share.scalar_type());
+  return share * (1 - kept_share.square()) - (1 - share) * penalty;
 }
 
 Tensor policy_loss(const Tensor& log_likelihood, const Tensor& reward, const Tensor& greedy_reward) {
   return -((reward - greedy_reward).detach() * log_likelihood).mean();
+}
+
+std::vector<std::shared_ptr<IaRed2>> learning_policies(torch::nn::Module& model) {
+  std::vector<std::shared_ptr<IaRed2>> found;
+  for (const auto& module : model.modules(false))
+    if (auto policy = std::dynamic_pointer_cast<IaRed2>(module); policy && policy->config().reward_weight > 0)
+      found.push_back(std::move(policy));
+  return found;
 }
 
 Reducer ia_red2() {
@@ -109,7 +126,10 @@ Reducer ia_red2() {
   row.parameters = {{"dim", plain.dim, "channels of the tokens"},
                     {"heads", plain.heads, "of the interpreter"},
                     {"threshold", plain.threshold, "in evaluation, tokens of at least this score stay"},
-                    {"first_score", plain.first_score, "about what every token scores before training"}};
+                    {"first_score", plain.first_score, "about what every token scores before training"},
+                    {"penalty", plain.penalty, "what a wrong answer costs; a right one earns 1 - (share kept)^2"},
+                    {"reward_weight", plain.reward_weight,
+                     "of the policy's loss where a model learns a task of classes; 0: the policy stays as it is"}};
   return {row, [](const nlohmann::json& json) -> std::shared_ptr<TokenReducer> {
             ConfigReader reader("ia_red2", json);
             IaRed2Config c;
@@ -117,6 +137,8 @@ Reducer ia_red2() {
             c.heads = reader.integer("heads", c.heads, 1, 1 << 16);
             c.threshold = reader.get("threshold", c.threshold);
             c.first_score = reader.get("first_score", c.first_score);
+            c.penalty = reader.get("penalty", c.penalty);
+            c.reward_weight = reader.get("reward_weight", c.reward_weight);
             reader.finish();
             return std::make_shared<IaRed2>(c);
           }};

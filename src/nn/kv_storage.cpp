@@ -5,7 +5,7 @@
 namespace heed::nn {
 namespace {
 
-constexpr int64_t kSmallest = 16;
+constexpr int64_t kSmallest = 4;
 
 torch::Tensor resized(const torch::Tensor& old, const torch::Tensor& like, int64_t capacity, int64_t length) {
   auto grown = torch::empty({like.size(0), like.size(1), capacity, like.size(3)}, like.options().requires_grad(false));
@@ -38,8 +38,8 @@ void KvStorage::erase(int64_t begin, int64_t end) {
     v_.narrow(2, begin, tail).copy_(v_.narrow(2, end, tail).clone());
   }
   length_ -= end - begin;
-  const int64_t fitting = std::max(kSmallest, length_ * 2);
-  if (k_.size(2) > 2 * fitting) reserve(fitting, k_, v_);
+  // Half as many again as there are: what slides over a window appends as many tokens as it erases.
+  if (k_.size(2) > 2 * length_ + kSmallest) reserve(std::max(kSmallest, length_ + (length_ + 1) / 2), k_, v_);
 }
 
 int64_t KvStorage::bytes() const { return k_.defined() ? int64_t(k_.nbytes() + v_.nbytes()) : 0; }

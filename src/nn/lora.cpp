@@ -1,12 +1,12 @@
 #include "heed/nn/lora.h"
 
-#include <ATen/CPUGeneratorImpl.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "heed/error.h"
+#include "heed/nn/generator.h"
 
 namespace heed::nn {
 
@@ -22,7 +22,7 @@ LoraImpl::LoraImpl(torch::nn::Module& model, const LoraOptions& options)
     parameter.value().requires_grad_(stays);
     if (stays) others_.push_back(parameter.value());
   }
-  auto generator = at::detail::createCPUGenerator(options.seed);
+  auto generator = seeded_generator(options.seed);
   for (const auto& module : model.named_modules("", false)) {
     auto layer = std::dynamic_pointer_cast<torch::nn::LinearImpl>(module.value());
     if (!layer || std::none_of(options.layers.begin(), options.layers.end(),

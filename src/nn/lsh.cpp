@@ -1,6 +1,6 @@
 #include "heed/nn/lsh.h"
 
-#include <ATen/CPUGeneratorImpl.h>
+#include "heed/nn/generator.h"
 
 namespace heed::nn {
 
@@ -21,7 +21,7 @@ Tensor gray_places(const Tensor& x, const Tensor& directions) {
 }
 
 Tensor seeded_normal(at::IntArrayRef sizes, uint64_t seed) {
-  return torch::randn(sizes, at::detail::createCPUGenerator(seed), torch::kFloat32);
+  return torch::randn(sizes, seeded_generator(seed), torch::kFloat32);
 }
 
 }  // namespace heed::nn

@@ -145,7 +145,7 @@ Tensor alibi_slopes(int64_t heads) {
 
 Tensor t5_buckets(const Tensor& q_positions, const Tensor& k_positions, bool causal, int64_t buckets,
                   int64_t max_distance) {
-  const auto relative = k_positions.unsqueeze(0) - q_positions.unsqueeze(1);  // [N, M]
+  const auto relative = k_positions.unsqueeze(-2) - q_positions.unsqueeze(-1);
   Tensor offset = torch::zeros_like(relative), distance;
   if (causal) {
     distance = (-relative).clamp_min(0);
@@ -209,7 +209,8 @@ void PositionsImpl::score_terms(AttentionOptions& options, const Tensor& q_posit
   if (config_.kind == "alibi") options.alibi_slopes = slopes_;
   if (config_.kind == "t5") {
     const auto buckets = t5_buckets(q_positions, k_positions, causal_);
-    options.bias = table_.index({buckets}).permute({2, 0, 1}).unsqueeze(0);  // [1, H, N, M]
+    const auto bias = table_.index({buckets}).movedim(-1, -3);  // [H, N, M] or [B, H, N, M]
+    options.bias = bias.dim() == 3 ? bias.unsqueeze(0) : bias;
   }
 }
 

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "heed/error.h"
+#include "heed/nn/generator.h"
 
 namespace heed::nn {
 
@@ -10,7 +11,7 @@ using torch::Tensor;
 
 Tensor orthogonal_rows(int64_t count, int64_t dim, uint64_t seed) {
   require(count > 0 && dim > 0, "random features: {} rows of {}; 1 or more is accepted", count, dim);
-  auto generator = at::detail::createCPUGenerator(seed);
+  auto generator = seeded_generator(seed);
   const auto draw = [&](int64_t rows) { return torch::randn({rows, dim}, generator, torch::kFloat64); };
   std::vector<Tensor> blocks;
   for (int64_t done = 0; done < count; done += dim) {

@@ -1,6 +1,6 @@
 #include "heed/nn/spherical_clusters.h"
 
-#include <ATen/CPUGeneratorImpl.h>
+#include "heed/nn/generator.h"
 
 namespace heed::nn {
 
@@ -16,7 +16,7 @@ Tensor unit(const Tensor& x) { return F::normalize(x, F::NormalizeFuncOptions().
 Tensor direction(const Tensor& x) { return unit(F::layer_norm(x, F::LayerNormFuncOptions({x.size(-1)}))); }
 
 SphericalClustersImpl::SphericalClustersImpl(int64_t heads, int64_t clusters, int64_t dim, uint64_t seed) {
-  auto generator = at::detail::createCPUGenerator(seed);
+  auto generator = seeded_generator(seed);
   centroids_ = register_buffer("centroids", unit(torch::randn({heads, clusters, dim}, generator)));
   fitted_ = register_buffer("fitted", torch::zeros({1}, torch::kBool));
 }

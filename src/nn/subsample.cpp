@@ -1,6 +1,7 @@
 #include "heed/nn/subsample.h"
 
 #include "heed/error.h"
+#include "heed/nn/generator.h"
 #include "heed/nn/keys.h"
 #include "heed/nn/partial.h"
 
@@ -36,7 +37,7 @@ struct Sorted {
 Tensor subsample_parts(int64_t tokens, const SubsampleOptions& o, uint64_t seed, const Tensor& padding) {
   require(o.reduction >= 1, "subsampled attention: reduction = {}: 1 or more is accepted", o.reduction);
   require(o.leading >= 0, "subsampled attention: {} leading tokens: 0 or more is accepted", o.leading);
-  auto generator = at::detail::createCPUGenerator(seed);
+  auto generator = seeded_generator(seed);
   const auto places = torch::arange(tokens, torch::kFloat64);
   auto order = o.sigma < 0 ? torch::rand({tokens}, generator, torch::kFloat64)
                            : places + o.sigma * torch::randn({tokens}, generator, torch::kFloat64);

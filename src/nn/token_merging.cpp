@@ -4,6 +4,7 @@
 
 #include "heed/error.h"
 #include "heed/nn/config.h"
+#include "heed/nn/generator.h"
 #include "nn/reducer_list.h"
 
 namespace heed::nn {
@@ -100,8 +101,7 @@ class TokenMerging final : public TokenReducer {
   }
 
   Tensor worth(const ReductionInput& in) const {
-    if (config_.score == "random")
-      return torch::rand({in.x.size(0), in.x.size(1)}, at::detail::createCPUGenerator(in.seed));
+    if (config_.score == "random") return torch::rand({in.x.size(0), in.x.size(1)}, seeded_generator(in.seed));
     if (config_.score == "key_norm") return (in.metric.defined() ? in.metric : in.x).norm(2, 2).to(torch::kFloat32);
     require(in.scores.defined(), "token_merging: scores of kind {} are to be given", config_.score);
     return in.scores.to(torch::kFloat32);

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "cache/key_graph.h"
+#include "heed/nn/generator.h"
 
 namespace heed::probe {
 namespace {
@@ -101,7 +102,7 @@ class IvfSearch final : public KeySearch {
  public:
   IvfSearch(const Tensor& keys, uint64_t seed) : keys_(keys) {
     const auto lists = std::max<int64_t>(1, std::llround(std::sqrt(double(keys.size(0)))));
-    auto generator = at::detail::createCPUGenerator(seed);
+    auto generator = nn::seeded_generator(seed);
     means_ = keys.index_select(0, torch::randperm(keys.size(0), generator).slice(0, 0, lists)).clone();
     Tensor nearest;
     for (int64_t round = 0; round < kRounds; ++round) {

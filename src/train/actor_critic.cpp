@@ -1,6 +1,7 @@
 #include "heed/train/actor_critic.h"
 
 #include "heed/error.h"
+#include "heed/nn/generator.h"
 
 namespace heed::train {
 namespace {
@@ -10,7 +11,7 @@ using torch::Tensor;
 constexpr uint64_t kStride = 0x9E3779B97F4A7C15ull;
 
 Tensor drawn(const Tensor& logits, uint64_t seed) {
-  auto generator = at::detail::createCPUGenerator(seed);
+  auto generator = nn::seeded_generator(seed);
   return torch::softmax(logits, -1).to(torch::kFloat64).multinomial(1, true, generator).squeeze(1);
 }
 

@@ -25,6 +25,10 @@ class DistilledModel final : public TaskModel {
     require(distance_.defined(), "a distilled model has no loss of training before it has seen a batch in training");
     return student_->training_loss(loss, judge) + std::exchange(distance_, {});
   }
+  bool learns_by_reward() override { return student_->learns_by_reward(); }
+  Tensor reward_loss(const std::function<Tensor(const Tensor&)>& right) override {
+    return student_->reward_loss(right);
+  }
   torch::nn::Module& module() override { return student_->module(); }
   int64_t state_bytes(const TaskBatch& batch) override { return student_->state_bytes(batch); }
   bool causal() const override { return student_->causal(); }

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <numbers>
+#include <optional>
 
 #include "heed/checkpoint/tensor_file.h"
 #include "heed/error.h"
@@ -111,6 +112,11 @@ double scheduled_rate(const LmTrainOptions& o, int64_t step) {
   return o.learning_rate * (o.final_rate + (1 - o.final_rate) * cosine);
 }
 
+int64_t first_dense_step(int64_t steps, double dense_end) {
+  require(dense_end >= 0 && dense_end <= 1, "dense_end = {}: 0 to 1 is accepted", dense_end);
+  return int64_t(std::llround((1 - dense_end) * double(steps)));
+}
+
 Tensor lm_loss(DecoderLm& model, const LmBatch& batch, uint64_t seed) {
   const int64_t length = batch.tokens.size(1) - 1;
   const auto logits = model->forward(batch.tokens.narrow(1, 0, length), nullptr, seed);
@@ -144,10 +150,10 @@ double train_lm(DecoderLm& model, const BatchSource& batches, const LmTrainOptio
   double loss_sum = 0, last_loss = 0;
   int64_t loss_count = 0, tokens = 0;
   auto since = Clock::now();
-  const auto dense_from = int64_t(std::llround((1 - options.dense_end) * double(options.steps)));
-  set_subsampling(*model, Subsampling::When::training);
+  const int64_t dense_from = first_dense_step(options.steps, options.dense_end);
   for (; step < options.steps; ++step) {
-    if (step >= dense_from) set_subsampling(*model, Subsampling::When::never);
+    std::optional<SubsamplingScope> dense;
+    if (step >= dense_from) dense.emplace(*model, Subsampling::When::never);
     const auto batch = batches(step);
     torch::Tensor loss;
     {
@@ -157,6 +163,7 @@ double train_lm(DecoderLm& model, const BatchSource& batches, const LmTrainOptio
     last_loss = loss.item<double>();
     if (!std::isfinite(last_loss)) fail("step {}: the loss is {}: a lower --lr may help", step, last_loss);
     loss.backward();
+    dense.reset();
     if (options.clip > 0) torch::nn::utils::clip_grad_norm_(model->parameters(), options.clip);
     optimizer.step(scheduled_rate(options, step));
 

@@ -1,6 +1,7 @@
 #include "heed/train/replay.h"
 
 #include "heed/error.h"
+#include "heed/nn/generator.h"
 
 namespace heed::train {
 namespace {
@@ -8,7 +9,7 @@ namespace {
 using torch::Tensor;
 
 Tensor draw(const Tensor& weights, int64_t count, uint64_t seed) {
-  auto generator = at::detail::createCPUGenerator(seed);
+  auto generator = nn::seeded_generator(seed);
   return weights.multinomial(count, true, generator);
 }
 

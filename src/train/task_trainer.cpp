@@ -3,8 +3,10 @@
 #include <chrono>
 #include <cmath>
 #include <map>
+#include <optional>
 
 #include "heed/error.h"
+#include "heed/mixers/subsampling.h"
 #include "heed/train/lm_trainer.h"
 #include "train/task_judgement.h"
 #include "train/weight_decay.h"
@@ -20,6 +22,19 @@ Judgement judge_batch(TaskModel& model, const tasks::Face& face, const TaskBatch
                       uint64_t seed) {
   const auto rows = model.hidden(batch, seed).flatten(0, 1).index_select(0, asked);
   return judge(face, model.answers(rows), batch, asked);
+}
+
+/// float [B]: the share of each sample's answers that is right, of states as TaskModel::hidden gives them.
+Tensor right_shares(TaskModel& model, const tasks::Face& face, const TaskBatch& batch, const Tensor& asked,
+                    const Tensor& hidden) {
+  require(face.answer == tasks::Face::Answer::classes && face.metric == Metric::accuracy,
+          "ia_red2 learns by right answers: tasks of classes, measured by accuracy, or reward_weight = 0 are accepted");
+  const auto score = judge(face, model.answers(hidden.flatten(0, 1).index_select(0, asked)), batch, asked).score;
+  const auto sample = asked.div(hidden.size(1), "floor");
+  const auto of_samples = [&](const Tensor& x) {
+    return torch::zeros({hidden.size(0)}, score.options()).index_add_(0, sample, x);
+  };
+  return of_samples(score) / of_samples(torch::ones_like(score)).clamp_min(1);
 }
 
 torch::optim::AdamW optimizer_of(TaskModel& model, const TaskTrainOptions& options) {
@@ -40,6 +55,7 @@ double train_task(TaskModel& model, const tasks::Task& task, const TaskTrainOpti
   schedule.warmup = std::min(options.warmup, options.steps);
   auto adamw = optimizer_of(model, options);
 
+  const int64_t dense_from = first_dense_step(options.steps, options.dense_end);
   model.module().train();
   int64_t positions = 0;
   double rate = 0;
@@ -50,6 +66,8 @@ double train_task(TaskModel& model, const tasks::Task& task, const TaskTrainOpti
     const auto batch = task_batch(task, tasks::Split::train, first, options.batch);
     const auto asked = batch.asked();
     require(asked.numel() > 0, "{}: its samples ask for nothing", task.name());
+    std::optional<SubsamplingScope> dense;
+    if (step >= dense_from) dense.emplace(model.module(), Subsampling::When::never);
     const auto answered = judge_batch(model, face, batch, asked, options.seed + uint64_t(step)).loss.mean();
     const auto loss = model.training_loss(
         answered, [&](const Tensor& answers) { return judge(face, answers, batch, asked).loss.mean(); });
@@ -57,7 +75,13 @@ double train_task(TaskModel& model, const tasks::Task& task, const TaskTrainOpti
     require(std::isfinite(value), "training on {}: the loss is {} at step {}; a smaller learning rate than {} may help",
             task.name(), value, step, options.learning_rate);
     adamw.zero_grad();
+    if (model.learns_by_reward()) {
+      const auto reward =
+          model.reward_loss([&](const Tensor& hidden) { return right_shares(model, face, batch, asked, hidden); });
+      if (reward.requires_grad()) reward.backward();  // else the policies are frozen
+    }
     loss.backward();
+    dense.reset();
     if (options.clip > 0) torch::nn::utils::clip_grad_norm_(model.module().parameters(), options.clip);
     for (auto& parameters : adamw.param_groups())
       static_cast<torch::optim::AdamWOptions&>(parameters.options()).lr(scheduled_rate(schedule, step));

@@ -53,12 +53,26 @@ TEST(Surgery, AxformerLeavesPartsOut) {
   EXPECT_EQ(json::parse(text.out)["new_tokens"], 8);
 }
 
+TEST(Surgery, LandmarksAreInsertedWhereverTheModelIsUsed) {
+  const TemporaryDirectory folder;
+  const auto out = (folder / "landmarks").string();
+  const auto made = test::heed("surgery landmarks --block 5 --json --out " + out);
+  ASSERT_EQ(made.status, 0) << made.err;
+  const auto report = json::parse(made.out);
+  EXPECT_EQ(report["parameters"][1].get<int64_t>() - report["parameters"][0].get<int64_t>(), 192);  // an embedding
+  const auto text = test::heed("generate --max-tokens 12 --prompt 'the number' --json --model " + out);
+  ASSERT_EQ(text.status, 0) << text.err;
+  EXPECT_EQ(json::parse(text.out)["new_tokens"], 12);
+}
+
 TEST(Surgery, BadInputIsOneLine) {
-  for (const char* bad : {"surgery", "surgery axformer", "surgery axformer --out x --channel-groups 7",
-                          "surgery axformer --out x --share 0", "surgery axformer --out x --tolerance -1",
-                          "surgery echo_att", "surgery echo_att --out x --blocks 9-12 --samples 1",
-                          "surgery echo_att --out x --blocks 2", "surgery echo_att --out x --dtype int4",
-                          "surgery echo_att --out x --weights 1,2", "surgery echo_att --compare --size 6"}) {
+  for (const char* bad :
+       {"surgery", "surgery axformer", "surgery axformer --out x --channel-groups 7",
+        "surgery axformer --out x --share 0", "surgery axformer --out x --tolerance -1", "surgery echo_att",
+        "surgery echo_att --out x --blocks 9-12 --samples 1", "surgery echo_att --out x --blocks 2",
+        "surgery echo_att --out x --dtype int4", "surgery echo_att --out x --weights 1,2", "surgery landmarks",
+        "surgery landmarks --out x --block 1", "surgery landmarks --out x --retrieve-by row",
+        "surgery echo_att --compare --size 6"}) {
     const auto result = test::heed(bad);
     EXPECT_EQ(result.status, 2) << bad;
     EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;

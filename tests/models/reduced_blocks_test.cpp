@@ -66,6 +66,31 @@ TEST(ReducedBlocks, TwinsMergeWithoutATrace) {
   EXPECT_GT(relative_error(without.map.restore(without.x), wanted), 1e-4);
 }
 
+TEST(ReducedBlocks, TokensThatAreLeftStandWhereTheyStood) {
+  test::seed_torch(11);
+  torch::NoGradGuard no_grad;
+  TransformerConfig config;
+  config.dim = 16, config.heads = 2, config.kv_heads = 2, config.head_dim = 8, config.hidden = 24;
+  config.layers.resize(2);
+  const auto x = torch::randn({2, 10, 16}, torch::kFloat64);
+  for (const char* kind : {"rope", "t5", "learned", "sinusoidal"}) {
+    config.positions.kind = kind;
+    torch::nn::Module owner;
+    auto blocks = make_blocks(owner, config, false, torch::kFloat64);
+    for (auto& parameter : owner.parameters()) parameter.add_(torch::randn_like(parameter) * 0.2);
+    const auto run = run_reduced_blocks(
+        blocks, {.x = x}, {merging({{"action", "drop"}, {"score", "key_norm"}, {"count", 4}}), nullptr}, 1);
+    // The second layer by itself, the tokens that have gone hidden.
+    auto first = blocks[0]->token_half({.x = x});
+    MixerInput second;
+    second.x = blocks[0]->channel_half({.x = x}, first);
+    second.key_padding = run.map.target < 0;
+    second.layer = {1, 2};
+    const auto wanted = blocks[1]->forward(second).gather(1, run.map.positions.unsqueeze(2).expand({2, 6, 16}));
+    EXPECT_LT(relative_error(run.x, wanted), 1e-10) << kind;
+  }
+}
+
 TEST(ReducedBlocks, AttentionSaysWhatIsWorthLittle) {
   test::seed_torch(3);
   torch::NoGradGuard no_grad;
@@ -89,6 +114,34 @@ TEST(ReducedBlocks, AttentionSaysWhatIsWorthLittle) {
       EXPECT_TRUE(torch::equal(run.map.positions[b], kept)) << score;
     }
     EXPECT_EQ(run.tokens, (std::vector<int64_t>{6, 6, 6}));
+  }
+}
+
+/// Worth is by the weights that the layer really had: behind its mask, its scale and its soft cap.
+TEST(ReducedBlocks, WorthFollowsMaskScaleAndSoftCap) {
+  torch::NoGradGuard no_grad;
+  for (uint64_t seed = 30; seed < 40; ++seed) {
+    test::seed_torch(seed);
+    TransformerConfig config;
+    config.dim = 16, config.heads = 2, config.kv_heads = 2, config.head_dim = 8, config.hidden = 24;
+    config.attention.scale = 1.5, config.attention.softcap = 2;
+    config.layers.resize(1);
+    torch::nn::Module owner;
+    auto blocks = make_blocks(owner, config, true, torch::kFloat64);
+    for (auto& parameter : owner.parameters()) parameter.add_(torch::randn_like(parameter) * 0.3);
+    const auto x = torch::randn({1, 12, 16}, torch::kFloat64);
+    const auto run =
+        run_reduced_blocks(blocks, {.x = x}, {merging({{"action", "drop"}, {"score", "received"}, {"count", 6}})}, 0);
+    const auto p = blocks[0]->mixer->named_parameters();
+    const auto normed = blocks[0]->input_norm(x);
+    const auto heads = [&](const char* name) {
+      return torch::matmul(normed, p[name].t()).view({1, 12, 2, 8}).transpose(1, 2);
+    };
+    const auto s = torch::matmul(heads("q_proj.weight"), heads("k_proj.weight").transpose(2, 3)) * 1.5;
+    const auto future = torch::ones({12, 12}, torch::kBool).triu(1);
+    const auto weights = torch::softmax((torch::tanh(s / 2) * 2).masked_fill(future, -INFINITY), 3);
+    const auto best = std::get<1>(weights.mean(2).mean(1)[0].topk(6));
+    EXPECT_TRUE(torch::equal(run.map.positions[0], std::get<0>(best.sort()))) << seed;
   }
 }
 

@@ -38,12 +38,20 @@ TEST(SelfEnsemble, IsTheMeanOfItsDraws) {
     sum = sum.defined() ? sum + p : p;
   }
   EXPECT_LT(test::relative_error(found.exp(), sum / 5), 1e-5);
-  // What is left behind is a model that is dense.
+  // What is left behind is a model as it was: dense in evaluation.
+  set_subsampling(*model, Subsampling::When::training);
   ensemble_log_probabilities(model, tokens, 1);
   auto dense = drawn("dense");
   dense->eval();
   EXPECT_LT(test::relative_error(model->forward(tokens), dense->forward(tokens)), test::kForwardTolerance);
   EXPECT_THROW(ensemble_log_probabilities(dense, tokens, 2), Error);
+  // One that draws in evaluation still does.
+  const auto draws = [&] { return model->forward(tokens, nullptr, 4); };
+  set_subsampling(*model, Subsampling::When::always);
+  const auto before = draws();
+  ensemble_log_probabilities(model, tokens, 1);
+  EXPECT_TRUE(torch::equal(draws(), before));
+  EXPECT_GT(test::relative_error(before, dense->forward(tokens)), 1e-3);
   EXPECT_THROW(ensemble_log_probabilities(model, tokens, 0), Error);
 }
 

@@ -263,6 +263,29 @@ TEST(VisionBlock, ShuffledPatchesAreTheSameToActivator) {
   EXPECT_LT(moved("dense", false), test::kForwardTolerance);
 }
 
+/// A vision transformer without positions is one for all sizes: its weights in an image twice as wide are those of a
+/// model that was made for it.
+TEST(VisionBlock, WithoutPositionsImagesMayHaveOtherSizes) {
+  test::seed_images(11);
+  torch::NoGradGuard no_grad;
+  const auto made = [&](int64_t width, bool positions, bool reduces) {
+    auto spec = test::vision_spec(2, 8, width);
+    for (auto& layer : spec.base.layers) layer = {"dense", {{"causal", false}}};
+    spec.settings = {{"positions", positions}};
+    if (reduces) spec.settings["reducer"] = {{"name", "token_merging"}, {"share", 0.25}};
+    return make_backbone("vit", spec);
+  };
+  const auto wide = torch::randn({2, 1, 8, 16});
+  for (const bool reduces : {false, true}) {
+    const auto narrow = made(8, false, reduces), other = made(16, false, reduces);
+    const auto theirs = narrow->named_parameters();
+    for (auto& p : other->named_parameters()) p.value().copy_(theirs[p.key()]);
+    EXPECT_TRUE(torch::equal(narrow->states(wide), other->states(wide))) << reduces;
+    EXPECT_THROW(narrow->states(torch::randn({1, 1, 8, 9})), Error);
+  }
+  EXPECT_THROW(made(8, true, false)->states(wide), Error);
+}
+
 std::shared_ptr<ChannelMixer> channel_mixer(const char* name, int64_t hidden) {
   auto mixer = make_channel_mixer(vision_block(name), kDim, hidden);
   move_all(*mixer);

@@ -20,5 +20,24 @@ TEST(KvStorage, GrowsAndErases) {
   EXPECT_LT(storage.bytes(), copy.bytes() / 2);  // what was erased is given back
 }
 
+// What is held for a window is of the window's size, however long the prompt was.
+TEST(KvStorage, HoldsLittleBesideAWindow) {
+  constexpr int64_t kRow = 9 * int64_t(sizeof(float));
+  for (const int64_t window : {1, 3, 16, 100}) {
+    KvStorage storage;
+    const auto rows = [](int64_t n) { return std::pair(torch::randn({1, 1, n, 4}), torch::randn({1, 1, n, 5})); };
+    const auto slide = [&](int64_t n) {
+      const auto [k, v] = rows(n);
+      storage.append(k, v);
+      storage.erase(0, storage.length() - window);
+    };
+    slide(1000);
+    for (int step = 0; step < 50; ++step) {
+      slide(1);
+      EXPECT_LE(storage.bytes(), (2 * window + 4) * kRow) << window << " step " << step;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace heed::nn::kv_storage_test

@@ -173,7 +173,7 @@ TEST(LinearChunkOp, IsAnOperatorOfTorch) {
   auto [q, k, v, s] = inputs(9);
   q.requires_grad_();
   const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("heed::linear_chunk", "");
-  torch::jit::Stack stack{q, k, v, c10::IValue(), s, c10::IValue(), 1.0, false, 1e-6, int64_t{64}};
+  torch::jit::Stack stack{q, k, v, c10::IValue(), s, c10::IValue(), 1.0, false, 1e-6, int64_t{64}, int64_t{0}};
   op.callBoxed(stack);
   EXPECT_TRUE(torch::equal(stack[0].toTensor(), linear_chunk(q, k, v, {}, s).out));
   EXPECT_TRUE(stack[0].toTensor().requires_grad());

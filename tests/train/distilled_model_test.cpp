@@ -48,7 +48,7 @@ TaskModelOptions options_of(const std::string& mixer) {
   TaskModelOptions options;
   options.mixer = mixer;
   options.layers = 2, options.dim = 16, options.heads = 2, options.hidden = 24;
-  options.settings["sparsifiner"] = {{"keep", 0.25}, {"class_tokens", 0}};
+  options.settings["sparsifiner"] = {{"keep", 0.25}, {"class_tokens", 0}, {"reconstruction", 0.0}};
   return options;
 }
 

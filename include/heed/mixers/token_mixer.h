@@ -31,7 +31,8 @@ struct MixerInput {
   std::optional<torch::Tensor> memory;       ///< [B, M, C]: keys and values come from here (cross attention)
   std::optional<torch::Tensor> key_padding;  ///< bool [B, M] ([B, N] without memory): true = padding, seen by nobody
   std::optional<torch::Tensor> cu_seqlens;   ///< int64 [S + 1]: packed sequences, B = 1
-  std::optional<torch::Tensor> positions;    ///< int64 [N]; default: 0.. after what the state has seen
+  /// int64 [N], or [B, N] where every item has lost other tokens; default: 0.. after what the state has seen.
+  std::optional<torch::Tensor> positions;
   std::optional<Grid> grid;
   LayerContext layer;
   uint64_t seed = 0;     ///< of everything random inside (dropout)
@@ -59,7 +60,7 @@ struct CoreInput {
   torch::Tensor q, k, v;                                  ///< [B, Hq, N, D], [B, Hk, M, D], [B, Hv, M, Dv]
   std::optional<torch::Tensor> key_padding;               ///< bool [B, M], true = padding
   std::optional<torch::Tensor> cu_seqlens;                ///< int64 [S + 1]
-  std::optional<torch::Tensor> q_positions, k_positions;  ///< int64 [N], [M]; default: bottom-right aligned 0..
+  std::optional<torch::Tensor> q_positions, k_positions;  ///< int64 ([B,] N), ([B,] M); default: last of 0..
   uint64_t seed = 0;
   nn::CoreReport* report = nullptr;  ///< asks the core what it looked at; mechanisms without an answer leave it alone
   AttentionShare* share = nullptr;   ///< a core whose weights later layers use leaves them here

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "heed/mixers/taps.h"
+#include "heed/models/landmarks.h"
 #include "heed/models/transformer.h"
 
 namespace heed {
@@ -26,8 +27,11 @@ struct DecoderConfig : TransformerConfig {
 /// State of all layers.
 struct DecoderState {
   std::vector<std::unique_ptr<MixerState>> layers;
+  int64_t landmark_block = 0;  ///< of the tokens that layers have seen, the last of so many is a landmark; 0: none is
   int64_t bytes() const;
-  int64_t seen() const { return layers.empty() ? 0 : layers.front()->seen(); }
+  int64_t seen_by_layers() const { return layers.empty() ? 0 : layers.front()->seen(); }
+  /// Tokens that the model was given.
+  int64_t seen() const { return seen_by_layers() - (landmark_block ? seen_by_layers() / landmark_block : 0); }
 };
 
 class DecoderLmImpl : public torch::nn::Module {
@@ -35,7 +39,8 @@ class DecoderLmImpl : public torch::nn::Module {
   /// With parameters of `dtype`, drawn at random.
   explicit DecoderLmImpl(DecoderConfig config, torch::ScalarType dtype = torch::kFloat32);
 
-  /// tokens int64 [B, N] -> hidden states [B, N, dim] after the last norm. `taps` see and may change what flows.
+  /// tokens int64 [B, N] -> hidden states [B, N, dim] after the last norm. `taps` see and may change what flows, with
+  /// the landmarks that a layer of landmark_attention asks for.
   /// Throws heed::Error for positions beyond `learned_positions`.
   torch::Tensor hidden(const torch::Tensor& tokens, DecoderState* state = nullptr, uint64_t seed = 0,
                        Taps* taps = nullptr);
@@ -50,6 +55,10 @@ class DecoderLmImpl : public torch::nn::Module {
   /// Logits of hidden states.
   torch::Tensor logits(const torch::Tensor& hidden);
   DecoderState make_state(int64_t batch) const;
+  /// Of the landmarks that this model inserts; 0: it inserts none.
+  int64_t landmark_block() const { return landmarks_ ? landmarks_->block() : 0; }
+  /// The landmark's embedding becomes the mean of all.
+  void reset_landmark();
 
   const DecoderConfig& config() const { return config_; }
   std::vector<TransformerBlock> blocks;
@@ -59,6 +68,7 @@ class DecoderLmImpl : public torch::nn::Module {
   torch::nn::Embedding embedding_{nullptr}, position_embedding_{nullptr};
   nn::Norm norm_{nullptr};
   torch::nn::Linear head_{nullptr};
+  Landmarks landmarks_{nullptr};
 };
 TORCH_MODULE(DecoderLm);
 

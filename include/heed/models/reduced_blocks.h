@@ -19,7 +19,8 @@ struct ReducedStream {
   ReducedStream(MixerInput input, int64_t leading, bool proportional = true);
   /// The next block, of which `input` says the layer and the seed. `reducer`, which may be null, takes tokens between
   /// its halves, by the mean keys and, where wanted, the attention of its token mixer, or before it. Taps of the input
-  /// see the layer as it runs. A grid is told to blocks only while no token has gone.
+  /// see the layer as it runs. A grid is told to blocks only while no token has gone, then where each that is left
+  /// stands.
   void run(TransformerBlock& block, nn::TokenReducer* reducer);
 
   /// x of the first tokens [B, N, C] -> of these [B, n, C], and back: nothing is done while no token has gone.
@@ -32,6 +33,8 @@ struct ReducedStream {
 
  private:
   torch::Tensor take(nn::TokenReducer& reducer, nn::ReductionInput wanted);
+
+  std::optional<torch::Tensor> first_positions_;  // of the tokens as they came
 
   int64_t leading_;
   bool proportional_, reduced_ = false;

@@ -47,6 +47,7 @@ class SequenceModelImpl : public torch::nn::Module {
   torch::nn::Embedding tokens_{nullptr};
   torch::nn::Linear vectors_{nullptr}, head_{nullptr};
   nn::Norm norm_{nullptr};
+  Landmarks landmarks_{nullptr};
 };
 TORCH_MODULE(SequenceModel);
 

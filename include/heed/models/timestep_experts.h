@@ -77,6 +77,9 @@ class TimestepExpertsImpl : public torch::nn::Module {
   struct Before {
     torch::Tensor scores, q, k;
   };
+  /// What a group makes of x at times of its interval, both ends of it included.
+  torch::Tensor of_group(int64_t group, const torch::Tensor& x, const torch::Tensor& times,
+                         const FlowCondition& condition);
   torch::Tensor attend(Layer& layer, const torch::Tensor& x, const torch::Tensor& text, const torch::Tensor& gate,
                        Before& before);
 

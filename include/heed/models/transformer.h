@@ -39,6 +39,9 @@ struct TransformerConfig {
   bool shared_norm = false;  ///< n1 and n2 of a block are one (Activator, arXiv 2405.15953)
   formats::AttentionTraits attention;
   std::vector<LayerPlan> layers;  ///< one a layer
+  /// Height and width in cells of the images that the layers are for; empty: of no image. Mixers are told it as their
+  /// `height` and `width`, or its longer side as their `side`.
+  std::vector<int64_t> grid;
 };
 
 /// A token mixer and a channel mixer with their norms, as `block.placement` has them.

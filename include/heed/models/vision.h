@@ -30,7 +30,8 @@ class VisionTransformerImpl : public torch::nn::Module {
   explicit VisionTransformerImpl(VisionConfig config, torch::ScalarType dtype = torch::kFloat32);
 
   /// pixels [B, channels, image_height, image_width] -> hidden states [B, tokens, dim] after the last norm; tokens are
-  /// the patches row by row, after the class token. Throws heed::Error for another shape.
+  /// the patches row by row, after the class token. Without positions the image may have other heights and widths.
+  /// Throws heed::Error for another shape.
   torch::Tensor forward(const torch::Tensor& pixels, uint64_t seed = 0, Taps* taps = nullptr);
   /// The two ends of `forward`: tokens [B, tokens, dim] before the first block, and the norm behind the last.
   torch::Tensor embed(const torch::Tensor& pixels);

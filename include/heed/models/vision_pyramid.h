@@ -18,7 +18,7 @@ struct PyramidConfig {
   int64_t labels = 0;                                           ///< classes; 0: no classifier
   bool dense = false;                                           ///< classes of the cells of the first stage
   nlohmann::json reducer = nlohmann::json::object();            ///< as VisionSpec::reducer
-  std::vector<TransformerConfig> stages;  ///< widths, heads, mixers; max_length is set to a stage's cells
+  std::vector<TransformerConfig> stages;  ///< widths, heads, mixers; grid and max_length are set to a stage's cells
 
   /// `count` stages, of which number s has s times the channels, heads and hidden channels of `first`.
   static PyramidConfig growing(const VisionSpec& spec, int64_t count = 4);

@@ -43,7 +43,8 @@ torch::Tensor apply_rope(const torch::Tensor& x, const torch::Tensor& positions,
 /// power.
 torch::Tensor alibi_slopes(int64_t heads);
 
-/// T5 bucket of each (query position, key position) pair [N, M], int64 (arXiv 1910.10683).
+/// T5 bucket of each pair of a query position [N] or [B, N] and a key position [M] or [B, M], int64 [N, M] or [B, N, M]
+/// (arXiv 1910.10683).
 torch::Tensor t5_buckets(const torch::Tensor& q_positions, const torch::Tensor& k_positions, bool causal,
                          int64_t buckets = 32, int64_t max_distance = 128);
 
@@ -69,7 +70,7 @@ class PositionsImpl : public torch::nn::Module {
   torch::Tensor embed(const torch::Tensor& x, const torch::Tensor& positions);
   /// rope: rotated q or k [B, H, N, D].
   torch::Tensor rotate(const torch::Tensor& q_or_k, const torch::Tensor& positions) const;
-  /// alibi, t5: adds the score term for queries and keys at these positions [N], [M].
+  /// alibi, t5: adds the score term for queries and keys at these positions, [N] and [M] or [B, N] and [B, M].
   void score_terms(AttentionOptions& options, const torch::Tensor& q_positions, const torch::Tensor& k_positions) const;
 
   const PositionsConfig& config() const { return config_; }

@@ -51,6 +51,9 @@ struct LmEvaluation {
 /// Learning rate of `step`.
 double scheduled_rate(const LmTrainOptions& options, int64_t step);
 
+/// The first of `steps` steps in which layers that draw their keys see all, for a share `dense_end` of them.
+int64_t first_dense_step(int64_t steps, double dense_end);
+
 /// Weighted mean cross-entropy in nats.
 torch::Tensor lm_loss(DecoderLm& model, const LmBatch& batch, uint64_t seed = 0);
 

@@ -16,6 +16,8 @@ struct TaskTrainOptions {
   int64_t warmup = 50;
   double weight_decay = 0.1, clip = 1.0;
   uint64_t seed = 0;  ///< which samples; the weights are the caller's
+  /// Share of the steps, the last ones, in which layers that draw their keys see all (heed/mixers/subsampling.h).
+  double dense_end = 0.1;
 };
 
 /// A step just done.

@@ -7,6 +7,7 @@ Layout llama_layout(const DecoderConfig& config) {
                 .layer = {},
                 .model = {{"embed_tokens", "model.embed_tokens"},
                           {"embed_positions", "model.embed_positions"},
+                          {"landmarks", "model.landmarks"},
                           {"norm", "model.norm"}},
                 .base = "",
                 .ignored = {"rotary_emb.inv_freq"}};

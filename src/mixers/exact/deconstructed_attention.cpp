@@ -6,6 +6,7 @@
 #include "heed/mixers/attention_share.h"
 #include "heed/mixers/companion.h"
 #include "heed/nn/feature_map.h"
+#include "heed/nn/generator.h"
 #include "heed/ops/linear_chunk.h"
 #include "heed/ops/softmax_scan.h"
 #include "mixers/sparse/sparse_mixer.h"
@@ -45,7 +46,7 @@ class DeconstructedAttention final : public sparse::SparseMixer, public Companio
       : SparseMixer("deconstructed_attention", config), own_(std::move(own)) {
     if (own_.variant != "rnd_emb_qk") return;
     // Drawn at its whole length, so that a token's vector does not depend on how many there are.
-    auto generator = at::detail::createCPUGenerator(uint64_t(own_.seed));
+    auto generator = nn::seeded_generator(uint64_t(own_.seed));
     noise_ = torch::randn({1, config.max_length, config.dim}, generator, torch::kFloat32) * own_.sigma;
   }
 

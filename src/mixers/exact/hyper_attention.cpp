@@ -8,6 +8,7 @@
 
 #include "heed/error.h"
 #include "heed/nn/buckets.h"
+#include "heed/nn/generator.h"
 #include "heed/nn/lsh.h"
 #include "heed/nn/partial.h"
 #include "mixers/rows.h"
@@ -181,7 +182,7 @@ class HyperAttention final : public AttentionMixer {
 
   /// [1, H, S] in [0, 1).
   Tensor fractions(const Part& part, uint64_t seed) const {
-    auto generator = at::detail::createCPUGenerator(draw_seed(part, seed));
+    auto generator = nn::seeded_generator(draw_seed(part, seed));
     return torch::rand({1, part.q.size(1), own_.samples}, generator, torch::kFloat64);
   }
 

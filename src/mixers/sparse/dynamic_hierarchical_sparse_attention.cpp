@@ -4,6 +4,7 @@
 
 #include "heed/error.h"
 #include "heed/mixers/hierarchical_sparse.h"
+#include "heed/nn/added_loss.h"
 #include "heed/nn/keys.h"
 #include "mixers/sparse/chunk_choice.h"
 #include "mixers/sparse/panels.h"
@@ -15,10 +16,12 @@ namespace {
 using sparse::ChunkedKeys;
 using torch::Tensor;
 
+constexpr double kDrop = 0.5;  // of neighbouring keys: a cosine below it teaches a border
+
 struct HierarchicalConfig {
   int64_t budget = 2048, window = 16, hidden = 64;
-  std::string borders = "predictor", pooling = "sqrt";
-  double threshold = 0.5;
+  std::string borders = "similarity", pooling = "sqrt";
+  double threshold = 0.5, border_weight = 1;
   sparse::ChunkRule rule;
 };
 
@@ -103,12 +106,9 @@ class DynamicHierarchicalSparseAttention final : public sparse::SparseMixer {
 
   Tensor border_loss(const Tensor& x, double least) {
     require(bool(predictor_), "border_loss: borders = {} has no predictor", own_.borders);
-    const auto features = split_heads(k_proj_(x), config_.kv_heads).transpose(1, 2).flatten(2).detach();
-    const int64_t w = own_.window, tokens = features.size(1);
-    require(tokens >= 2 * w, "border_loss: {} tokens: {} or more, two windows, are accepted", tokens, 2 * w);
-    const auto near = sparse::side_similarity(features, 1).slice(1, w, tokens - w + 1);
-    const auto logits = predictor_(features);
-    return torch::binary_cross_entropy_with_logits(logits, (near < least).to(logits.scalar_type()));
+    require(x.size(1) >= 2 * own_.window, "border_loss: {} tokens: {} or more, two windows, are accepted", x.size(1),
+            2 * own_.window);
+    return predictor_loss(split_heads(k_proj_(x), config_.kv_heads), {}, least);
   }
 
  protected:
@@ -119,7 +119,11 @@ class DynamicHierarchicalSparseAttention final : public sparse::SparseMixer {
     if (!any) {
       CoreInput core{turned(q), turned(k), v};
       core.key_padding = in.key_padding, core.seed = in.seed;
-      return attend_whole(core, q, k);
+      const auto out = attend_whole(core, q, k);
+      const bool taught = predictor_ && own_.border_weight > 0 && is_training() && torch::GradMode::is_enabled() &&
+                          k.size(2) >= 2 * own_.window;
+      if (!taught) return out;
+      return nn::with_loss(out, own_.border_weight * predictor_loss(k, in.key_padding, kDrop));
     }
     auto* state = dynamic_cast<ChunkedState*>(any);
     require(state != nullptr, "dynamic_hierarchical_sparse_attention: this state was made by another mixer");
@@ -135,6 +139,20 @@ class DynamicHierarchicalSparseAttention final : public sparse::SparseMixer {
   }
 
  private:
+  /// Mean cross-entropy of the borders of keys k [B, Hkv, N, d], places whose windows are free of padding: one is where
+  /// the cosine of a key to the one before it is below `least`.
+  Tensor predictor_loss(const Tensor& k, const std::optional<Tensor>& padding, double least) {
+    const auto features = k.transpose(1, 2).flatten(2).detach();
+    const int64_t w = own_.window, tokens = features.size(1);
+    const auto near = sparse::side_similarity(features, 1).slice(1, w, tokens - w + 1);
+    const auto logits = predictor_(features);
+    const auto wanted = (near < least).to(logits.scalar_type());
+    if (!padding) return torch::binary_cross_entropy_with_logits(logits, wanted);
+    const auto real = padding->unfold(1, 2 * w, 1).any(2).logical_not().to(logits.scalar_type());
+    const auto losses = torch::binary_cross_entropy_with_logits(logits, wanted, {}, {}, at::Reduction::None);
+    return (losses * real).sum() / real.sum().clamp_min(1);
+  }
+
   /// `chunks` with the next tokens.
   const ChunkedKeys& followed(ChunkedKeys& chunks, const Tensor& k, const std::optional<Tensor>& padding) {
     const auto hidden = padding ? *padding : torch::zeros({k.size(0), k.size(2)}, torch::kBool);
@@ -206,13 +224,16 @@ RegistryRow rows::dynamic_hierarchical_sparse_attention() {
           .cost = "O(N (b + N / c))",
           .parameters = attention_parameters(
               {{"budget", 2048, "tokens a query sees, of whole chunks; what is open and the first chunk always"},
-               {"borders", "predictor", "predictor (trained by border_loss), similarity of the means beside, or fixed"},
+               {"borders", "similarity",
+                "similarity of the mean keys on both sides; predictor (a small one, which learns where neighbouring "
+                "keys differ while the layer is trained); or fixed"},
                {"window", 16, "keys on either side that tell a border, which is known so much later"},
                {"threshold", 0.5, "predictor: probability above it; similarity: cosine below it"},
                {"min_chunk", 16, "tokens a chunk has at least"},
                {"max_chunk", 128, "and at most"},
                {"pooling", "sqrt", "chunk vectors: sum / sqrt(n), mean or sum"},
-               {"hidden", 64, "width of the predictor"}}),
+               {"hidden", 64, "width of the predictor"},
+               {"border_weight", 1.0, "of the predictor's loss in training; 0: border_loss alone teaches it"}}),
           .small = {{"dim", 24},
                     {"heads", 4},
                     {"kv_heads", 2},
@@ -235,6 +256,10 @@ RegistryRow rows::dynamic_hierarchical_sparse_attention() {
                 rule.most = reader.integer("max_chunk", rule.most, rule.least, 1 << 20);
                 own.pooling = reader.choice("pooling", own.pooling, {"sqrt", "mean", "sum"});
                 own.hidden = reader.integer("hidden", own.hidden, 1, 1 << 16);
+                own.border_weight = reader.get("border_weight", own.border_weight);
+                require(own.border_weight >= 0,
+                        "dynamic_hierarchical_sparse_attention: border_weight = {}: 0 or more is accepted",
+                        own.border_weight);
                 return std::make_shared<DynamicHierarchicalSparseAttention>(config, own);
               })};
 }

@@ -25,14 +25,15 @@ class HardAttention final : public sparse::SparseMixer {
     const double scale = config_.scale > 0 ? config_.scale : 1 / std::sqrt(double(q.size(3)));
     const auto real = in.key_padding ? in.key_padding->logical_not().unsqueeze(1).unsqueeze(1)
                                      : torch::ones({1, 1, 1, m}, torch::kBool);
-    const auto choice = [=, own = own_, causal = config_.causal](int64_t first, int64_t rows) {
+    const auto choice = [=, own = own_, causal = config_.causal, cap = config_.softcap](int64_t first, int64_t rows) {
       auto candidates = real;
       if (causal)
         candidates = candidates & (torch::arange(m) <= (torch::arange(first, first + rows) + past).unsqueeze(1));
       const auto asked = q.narrow(2, first, rows).unflatten(1, {k.size(1), q.size(1) / k.size(1)});
       const auto logits = torch::matmul(asked, k.unsqueeze(2).transpose(3, 4)).flatten(1, 2) * scale;
       if (own.ratio > 0) {
-        const auto shown = logits.masked_fill(candidates.logical_not(), -INFINITY);
+        const auto capped = cap > 0 ? torch::tanh(logits / cap) * cap : logits;
+        const auto shown = capped.masked_fill(candidates.logical_not(), -INFINITY);
         return (shown >= shown.amax(3, true) + std::log(own.ratio)).logical_and_(candidates);
       }
       return nn::largest_share(logits, candidates, own.share);

@@ -1,5 +1,6 @@
 // Blocks that a landmark token stands for, in training by a softmax in two levels, in use by reading few of them.
 #include "heed/error.h"
+#include "heed/mixers/landmark_reader.h"
 #include "heed/nn/grouped_attention.h"
 #include "mixers/sparse/sparse_mixer.h"
 
@@ -8,7 +9,7 @@ namespace {
 
 struct LandmarkConfig {
   nn::GroupedOptions grouped;
-  bool stingy = false;
+  bool stingy = false, inserted = true;
 };
 
 /// With few positions the rotation waits until it is known which block asks.
@@ -17,13 +18,15 @@ AttentionConfig landmark_base(AttentionConfig config, bool stingy) {
   return config;
 }
 
-class LandmarkAttention final : public sparse::SparseMixer {
+class LandmarkAttention final : public sparse::SparseMixer, public LandmarkReader {
  public:
   LandmarkAttention(const AttentionConfig& config, LandmarkConfig own)
       : SparseMixer("landmark_attention", landmark_base(config, own.stingy)), own_(own), rope_(config.positions.rope) {
     own_.grouped.scale = config.scale;
     own_.grouped.softcap = config.softcap;
   }
+
+  int64_t inserted_block() const override { return own_.inserted ? own_.grouped.block : 0; }
 
   torch::Tensor mix(const CoreInput& in) override {
     require(!in.cu_seqlens, "landmark_attention: cu_seqlens is not accepted");
@@ -73,7 +76,10 @@ RegistryRow rows::landmark_attention() {
           .core = true,
           .cost = "O(N^2); a step O(N / l + k l)",
           .parameters = attention_parameters(
-              {{"block", 51, "tokens a block; the last of each is its landmark (heed/nn/landmark_tokens.h)"},
+              {{"block", 51, "tokens a block; the last of each is its landmark"},
+               {"landmarks", "inserted",
+                "inserted: the model puts them behind every block - 1 of its tokens and leaves them out of what it "
+                "gives (heed/models/landmarks.h); given: the text has them (heed/nn/landmark_tokens.h)"},
                {"retrieve", 0, "k: earlier blocks that a query reads when there is a state; 0: all"},
                {"retrieve_by", "token", "token: every query its own blocks; head: the queries of a block the same"},
                {"stingy", false, "rope at few positions: blocks before the last k share the first place"}}),
@@ -85,6 +91,7 @@ RegistryRow rows::landmark_attention() {
             own.grouped.block = reader.integer("block", 51, 2, 1 << 20);
             own.grouped.retrieved = reader.integer("retrieve", 0, 0, 1 << 20);
             own.grouped.one_choice = reader.choice("retrieve_by", "token", {"token", "head"}) == "head";
+            own.inserted = reader.choice("landmarks", "inserted", {"inserted", "given"}) == "inserted";
             own.stingy = reader.get("stingy", false);
             require(!own.stingy || config.positions.kind == "rope",
                     "landmark_attention: stingy with positions {}: rope is accepted", config.positions.kind);

@@ -51,6 +51,16 @@ int64_t set_subsampling(torch::nn::Module& model, Subsampling::When when) {
   return layers;
 }
 
+SubsamplingScope::SubsamplingScope(torch::nn::Module& model, Subsampling::When when) {
+  for (const auto& module : model.modules())
+    if (auto* layer = dynamic_cast<Subsampling*>(module.get()))
+      before_.emplace_back(module, std::exchange(layer->subsampled, when));
+}
+
+SubsamplingScope::~SubsamplingScope() {
+  for (const auto& [module, when] : before_) dynamic_cast<Subsampling&>(*module).subsampled = when;
+}
+
 RegistryRow rows::stochastic_subsampled_attention() {
   return {.name = "stochastic_subsampled_attention",
           .kind = Kind::strategy,

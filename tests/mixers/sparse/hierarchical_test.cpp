@@ -385,9 +385,13 @@ TEST(HierarchicalSparse, PaddingTakesNoneOfTheBudget) {
 
 TEST(HierarchicalSparse, ThePredictorLearnsBorders) {
   test::seed_torch(9);
-  auto mixer =
-      make_mixer("dynamic_hierarchical_sparse_attention",
-                 {{"dim", 16}, {"heads", 2}, {"window", 4}, {"min_chunk", 2}, {"max_chunk", 32}, {"hidden", 16}});
+  auto mixer = make_mixer("dynamic_hierarchical_sparse_attention", {{"dim", 16},
+                                                                    {"heads", 2},
+                                                                    {"borders", "predictor"},
+                                                                    {"window", 4},
+                                                                    {"min_chunk", 2},
+                                                                    {"max_chunk", 32},
+                                                                    {"hidden", 16}});
   const auto draw = [] {
     std::vector<Tensor> rows;
     for (int64_t b = 0; b < 8; ++b) {
@@ -414,6 +418,65 @@ TEST(HierarchicalSparse, ThePredictorLearnsBorders) {
   EXPECT_THROW(border_loss(*fixed, x), Error);
   auto dense = make_mixer("dense", {{"dim", 16}, {"heads", 2}});
   EXPECT_THROW(border_loss(*dense, x), Error);
+}
+
+TEST(HierarchicalSparse, APredictorLearnsInTheTrainingOfItsLayer) {
+  test::seed_torch(10);
+  const auto layer = [](double weight) {
+    torch::manual_seed(10);
+    return make_mixer("dynamic_hierarchical_sparse_attention", {{"dim", 16},
+                                                                {"heads", 2},
+                                                                {"borders", "predictor"},
+                                                                {"budget", 12},
+                                                                {"window", 3},
+                                                                {"min_chunk", 2},
+                                                                {"max_chunk", 8},
+                                                                {"hidden", 6},
+                                                                {"border_weight", weight}});
+  };
+  const auto x = torch::randn({2, 40, 16});
+  const auto taught = layer(0.7), left = layer(0);
+  const auto grads = [&](TokenMixer& mixer, const std::optional<Tensor>& padding) {
+    mixer.zero_grad();
+    MixerInput in{.x = x};
+    in.key_padding = padding;
+    mixer.forward(in).sum().backward();
+    std::map<std::string, Tensor> found;
+    for (const auto& entry : mixer.named_parameters())
+      found[entry.key()] = entry.value().grad().defined() ? entry.value().grad().clone() : Tensor();
+    return found;
+  };
+  const auto with = grads(*taught, {}), without = grads(*left, {});
+  taught->zero_grad();
+  (0.7 * border_loss(*taught, x)).backward();
+  for (const auto& entry : taught->named_parameters()) {
+    const auto& grad = with.at(entry.key());
+    if (entry.key().starts_with("predictor")) {
+      EXPECT_LT(relative_error(grad, entry.value().grad()), 1e-5) << entry.key();
+      EXPECT_TRUE(!without.at(entry.key()).defined() || without.at(entry.key()).abs().max().item<double>() == 0);
+    } else {
+      EXPECT_TRUE(torch::equal(grad, without.at(entry.key()))) << entry.key();
+    }
+  }
+  // Of a text with padding behind it only the text is learned from.
+  auto padding = torch::zeros({2, 40}, torch::kBool);
+  padding.slice(1, 31).fill_(true);
+  const auto cut = grads(*taught, padding);
+  taught->zero_grad();
+  (0.7 * border_loss(*taught, x.narrow(1, 0, 31))).backward();
+  for (const auto& entry : taught->named_parameters())
+    if (entry.key().starts_with("predictor")) {
+      EXPECT_LT(relative_error(cut.at(entry.key()), entry.value().grad()), 1e-5) << entry.key();
+    }
+  // In evaluation nothing is added, and by default there is nothing to be trained.
+  taught->eval();
+  for (const auto& [name, grad] : grads(*taught, {}))
+    if (name.starts_with("predictor")) {
+      EXPECT_FALSE(grad.defined() && grad.abs().max().item<double>() > 0) << name;
+    }
+  for (const auto& entry :
+       make_mixer("dynamic_hierarchical_sparse_attention", {{"dim", 16}, {"heads", 2}})->named_parameters())
+    EXPECT_FALSE(entry.key().starts_with("predictor"));
 }
 
 /// Topics of 9 to 39 tokens; the tokens of a topic ask for one that was before.

@@ -131,6 +131,55 @@ TEST(Sparsifiner, ThePredictorLearnsFromTheMapAlone) {
   EXPECT_FALSE(p["q_proj.weight"].grad().defined());
 }
 
+TEST(Sparsifiner, AnyTrainingTeachesThePredictor) {
+  test::seed_torch(8);
+  auto mixer = drawn({{"keep", 0.3}, {"reconstruction", 0.02}});
+  const auto x = torch::randn({2, kTokens, 32}, torch::kFloat64);
+  MixerInput in{.x = x};
+  in.key_padding = torch::zeros({2, kTokens}, torch::kBool);
+  in.key_padding->slice(1, 15).fill_(true);
+  const auto grads = [&](const Tensor& loss) {
+    mixer->zero_grad();
+    loss.backward();
+    std::map<std::string, Tensor> found;
+    for (const auto& entry : mixer->named_parameters())
+      found[entry.key()] = entry.value().grad().defined() ? entry.value().grad().clone() : torch::zeros({});
+    return found;
+  };
+  const auto plain = grads(mixer->forward(in).sum());
+  mixer->train();
+  const auto with = grads(mixer->forward(in).sum());
+  // Two images: the mean of what each is away from its dense map.
+  const auto wanted = grads(sparsifiner_loss(*mixer, in, {}, 0.01));
+  for (const char* name : {"q_down", "k_down", "tokens_down", "basis"}) {
+    EXPECT_LT(relative_error(with.at(name), wanted.at(name)), 1e-10) << name;
+    EXPECT_EQ(plain.at(name).abs().max().item<double>(), 0) << name;
+  }
+  for (const auto& [name, grad] : plain)
+    if (name.find("proj") != std::string::npos) {
+      EXPECT_TRUE(torch::equal(grad, with.at(name))) << name;
+    }
+}
+
+TEST(Sparsifiner, TokensThatAreLeftKeepTheirPlaces) {
+  test::seed_torch(9);
+  torch::NoGradGuard no_grad;
+  auto mixer = drawn({{"keep", 0.3}});
+  const auto x = torch::randn({2, kTokens, 32}, torch::kFloat64);
+  // Each image has lost other patches.
+  const auto kept = torch::tensor({{0, 2, 3, 7, 8, 11, 15}, {0, 1, 5, 6, 9, 12, 17}}, torch::kInt64);
+  const auto index = kept.unsqueeze(2).expand({2, 7, 32});
+  MixerInput whole{.x = x}, few{.x = x.gather(1, index)};
+  whole.key_padding = torch::ones({2, kTokens}, torch::kBool).scatter_(1, kept, false);
+  few.positions = kept;
+  const auto expected = mixer->forward(whole).gather(1, index);
+  EXPECT_LT(relative_error(mixer->forward(few), expected), 1e-10);
+  few.positions.reset();
+  EXPECT_GT(relative_error(mixer->forward(few), expected), 1e-3);
+  few.positions = kept + 1;
+  EXPECT_THROW(mixer->forward(few), Error);
+}
+
 TEST(Sparsifiner, AMapOfLowRankIsFound) {
   test::seed_torch(5);
   auto mixer = test::drawn_mixer("sparsifiner", {{"dim", 16}, {"heads", 2}, {"max_length", 12}, {"basis", 4}});
