@@ -1,6 +1,7 @@
 #include "tasks/digits.h"
 
 #include <array>
+#include <numeric>
 
 #include "heed/assets.h"
 #include "heed/nn/config.h"
@@ -13,10 +14,28 @@ constexpr int64_t kSide = 8, kPixels = kSide * kSide;
 constexpr float kWhite = 16;
 constexpr std::array<int64_t, 4> kBorders = {0, 1293, 1437, 1797};  // of train, valid and test
 
+/// The same patches in random order.
+std::vector<float> shuffled(const std::vector<float>& pixels, int64_t patch, Random& random) {
+  const int64_t across = kSide / patch;
+  std::vector<int64_t> order(static_cast<size_t>(across * across));
+  std::iota(order.begin(), order.end(), 0);
+  random.shuffle(order);
+  std::vector<float> moved;
+  for (int64_t y = 0; y < kSide; ++y)
+    for (int64_t x = 0; x < kSide; ++x) {
+      const int64_t from = order[static_cast<size_t>(y / patch * across + x / patch)];
+      moved.push_back(
+          pixels[static_cast<size_t>((from / across * patch + y % patch) * kSide + from % across * patch + x % patch)]);
+    }
+  return moved;
+}
+
 }  // namespace
 
 std::vector<Parameter> DigitsTask::parameters() {
-  return {{"patch", 2, "pixels a side of a patch: 1, 2 or 4"}, {"seed", 0, "another order of the training images"}};
+  return {{"patch", 2, "pixels a side of a patch: 1, 2 or 4"},
+          {"shuffled", false, "the patches of an image stand in random order"},
+          {"seed", 0, "another order of the training images"}};
 }
 
 DigitsTask::DigitsTask(const nlohmann::json& parameters)
@@ -24,6 +43,7 @@ DigitsTask::DigitsTask(const nlohmann::json& parameters)
   ConfigReader reader(name_, parameters);
   patch_ = reader.integer("patch", 2, 1, 4);
   require(kSide % patch_ == 0, "{}: patch = {}: 1, 2 or 4 is accepted", name_, patch_);
+  shuffled_ = reader.get("shuffled", false);
   finish(reader);
   images_ = file_.bytes("images");
   labels_ = file_.bytes("labels");
@@ -53,11 +73,13 @@ int64_t DigitsTask::size(Split split) const {
 
 Example DigitsTask::example(Split split, uint64_t index) const {
   const auto count = static_cast<uint64_t>(size(split));
-  const uint64_t drawn = split == Split::train ? random_of(split, index).below(count) : index % count;
+  auto random = random_of(split, index);
+  const uint64_t drawn = split == Split::train ? random.below(count) : index % count;
   const size_t image = static_cast<size_t>(kBorders[static_cast<size_t>(split)]) + drawn;
   Example example;
   for (const auto pixel : images_.subspan(image * kPixels, kPixels))
     example.values.push_back(static_cast<float>(std::to_integer<int>(pixel)) / kWhite);
+  if (shuffled_) example.values = shuffled(example.values, patch_, random);
   example.labels = {std::to_integer<int64_t>(labels_[image])};
   return example;
 }

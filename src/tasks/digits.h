@@ -25,6 +25,7 @@ class DigitsTask final : public LearnedTask {
   formats::SafetensorsFile file_;
   std::span<const std::byte> images_, labels_;
   int64_t patch_;
+  bool shuffled_;
 };
 
 }  // namespace heed::tasks

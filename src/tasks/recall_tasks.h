@@ -46,7 +46,8 @@ class MqarTask final : public Task {
   explicit MqarTask(const nlohmann::json& parameters);
   const std::string& name() const override { return name_; }
   Face face() const override { return Face::next_token(vocabulary_); }
-  double chance() const override { return 2.0 / static_cast<double>(vocabulary_); }
+  /// Of naming any value that was shown.
+  double chance() const override { return 1.0 / static_cast<double>(pairs_ + overwrite_); }
   Example example(Split split, uint64_t index) const override;
   static std::vector<Parameter> parameters();
 

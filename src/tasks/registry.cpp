@@ -6,12 +6,14 @@
 #include "heed/tasks/task.h"
 #include "tasks/algo.h"
 #include "tasks/byte_lm.h"
+#include "tasks/clutter.h"
 #include "tasks/colorization.h"
 #include "tasks/counting_tasks.h"
 #include "tasks/digits.h"
 #include "tasks/hawkes.h"
 #include "tasks/icl_regression.h"
 #include "tasks/listops.h"
+#include "tasks/marks.h"
 #include "tasks/niah.h"
 #include "tasks/passkeys.h"
 #include "tasks/recall_tasks.h"
@@ -24,7 +26,7 @@
 namespace heed::tasks {
 namespace {
 
-using Kind = SequenceTask::Kind;
+using SequenceKind = SequenceTask::Kind;
 using Make = std::function<std::unique_ptr<Task>(const nlohmann::json&, const TokenCount&)>;
 
 constexpr const char* kThreading = "Needle Threading: Can LLMs Follow Threads through Near-Million-Scale Haystacks?";
@@ -112,16 +114,17 @@ const std::vector<Entry>& entries() {
       {row("mqar", "recall", "Zoology: Measuring and Improving Recall in Efficient Language Models", 2023,
            MqarTask::parameters()),
        maker<MqarTask>()},
-      {row("copy", "sequence", "", 0, SequenceTask::parameters(Kind::copy)), maker<SequenceTask>(Kind::copy)},
+      {row("copy", "sequence", "", 0, SequenceTask::parameters(SequenceKind::copy)),
+       maker<SequenceTask>(SequenceKind::copy)},
       {row("selective_copy", "sequence", "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", 2023,
-           SequenceTask::parameters(Kind::selective_copy)),
-       maker<SequenceTask>(Kind::selective_copy)},
+           SequenceTask::parameters(SequenceKind::selective_copy)),
+       maker<SequenceTask>(SequenceKind::selective_copy)},
       {row("induction", "sequence", "In-context Learning and Induction Heads", 2022,
-           SequenceTask::parameters(Kind::induction)),
-       maker<SequenceTask>(Kind::induction)},
+           SequenceTask::parameters(SequenceKind::induction)),
+       maker<SequenceTask>(SequenceKind::induction)},
       {row("repeat", "sequence", "In-context Learning and Induction Heads", 2022,
-           SequenceTask::parameters(Kind::repeat)),
-       maker<SequenceTask>(Kind::repeat)},
+           SequenceTask::parameters(SequenceKind::repeat)),
+       maker<SequenceTask>(SequenceKind::repeat)},
       learned<ListOpsTask>("listops", "reasoning", "ListOps: A Diagnostic Dataset for Latent Tree Learning", 2018),
       learned<AlgoTask>("algo", "reasoning",
                         "Positional Attention: Expressivity and Learnability of Algorithmic Computation", 2024),
@@ -137,6 +140,8 @@ const std::vector<Entry>& entries() {
       learned<ColorizationTask>("colorization", "image", "iColoriT (arXiv 2207.06831)", 2022),
       learned<DigitsTask>("digits", "image", "Cascading Classifiers (UCI Optical Recognition of Handwritten Digits)",
                           1998),
+      learned<ClutterTask>("clutter", "image", "", 0),
+      learned<MarksTask>("marks", "image", "", 0),
   };
   return table;
 }

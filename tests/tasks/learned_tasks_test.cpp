@@ -476,8 +476,8 @@ TEST(Shapes, LabelsAreWhatThePixelsShow) {
 }
 
 TEST(LearnedTasks, AreFunctionsOfSplitIndexAndSeed) {
-  for (const char* name :
-       {"listops", "algo", "icl_regression", "ts_forecast", "hawkes", "digits", "byte_lm", "shapes"}) {
+  for (const char* name : {"listops", "algo", "icl_regression", "ts_forecast", "hawkes", "digits", "byte_lm", "shapes",
+                           "clutter", "marks"}) {
     const auto first = make_task(name), second = make_task(name), other = make_task(name, {{"seed", 1}});
     const auto same = [](const Example& a, const Example& b) {
       return a.tokens == b.tokens && a.values == b.values && a.labels == b.labels;

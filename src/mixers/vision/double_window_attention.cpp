@@ -1,4 +1,5 @@
-// Half of the heads attend inside windows, the other half inside windows that begin half a window further.
+// Half of the heads attend inside windows, the other half inside windows that begin half a window further; or all heads
+// of a layer in the one sort, all of the next in the other.
 #include "heed/error.h"
 #include "mixers/rows.h"
 #include "mixers/vision/image_mixer.h"
@@ -12,8 +13,8 @@ using vision::Image;
 
 class DoubleWindowAttention final : public vision::ImageMixer {
  public:
-  DoubleWindowAttention(vision::WindowHeads heads, int64_t size)
-      : ImageMixer("double_window_attention", heads.dim), size_(size) {
+  DoubleWindowAttention(vision::WindowHeads heads, int64_t size, bool alternate)
+      : ImageMixer("double_window_attention", heads.dim), size_(size), alternate_(alternate) {
     require(heads.heads % 2 == 0, "double_window_attention: heads = {}; an even number is accepted", heads.heads);
     const auto half = heads.heads / 2;
     qkv_ = register_module("qkv", torch::nn::Linear(heads.dim, 3 * heads.dim));
@@ -34,13 +35,16 @@ class DoubleWindowAttention final : public vision::ImageMixer {
     const auto windows = [&](int64_t shift) {
       return Windows(Windows::Kind::block, image.height(), image.width(), size_, size_, shift);
     };
+    const int64_t moved = size_ / 2, all = image.layer % 2 == 1 ? moved : 0;
+    const auto near = windows(alternate_ ? all : 0), far = windows(alternate_ ? all : moved);
     const auto [q, k, v] = half(0);
     const auto [q2, k2, v2] = half(1);
-    return out_(torch::cat({still_(windows(0), image, q, k, v), shifted_(windows(size_ / 2), image, q2, k2, v2)}, 3));
+    return out_(torch::cat({still_(near, image, q, k, v), shifted_(far, image, q2, k2, v2)}, 3));
   }
 
  private:
   int64_t size_;
+  bool alternate_;
   torch::nn::Linear qkv_{nullptr}, out_{nullptr};
   vision::WindowCore still_{nullptr}, shifted_{nullptr};
 };
@@ -53,14 +57,18 @@ RegistryRow rows::double_window_attention() {
        .paper = "StyleSwin: Transformer-based GAN for High-resolution Image Generation (arXiv 2112.10762)",
        .year = 2021,
        .cost = "O(N w^2)",
-       .parameters = vision::window_parameters({{"size", 8, "windows are of size x size cells"}}),
+       .parameters = vision::window_parameters({{"size", 8, "windows are of size x size cells"},
+                                                {"shift", "half",
+                                                 "half: of the heads; alternate: all heads in every second layer, from "
+                                                 "the second on, none in the others (Swin)"}}),
        .small = {{"dim", 24}, {"heads", 2}, {"size", 4}},
        .make = [](const nlohmann::json& json) -> std::shared_ptr<TokenMixer> {
          ConfigReader reader("double_window_attention", json);
          const auto heads = vision::WindowHeads::read(reader);
          const auto size = reader.integer("size", 8, 2, 1024);
+         const bool alternate = reader.choice("shift", "half", {"half", "alternate"}) == "alternate";
          reader.finish();
-         return std::make_shared<DoubleWindowAttention>(heads, size);
+         return std::make_shared<DoubleWindowAttention>(heads, size, alternate);
        }});
 }
 

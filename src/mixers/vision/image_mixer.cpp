@@ -14,7 +14,7 @@ Tensor ImageMixer::run(RecurrentCall& call) {
   const int64_t height = grid->sizes[0], width = grid->sizes[1];
   require(height > 0 && width > 0, "{}: a grid of {} x {} cells; 1 x 1 or more is accepted", mixer_name(), height,
           width);
-  Image image{call.without_padding(call.x).unflatten(1, {height, width}), {}};
+  Image image{call.without_padding(call.x).unflatten(1, {height, width}), {}, call.input.layer.index};
   if (call.input.key_padding) image.hidden = call.input.key_padding->unflatten(1, {height, width});
   return mix_image(image).flatten(1, 2);
 }

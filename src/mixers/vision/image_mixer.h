@@ -14,6 +14,7 @@ namespace heed::vision {
 struct Image {
   torch::Tensor cells;
   torch::Tensor hidden;  ///< bool [B, height, width], padding; undefined without
+  int64_t layer = 0;     ///< of the model
 
   int64_t batch() const { return cells.size(0); }
   int64_t height() const { return cells.size(1); }

@@ -357,6 +357,22 @@ TEST(SpectralGating, AntiHermitianPartsOfRealColumnsHaveNoEffect) {
   EXPECT_GT(relative_error(mixer->forward(in), before), 1e-2);
 }
 
+TEST(Convolution, IsWhatTheFormulaSays) {
+  test::seed_images(40);
+  torch::NoGradGuard no_grad;
+  const auto in = image_input(4, 5, 3);
+  const auto mixer = test::drawn_image_mixer("convolution", {{"dim", 3}});
+  const auto weight = parameter(*mixer, "conv.weight"), bias = parameter(*mixer, "conv.bias");
+  auto expected = bias.repeat({20, 1});
+  for (int64_t i = 0; i < 20; ++i)
+    for (int64_t d = 0; d < 9; ++d) {
+      const int64_t row = i / 5 + d / 3 - 1, column = i % 5 + d % 3 - 1;
+      if (row < 0 || row >= 4 || column < 0 || column >= 5) continue;
+      expected[i] += torch::mv(weight.select(3, d % 3).select(2, d / 3), in.x[0][row * 5 + column]);
+    }
+  EXPECT_LT(relative_error(mixer->forward(in)[0], expected), kDouble);
+}
+
 TEST(ActivatorGlu, DoesNotMixTokens) {
   torch::manual_seed(9);
   const auto in = image_input(3, 4, 6);
@@ -380,6 +396,20 @@ TEST(ActivatorGlu, IsWhatTheFormulaSays) {
   };
   const auto expected = linear("o_proj", norm(torch::gelu(linear("activated", in.x))) * norm(linear("linear", in.x)));
   EXPECT_LT(relative_error(mixer->forward(in), expected), kDouble);
+}
+
+TEST(MlpMixer, IsAPerceptronOverTokens) {
+  test::seed_images(41);
+  torch::NoGradGuard no_grad;
+  const auto mixer = test::drawn_image_mixer("mlp_mixer", {{"dim", 6}, {"max_length", 12}, {"hidden", 7}});
+  for (const int64_t tokens : {12, 5}) {
+    const auto x = torch::randn({2, tokens, 6}, torch::kFloat64);
+    const auto columns = torch::constant_pad_nd(x, {0, 0, 0, 12 - tokens}).transpose(1, 2);
+    const auto inner = torch::gelu(test::linear_of(*mixer, "token_up", columns));
+    const auto expected = test::linear_of(*mixer, "token_down", inner).transpose(1, 2).narrow(1, 0, tokens);
+    EXPECT_LT(relative_error(mixer->forward({.x = x}), expected), kDouble) << tokens;
+  }
+  EXPECT_THROW(mixer->forward({.x = torch::randn({1, 13, 6}, torch::kFloat64)}), Error);
 }
 
 TEST(NinformerGating, IsWhatTheFormulaSays) {

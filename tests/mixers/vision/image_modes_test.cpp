@@ -35,12 +35,20 @@ std::vector<Mode> modes() {
       {"blocks", "multi_axis_attention", {{"dim", 8}, {"heads", 2}, {"size", 3}, {"axes", "block"}}, true},
       {"grids", "multi_axis_attention", {{"dim", 8}, {"heads", 2}, {"size", 3}, {"axes", "grid"}}, false},
       {"blocks_and_grids", "multi_axis_attention", {{"dim", 8}, {"heads", 2}, {"size", 2}}, false},
+      {"grids_and_blocks",
+       "multi_axis_attention",
+       {{"dim", 8}, {"heads", 2}, {"size", 2}, {"axes", "grid_first"}},
+       false},
       {"halo", "halo_attention", {{"dim", 8}, {"heads", 2}, {"block", 3}, {"halo", 2}}, true},
       {"halo_of_zeros",
        "halo_attention",
        {{"dim", 8}, {"heads", 2}, {"block", 3}, {"halo", 2}, {"mask_border", false}},
        false},
       {"double_window", "double_window_attention", {{"dim", 8}, {"heads", 4}, {"size", 4}}, true},
+      {"alternating_window",
+       "double_window_attention",
+       {{"dim", 8}, {"heads", 4}, {"size", 4}, {"shift", "alternate"}},
+       true},
       {"one_window", "factorization_attention", {{"dim", 16}, {"heads", 2}, {"reduction", 1}}, false},
       {"released_windows",
        "factorization_attention",
@@ -52,6 +60,13 @@ std::vector<Mode> modes() {
        "aggregated_attention",
        {{"dim", 8}, {"heads", 2}, {"bias_hidden", 6}, {"reduction", 1}},
        true},
+      {"aggregated_neighbours", "aggregated_attention", {{"dim", 8}, {"heads", 2}, {"keys", "near"}}, true},
+      {"aggregated_pooled",
+       "aggregated_attention",
+       {{"dim", 8}, {"heads", 2}, {"bias_hidden", 6}, {"keys", "pooled"}},
+       false},
+      {"aggregated_table", "aggregated_attention", {{"dim", 8}, {"heads", 2}, {"side", 4}, {"bias", "table"}}, false},
+      {"convolution", "convolution", {{"dim", 6}, {"kernel", 3}}, true},
       {"dual", "dual_attention", {{"dim", 8}, {"heads", 2}, {"size", 3}}, true},
       {"channels", "dual_attention", {{"dim", 8}, {"heads", 4}, {"size", 3}, {"parts", "channel"}}, true},
       {"large_kernel", "large_kernel_attention", {{"dim", 6}, {"kernel", 5}, {"dilation", 2}}, true},
@@ -178,7 +193,7 @@ TEST(ImageMixers, BadSettingsAreNamed) {
     refused(name, {{"dim", 64}, {"causal", true}});
   }
   for (const char* name : {"large_kernel_attention", "efficient_local_attention", "subspace_attention",
-                           "context_mixing_conv", "spectral_gating"})
+                           "context_mixing_conv", "spectral_gating", "convolution"})
     refused(name, {{"causal", true}});
   refused("bilevel_routing_attention", {{"regions", 0}});
   refused("bilevel_routing_attention", {{"top", 0}});
@@ -188,8 +203,12 @@ TEST(ImageMixers, BadSettingsAreNamed) {
   refused("halo_attention", {{"halo", -1}});
   refused("double_window_attention", {{"dim", 24}, {"heads", 3}});
   refused("double_window_attention", {{"size", 1}});
+  refused("double_window_attention", {{"shift", "none"}});
+  refused("convolution", {{"kernel", 4}});
   refused("factorization_attention", {{"reduction", 0}});
   refused("aggregated_attention", {{"reduction", 0}});
+  refused("aggregated_attention", {{"reduction", 1}, {"keys", "near"}});
+  refused("aggregated_attention", {{"bias", "table"}, {"keys", "near"}});
   refused("dual_attention", {{"parts", "both_"}});
   refused("large_kernel_attention", {{"kernel", 0}});
   refused("efficient_local_attention", {{"dim", 24}, {"norm_groups", 5}});
@@ -213,6 +232,7 @@ TEST(ImageMixers, PartsLargerThanTheImageAreCutToIt) {
                                      {"aggregated_attention", {{"reduction", 9}, {"bias_hidden", 4}}},
                                      {"large_kernel_attention", json::object()},
                                      {"efficient_local_attention", {{"kernel", 7}}},
+                                     {"convolution", {{"kernel", 7}}},
                                      {"context_mixing_conv", {{"kernel", 17}}}}) {
     auto own = config;
     own["dim"] = 16;

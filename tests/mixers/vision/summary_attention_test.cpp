@@ -227,95 +227,126 @@ TEST(AggregatedAttention, TheLastStageIsCosineAttention) {
   EXPECT_LT(relative_error(mixer->forward(in), expected), kDouble);
 }
 
+/// The entry of a table at a place between its rows and columns, by linear interpolation.
+Tensor between(const Tensor& table, double row, double column) {
+  const auto lower = [](double at, int64_t size) { return std::min<int64_t>(int64_t(std::floor(at)), size - 2); };
+  const int64_t r = lower(row, table.size(0)), c = lower(column, table.size(1));
+  const double down = row - double(r), right = column - double(c);
+  return (1 - down) * ((1 - right) * table[r][c] + right * table[r][c + 1]) +
+         down * ((1 - right) * table[r + 1][c] + right * table[r + 1][c + 1]);
+}
+
 TEST(AggregatedAttention, IsOneSoftmaxOverNeighboursAndThePooledImage) {
   test::seed_images(4);
   torch::NoGradGuard no_grad;
   const int64_t height = 5, width = 7, dim = 8, heads = 2, size = 4, reduction = 2;
   const int64_t rows = height / reduction, columns = width / reduction;
-  auto in = image_input(height, width, dim);
-  auto shown = torch::ones({height, width}, torch::kFloat64);
-  const auto mixer = test::drawn_image_mixer(
-      "aggregated_attention",
-      {{"dim", dim}, {"heads", heads}, {"reduction", reduction}, {"bias_hidden", 5}, {"side", 6}});
-  const auto unit = [](const Tensor& t) { return t / t.norm(2, -1, true); };
-  const auto weight = [&](const char* name) { return parameter(*mixer, name); };
-  const auto offset = [&](double r) {
-    r *= 8.0 / 5;
-    return (r < 0 ? -1.0 : 1.0) * std::log2(1 + std::abs(r)) / 3;
-  };
-  for (const bool padded : {false, true}) {
-    if (padded) {
-      shown.narrow(0, 0, 3).narrow(1, 0, 3).fill_(0);  // a pooled cell and more
-      shown[4][6] = 0;
-      in.key_padding = (shown == 0).view({1, -1});
-    }
-    const auto x = in.x * shown.view({1, -1, 1});
-    const auto q = unit(split_heads(linear_of(*mixer, "q_proj", x), heads));
-    const auto kv = linear_of(*mixer, "kv_proj", x).chunk(2, 2);
-    const auto k = unit(split_heads(kv[0], heads)), v = split_heads(kv[1], heads);
-    // Cells of the pooled image: where they begin and end, what of them is shown, where their middle is.
-    const auto activated = torch::gelu(linear_of(*mixer, "pool_in", x)).view({height, width, dim});
-    std::vector<Tensor> means, places;
-    std::vector<bool> counted;
-    for (int64_t i = 0; i < rows * columns; ++i) {
-      const auto begin = [](int64_t at, int64_t cells, int64_t parts) { return at * cells / parts; };
-      const auto end = [](int64_t at, int64_t cells, int64_t parts) { return ((at + 1) * cells + parts - 1) / parts; };
-      const int64_t top = begin(i / columns, height, rows), bottom = end(i / columns, height, rows),
-                    left = begin(i % columns, width, columns), right = end(i % columns, width, columns);
-      const auto part = [&](const Tensor& t) { return t.slice(0, top, bottom).slice(1, left, right); };
-      const double number = part(shown).sum().item<double>();
-      means.push_back((part(activated) * part(shown).unsqueeze(2)).flatten(0, 1).sum(0) / std::max(number, 1.0));
-      counted.push_back(number > 0);
-      places.push_back(torch::tensor({double(top + bottom - 1) / 2, double(left + right - 1) / 2}, torch::kFloat64));
-    }
-    const auto pooled =
-        torch::layer_norm(torch::stack(means), {dim}, weight("pool_norm.weight"), weight("pool_norm.bias"));
-    const auto pooled_kv = linear_of(*mixer, "kv_proj", pooled.unsqueeze(0)).chunk(2, 2);
-    const auto pooled_k = unit(split_heads(pooled_kv[0], heads)), pooled_v = split_heads(pooled_kv[1], heads);
-    const auto pooled_count = std::count(counted.begin(), counted.end(), true);
-    auto expected = torch::zeros({1, heads, height * width, size}, torch::kFloat64);
-    std::set<size_t> local_counts;
-    for (int64_t h = 0; h < heads; ++h) {
-      const auto tau = torch::softplus(weight("temperature")[h].squeeze());
-      for (int64_t i = 0; i < height * width; ++i) {
-        const int64_t row = i / width, column = i % width;
-        std::vector<Tensor> logits, values, learned;
-        std::vector<std::pair<int64_t, int64_t>> near;
-        for (int64_t d = 0; d < 9; ++d) {
-          const int64_t r = row + d / 3 - 1, c = column + d % 3 - 1;
-          if (r >= 0 && r < height && c >= 0 && c < width && shown[r][c].item<double>() > 0)
-            near.push_back({d, r * width + c});
-        }
-        local_counts.insert(near.size());
-        const auto keys = static_cast<double>(near.size()) + double(pooled_count);
-        const auto asked = (q[0][h][i] + weight("query_embedding")[h][0]) * tau * std::log(keys);
-        for (const auto& [d, j] : near) {
-          logits.push_back((asked * k[0][h][j]).sum() + weight("near_bias")[h][0][d]);
-          values.push_back(v[0][h][j]);
-          learned.push_back((q[0][h][i] * weight("tokens")[h].select(1, d)).sum() + weight("tokens_bias")[h][0][d]);
-        }
-        for (int64_t j = 0; j < rows * columns; ++j) {
-          if (!counted[size_t(j)]) continue;
-          const auto at = places[size_t(j)];
-          const auto place =
-              torch::tensor({offset(double(row) - at[0].item<double>()), offset(double(column) - at[1].item<double>())},
-                            torch::kFloat64);
-          const auto bias = linear_of(*mixer, "bias_out", torch::relu(linear_of(*mixer, "bias_in", place)))[h];
-          logits.push_back((asked * pooled_k[0][h][j]).sum() + bias);
-          values.push_back(pooled_v[0][h][j]);
-          learned.push_back(torch::zeros({}, torch::kFloat64));
-        }
-        const auto weights = torch::softmax(torch::stack(logits), 0) + torch::stack(learned);
-        expected[0][h][i] = torch::matmul(weights, torch::stack(values));
+  for (const auto& [keys_of, bias_of] : {std::pair<std::string, std::string>{"both", "perceptron"},
+                                         {"near", "perceptron"},
+                                         {"pooled", "perceptron"},
+                                         {"both", "table"}}) {
+    const bool neighbours = keys_of != "pooled", far = keys_of != "near", table = bias_of == "table";
+    auto in = image_input(height, width, dim);
+    auto shown = torch::ones({height, width}, torch::kFloat64);
+    const auto mixer = test::drawn_image_mixer("aggregated_attention", {{"dim", dim},
+                                                                        {"heads", heads},
+                                                                        {"reduction", reduction},
+                                                                        {"bias_hidden", 5},
+                                                                        {"side", 6},
+                                                                        {"keys", keys_of},
+                                                                        {"bias", bias_of}});
+    const auto unit = [](const Tensor& t) { return t / t.norm(2, -1, true).clamp_min(1e-12); };
+    const auto weight = [&](const char* name) { return parameter(*mixer, name); };
+    const auto offset = [&](double r) {
+      r *= 8.0 / 5;
+      return (r < 0 ? -1.0 : 1.0) * std::log2(1 + std::abs(r)) / 3;
+    };
+    for (const bool padded : {false, true}) {
+      if (padded) {
+        shown.narrow(0, 0, 3).narrow(1, 0, 3).fill_(0);  // a pooled cell and more
+        shown[4][6] = 0;
+        in.key_padding = (shown == 0).view({1, -1});
       }
+      const auto x = in.x * shown.view({1, -1, 1});
+      const auto q = unit(split_heads(linear_of(*mixer, "q_proj", x), heads));
+      const auto kv = linear_of(*mixer, "kv_proj", x).chunk(2, 2);
+      const auto k = unit(split_heads(kv[0], heads)), v = split_heads(kv[1], heads);
+      // Cells of the pooled image: where they begin and end, what of them is shown, where their middle is.
+      const auto activated = far ? torch::gelu(linear_of(*mixer, "pool_in", x)).view({height, width, dim})
+                                 : torch::zeros({height, width, dim}, torch::kFloat64);
+      std::vector<Tensor> means, places;
+      std::vector<bool> counted;
+      for (int64_t i = 0; i < rows * columns; ++i) {
+        const auto begin = [](int64_t at, int64_t cells, int64_t parts) { return at * cells / parts; };
+        const auto end = [](int64_t at, int64_t cells, int64_t parts) {
+          return ((at + 1) * cells + parts - 1) / parts;
+        };
+        const int64_t top = begin(i / columns, height, rows), bottom = end(i / columns, height, rows),
+                      left = begin(i % columns, width, columns), right = end(i % columns, width, columns);
+        const auto part = [&](const Tensor& t) { return t.slice(0, top, bottom).slice(1, left, right); };
+        const double number = part(shown).sum().item<double>();
+        means.push_back((part(activated) * part(shown).unsqueeze(2)).flatten(0, 1).sum(0) / std::max(number, 1.0));
+        counted.push_back(number > 0);
+        places.push_back(torch::tensor({double(top + bottom - 1) / 2, double(left + right - 1) / 2}, torch::kFloat64));
+      }
+      Tensor pooled_k, pooled_v;
+      if (far) {
+        const auto pooled =
+            torch::layer_norm(torch::stack(means), {dim}, weight("pool_norm.weight"), weight("pool_norm.bias"));
+        const auto pooled_kv = linear_of(*mixer, "kv_proj", pooled.unsqueeze(0)).chunk(2, 2);
+        pooled_k = unit(split_heads(pooled_kv[0], heads)), pooled_v = split_heads(pooled_kv[1], heads);
+      }
+      const auto pooled_count = far ? std::count(counted.begin(), counted.end(), true) : 0;
+      auto expected = torch::zeros({1, heads, height * width, size}, torch::kFloat64);
+      std::set<size_t> local_counts;
+      for (int64_t h = 0; h < heads; ++h) {
+        const auto tau = torch::softplus(weight("temperature")[h].squeeze());
+        for (int64_t i = 0; i < height * width; ++i) {
+          const int64_t row = i / width, column = i % width;
+          std::vector<Tensor> logits, values, learned;
+          std::vector<std::pair<int64_t, int64_t>> near;
+          for (int64_t d = 0; d < 9; ++d) {
+            const int64_t r = row + d / 3 - 1, c = column + d % 3 - 1;
+            if (neighbours && r >= 0 && r < height && c >= 0 && c < width && shown[r][c].item<double>() > 0)
+              near.push_back({d, r * width + c});
+          }
+          local_counts.insert(near.size());
+          const double keys = double(near.size()) + double(pooled_count);
+          if (keys == 0) continue;  // padding that no cell of the image is near
+          const auto asked = (q[0][h][i] + weight("query_embedding")[h][0]) * tau * std::log(keys);
+          for (const auto& [d, j] : near) {
+            logits.push_back((asked * k[0][h][j]).sum() + weight("near_bias")[h][0][d]);
+            values.push_back(v[0][h][j]);
+            learned.push_back((q[0][h][i] * weight("tokens")[h].select(1, d)).sum() + weight("tokens_bias")[h][0][d]);
+          }
+          for (int64_t j = 0; far && j < rows * columns; ++j) {
+            if (!counted[size_t(j)]) continue;
+            const double down = double(row) - places[size_t(j)][0].item<double>(),
+                         right = double(column) - places[size_t(j)][1].item<double>();
+            Tensor bias;
+            if (table) {
+              bias = between(weight("bias_table")[h], down * 5 / double(height - 1) + 5,
+                             right * 5 / double(width - 1) + 5);
+            } else {
+              const auto place = torch::tensor({offset(down), offset(right)}, torch::kFloat64);
+              bias = linear_of(*mixer, "bias_out", torch::relu(linear_of(*mixer, "bias_in", place)))[h];
+            }
+            logits.push_back((asked * pooled_k[0][h][j]).sum() + bias);
+            values.push_back(pooled_v[0][h][j]);
+            learned.push_back(torch::zeros({}, torch::kFloat64));
+          }
+          const auto weights = torch::softmax(torch::stack(logits), 0) + torch::stack(learned);
+          expected[0][h][i] = torch::matmul(weights, torch::stack(values));
+        }
+      }
+      if (!padded && neighbours) {
+        EXPECT_EQ(local_counts, (std::set<size_t>{4, 6, 9}));
+      }
+      const auto mask = shown.view({1, -1, 1});
+      EXPECT_LT(relative_error(mixer->forward(in) * mask, linear_of(*mixer, "o_proj", join_heads(expected)) * mask),
+                kDouble)
+          << padded << " " << keys_of << " " << bias_of;
     }
-    if (!padded) {
-      EXPECT_EQ(local_counts, (std::set<size_t>{4, 6, 9}));
-    }
-    const auto mask = shown.view({1, -1, 1});
-    EXPECT_LT(relative_error(mixer->forward(in) * mask, linear_of(*mixer, "o_proj", join_heads(expected)) * mask),
-              kDouble)
-        << padded;
   }
   const auto fresh = make_mixer("aggregated_attention", {{"dim", dim}, {"heads", heads}});
   EXPECT_NEAR(torch::softplus(parameter(*fresh, "temperature")).max().item<double>(), 1 / 0.24, 1e-6);

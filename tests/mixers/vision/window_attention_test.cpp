@@ -153,27 +153,34 @@ TEST(MultiAxisAttention, GroupsOfOddGridsAreWhatTheFormulaSays) {
   }
 }
 
-TEST(MultiAxisAttention, GridsSeeWhatBlocksLeft) {
+TEST(MultiAxisAttention, TheSecondSeesWhatTheFirstLeft) {
   test::seed_images(12);
   torch::NoGradGuard no_grad;
   const int64_t width = 6, size = 2;
   const auto in = image_input(4, width, 8);
-  const auto mixer = test::drawn_image_mixer("multi_axis_attention", {{"dim", 8}, {"heads", 2}, {"size", size}});
-  const auto attend = [&](const std::string& name, const Tensor& x, const GroupOf& group, int64_t down, int64_t right) {
-    const auto qkv = test::linear_of(*mixer, name + ".qkv", x).chunk(3, 1);
-    const auto bias = table_of(*mixer, name + ".core.bias.table", size, size);
-    return test::linear_of(
-        *mixer, name + ".out",
-        in_groups(qkv[0], qkv[1], qkv[2], 2, width, group,
-                  [&](int64_t h, int64_t rows, int64_t columns) { return bias(h, rows / down, columns / right); }));
-  };
-  const auto near = attend(
-      "block", in.x[0], [](int64_t row, int64_t column) { return row / 2 * 10 + column / 2; }, 1, 1);
-  const auto normed =
-      torch::layer_norm(in.x[0] + near, {8}, parameter(*mixer, "norm.weight"), parameter(*mixer, "norm.bias"));
-  const auto far = attend(
-      "grid", normed, [](int64_t row, int64_t column) { return row % 2 * 10 + column % 3; }, 2, 3);
-  EXPECT_LT(relative_error(mixer->forward(in)[0], near + far), kDouble);
+  for (const bool grid_first : {false, true}) {
+    const auto mixer = test::drawn_image_mixer(
+        "multi_axis_attention",
+        {{"dim", 8}, {"heads", 2}, {"size", size}, {"axes", grid_first ? "grid_first" : "both"}});
+    const auto attend = [&](const std::string& name, const Tensor& x) {
+      const bool grid = name == "grid";
+      const auto qkv = test::linear_of(*mixer, name + ".qkv", x).chunk(3, 1);
+      const auto bias = table_of(*mixer, name + ".core.bias.table", size, size);
+      const GroupOf group = [&](int64_t row, int64_t column) {
+        return grid ? row % 2 * 10 + column % 3 : row / 2 * 10 + column / 2;
+      };
+      return test::linear_of(
+          *mixer, name + ".out",
+          in_groups(qkv[0], qkv[1], qkv[2], 2, width, group, [&](int64_t h, int64_t rows, int64_t columns) {
+            return grid ? bias(h, rows / 2, columns / 3) : bias(h, rows, columns);
+          }));
+    };
+    const auto first = attend(grid_first ? "grid" : "block", in.x[0]);
+    const auto normed =
+        torch::layer_norm(in.x[0] + first, {8}, parameter(*mixer, "norm.weight"), parameter(*mixer, "norm.bias"));
+    const auto second = attend(grid_first ? "block" : "grid", normed);
+    EXPECT_LT(relative_error(mixer->forward(in)[0], first + second), kDouble) << grid_first;
+  }
 }
 
 /// Rows i H / G + r become r G + i, and columns likewise: the cells of a grid lie side by side.
@@ -245,6 +252,20 @@ TEST(DoubleWindowAttention, ReachesTheCornerAsSoonAsTheBetterOrderOfWindows) {
   EXPECT_EQ(still_first, 7);
   EXPECT_EQ(shifted_first, 8);
   EXPECT_EQ(layers_needed(-1), 7);
+}
+
+TEST(DoubleWindowAttention, AlternatingLayersHaveOneSortOfWindows) {
+  test::seed_images(21);
+  auto in = image_input(8, 8, 8);
+  const auto mixer = test::drawn_image_mixer("double_window_attention",
+                                             {{"dim", 8}, {"heads", 2}, {"size", 4}, {"shift", "alternate"}});
+  for (const int64_t layer : {0, 1, 2, 3}) {
+    in.layer.index = layer;
+    auto expected = torch::zeros({8, 8}, torch::kBool);
+    const int64_t first = layer % 2 == 1 ? 2 : 0;  // of the window of cell (3, 3)
+    expected.narrow(0, first, 4).narrow(1, first, 4).fill_(true);
+    EXPECT_TRUE(torch::equal(reached(*mixer, in, 3 * 8 + 3).view({8, 8}), expected)) << layer;
+  }
 }
 
 TEST(DoubleWindowAttention, AnImageOfOneWindowIsDense) {

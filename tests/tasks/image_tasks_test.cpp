@@ -1,0 +1,161 @@
+// Images in which something must be found: the samples are read again, pixel by pixel.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <set>
+
+#include "heed/error.h"
+#include "support/test_files.h"
+#include "tasks/clutter.h"
+#include "tasks/marks.h"
+
+namespace heed::tasks::image_tasks_test {
+namespace {
+
+using nlohmann::json;
+
+/// The pixels of a square of an image of `side` pixels a side, row by row.
+std::vector<float> square(const std::vector<float>& image, int64_t side, int64_t row, int64_t column, int64_t size) {
+  std::vector<float> pixels;
+  for (int64_t y = row; y < row + size; ++y)
+    for (int64_t x = column; x < column + size; ++x) pixels.push_back(image[size_t(y * side + x)]);
+  return pixels;
+}
+
+TEST(Digits, ShuffledPatchesAreTheSameInAnotherOrder) {
+  for (const int64_t patch : {1, 2, 4}) {
+    const auto task = make_task("digits", {{"patch", patch}}),
+               shuffled = make_task("digits", {{"patch", patch}, {"shuffled", true}});
+    const auto patches = [&](const Example& digit) {
+      std::vector<std::vector<float>> all;
+      for (int64_t row = 0; row < 8; row += patch)
+        for (int64_t column = 0; column < 8; column += patch)
+          all.push_back(square(digit.values, 8, row, column, patch));
+      return all;
+    };
+    int moved = 0;
+    for (const auto split : {Split::train, Split::test})
+      for (uint64_t i = 0; i < 20; ++i) {
+        const auto digit = task->example(split, i), other = shuffled->example(split, i);
+        EXPECT_EQ(digit.labels, other.labels);
+        auto a = patches(digit), b = patches(other);
+        moved += a != b;
+        std::sort(a.begin(), a.end()), std::sort(b.begin(), b.end());
+        EXPECT_EQ(a, b);
+      }
+    EXPECT_GT(moved, 30);
+  }
+}
+
+TEST(Clutter, HoldsADigitAmongPiecesOfOthers) {
+  const auto digits = make_task("digits");
+  for (const int64_t patch : {2, 4}) {
+    const int64_t side = 20, pieces = 5;
+    const ClutterTask task({{"side", side}, {"patch", patch}, {"pieces", pieces}});
+    std::set<std::pair<int64_t, int64_t>> places;
+    for (const auto split : {Split::train, Split::test})
+      for (uint64_t i = 0; i < 40; ++i) {
+        const auto drawn = task.draw(split, i);
+        const auto digit = digits->example(split, i);
+        EXPECT_EQ(drawn.example.labels, digit.labels);
+        EXPECT_EQ(square(drawn.example.values, side, drawn.row, drawn.column, 8), digit.values);
+        EXPECT_EQ(drawn.row % patch + drawn.column % patch, 0);
+        places.insert({drawn.row, drawn.column});
+        // What is lit outside of the digit lies in at most so many squares of 4 x 4 pixels.
+        int64_t lit = 0;
+        for (int64_t y = 0; y < side; ++y)
+          for (int64_t x = 0; x < side; ++x) {
+            const bool outside = y < drawn.row || y >= drawn.row + 8 || x < drawn.column || x >= drawn.column + 8;
+            lit += outside && drawn.example.values[size_t(y * side + x)] > 0;
+          }
+        EXPECT_LE(lit, pieces * 16);
+      }
+    EXPECT_GT(places.size(), 9u);
+  }
+  EXPECT_NEAR(ClutterTask(json::object()).chance(), digits->chance(), 0);
+}
+
+TEST(Clutter, BlurAndNoiseAreOnTopOfTheSameSample) {
+  constexpr int64_t kSide = 16;
+  const json plain{{"side", kSide}, {"patch", 2}};
+  const auto with = [&](const char* key, const json& value) {
+    auto changed = plain;
+    changed[key] = value;
+    return ClutterTask(changed);
+  };
+  const ClutterTask task(plain), noisy = with("noise", 0.5), blurred = with("blur", 1);
+  double squares = 0;
+  for (uint64_t i = 0; i < 20; ++i) {
+    const auto clear = task.example(Split::test, i).values, mean = blurred.example(Split::test, i).values,
+               rough = noisy.example(Split::test, i).values;
+    for (int64_t y = 0; y < kSide; ++y)
+      for (int64_t x = 0; x < kSide; ++x) {
+        double sum = 0;
+        for (int64_t j = 0; j < kSide * kSide; ++j)
+          if (std::abs(j / kSide - y) <= 1 && std::abs(j % kSide - x) <= 1) sum += double(clear[size_t(j)]);
+        EXPECT_NEAR(mean[size_t(y * kSide + x)], sum / 9, 9 * 6e-8);  // nine roundings of numbers up to 9
+      }
+    for (size_t j = 0; j < clear.size(); ++j) squares += double(rough[j] - clear[j]) * double(rough[j] - clear[j]);
+  }
+  // Squares of N normal numbers: a deviation of sqrt(2 / N) around their variance.
+  const double count = 20 * kSide * kSide;
+  EXPECT_NEAR(squares / count, 0.25, 0.25 * 5 * std::sqrt(2 / count));
+}
+
+TEST(Marks, AskWhetherTwoFarMarksAreAlike) {
+  for (const auto& [side, colours, distance] : {std::tuple<int64_t, int64_t, int64_t>{9, 2, 6}, {7, 4, 3}, {3, 3, 2}}) {
+    const MarksTask task({{"side", side}, {"colours", colours}, {"distance", distance}, {"noise", 0.0}});
+    constexpr int kSamples = 400;
+    int alike = 0;
+    std::set<std::pair<int64_t, int64_t>> seen;
+    for (uint64_t i = 0; i < kSamples; ++i) {
+      const auto example = task.example(Split::train, i);
+      std::vector<std::array<int64_t, 3>> marks;  // row, column, colour
+      for (int64_t at = 0; at < int64_t(example.values.size()); ++at)
+        if (example.values[size_t(at)] != 0)
+          marks.push_back({at % (side * side) / side, at % side, at / (side * side)});
+      ASSERT_EQ(marks.size(), 2u);
+      EXPECT_GE(std::max(std::abs(marks[0][0] - marks[1][0]), std::abs(marks[0][1] - marks[1][1])), distance);
+      std::vector<int64_t> labels(size_t(side * side), Example::kNoLabel);
+      const bool same = marks[0][2] == marks[1][2];
+      for (const auto& mark : marks) labels[size_t(mark[0] * side + mark[1])] = same;
+      EXPECT_EQ(example.labels, labels);
+      alike += same;
+      seen.insert(std::minmax(marks[0][2], marks[1][2]));
+    }
+    EXPECT_NEAR(alike, kSamples / 2, 5 * std::sqrt(kSamples) / 2);
+    EXPECT_EQ(int64_t(seen.size()), colours * (colours + 1) / 2);
+    EXPECT_EQ(task.chance(), 0.5);
+  }
+}
+
+TEST(Marks, AskEveryCellForTheColourOfTheOnlyMark) {
+  const MarksTask task({{"answer", "copy"}, {"side", 5}, {"colours", 3}, {"noise", 0.0}});
+  EXPECT_FALSE(task.face().whole);
+  std::set<int64_t> cells;
+  for (uint64_t i = 0; i < 200; ++i) {
+    const auto example = task.example(Split::train, i);
+    ASSERT_EQ(std::count(example.values.begin(), example.values.end(), 1.0f), 1);
+    const auto at = std::find(example.values.begin(), example.values.end(), 1.0f) - example.values.begin();
+    EXPECT_EQ(example.labels, std::vector<int64_t>(25, at / 25));
+    cells.insert(at % 25);
+  }
+  EXPECT_EQ(cells.size(), 25u);
+}
+
+TEST(ImageTasks, RefuseBadParameters) {
+  const auto refused = [](const char* name, const json& parameters, std::string_view expected) {
+    const auto message = error_of([&] { make_task(name, parameters); });
+    EXPECT_NE(message.find(expected), message.npos) << message;
+  };
+  refused("clutter", {{"patch", 3}}, "patch = 3");
+  refused("clutter", {{"side", 26}}, "side = 26");
+  refused("clutter", {{"noise", -1.0}}, "noise = -1");
+  refused("clutter", {{"blur", -1}}, "blur = -1");
+  refused("marks", {{"answer", "colour"}}, "copy");
+  refused("marks", {{"colours", 1}}, "colours = 1");
+  refused("marks", {{"distance", 9}}, "distance = 9");
+}
+
+}  // namespace
+}  // namespace heed::tasks::image_tasks_test
