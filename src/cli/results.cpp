@@ -1,7 +1,9 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <torch/torch.h>
 
 #include "cli/commands.h"
+#include "cli/results_jobs.h"
 #include "heed/error.h"
 #include "heed/names.h"
 #include "heed/progress.h"
@@ -14,6 +16,7 @@ struct Options {
   Common common;
   std::string page, out = "docs/results";
   std::vector<std::string> only;
+  int jobs = 0;  ///< 0: one a thread
   bool list = false;
 };
 
@@ -47,16 +50,26 @@ void run(const Options& o) {
   }
   results::ResultsPage page(o.page);
   page.load(o.out);
-  for (const auto* experiment : experiments) {
-    const auto& entry = [&]() -> const results::Entry& {
-      Progress bar(experiment->name, 1000);
-      return page.run(*experiment, [&](double share, const std::string& next) {
-        bar.update(static_cast<int64_t>(1000 * share), next);
-      });
-    }();
+  const auto found = [&](const results::Experiment& experiment) {
     page.save(o.out);  // what is found stays found when a later experiment fails
-    if (!o.common.json_given) print(*experiment, entry);
+    if (!o.common.json_given) print(experiment, *page.find(experiment.name));
+  };
+  const int threads = torch::get_num_threads();
+  JobsRun beside{o.page, {}, o.jobs > 0 ? o.jobs : threads};
+  std::vector<const results::Experiment*> alone;
+  for (const auto* experiment : experiments)
+    (experiment->timed || beside.jobs == 1 ? alone : beside.experiments).push_back(experiment);
+  if (beside.experiments.size() == 1) alone = experiments, beside.experiments.clear();
+  for (const auto* experiment : alone) {
+    {
+      Progress bar(experiment->name, 1000);
+      page.run(*experiment,
+               [&](double share, const std::string& next) { bar.update(static_cast<int64_t>(1000 * share), next); });
+    }
+    found(*experiment);
   }
+  beside.threads = std::max(threads / beside.jobs, 1);
+  if (!beside.experiments.empty()) run_jobs(beside, page, found);
   write_json(o.common, page.to_json().dump(1));
 }
 
@@ -73,6 +86,12 @@ void add_results(CLI::App& app) {
       ->add_option("--out", o->out,
                    "folder of PAGE.md and PAGE.json, where other experiments are kept (default docs/results)")
       ->check(writable_folder());
+  command
+      ->add_option(
+          "--jobs", o->jobs,
+          "experiments at once, each with its part of the threads; those that compare times run alone (default: "
+          "as many as threads)")
+      ->check(whole(1, 256));
   command->add_flag("--list", o->list, "name the experiments and run nothing");
   add_threads(*command, o->common);
   add_json(*command, o->common);

@@ -18,12 +18,18 @@ double Figure::most() const { return *std::max_element(values.begin(), values.en
 
 double Figure::resolution(const Figure& other) const {
   const double range = std::max(most() - least(), other.most() - other.least());
-  return std::max(range / 2, 0.005 * std::min(std::abs(mean()), std::abs(other.mean())));
+  const bool single = values.size() == 1 || other.values.size() == 1;
+  const double noise = single ? 2 * std::hypot(error, other.error) : 0;
+  return std::max({range / 2, 0.005 * std::min(std::abs(mean()), std::abs(other.mean())), noise});
 }
 
 std::string Figure::text() const {
   if (values.size() == 1) return fmt::format("{:.3g}", mean());
   return fmt::format("{:.3g} ({:.3g} to {:.3g})", mean(), least(), most());
+}
+
+Figure share(std::string name, double value, double samples) {
+  return {std::move(name), {value}, std::sqrt(value * (1 - value) / samples)};
 }
 
 const char* to_string(Outcome outcome) {
@@ -53,6 +59,7 @@ Outcome outcome_of(bool always, double above, double resolution) {
 Claim exceeds(const Figure& more, const Figure& less, double factor) {
   auto least = less;
   for (auto& value : least.values) value *= factor;
+  least.error *= factor;
   const bool always = more.least() > least.most();
   return {factor == 1 ? fmt::format("{} above {}", more.name, less.name)
                       : fmt::format("{} at least {:g} times {}", more.name, factor, less.name),

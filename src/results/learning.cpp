@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <limits>
 
 #include "bench/units.h"
@@ -71,8 +72,10 @@ Contest::Contest(Lesson lesson, std::vector<Learner> learners, const Report& rep
   for (const auto& [heading, change] : lesson_.beyond) changes.push_back(change);
   const auto beyond = train::tasks_beyond(lesson_.task, lesson_.parameters, changes);
   metric_ = task->face().metric;
-  chance_ = task->chance();
-  positions_ = train::task_batch(*task, tasks::Split::valid, 0, 1).positions(task->face());
+  chance_ = task->metric_chance();
+  const auto sample = train::task_batch(*task, tasks::Split::valid, 0, 1);
+  positions_ = sample.positions(task->face());
+  answers_ = sample.asked().numel();
 
   const double runs = double(learners_.size()) * double(lesson_.seeds);
   double done = 0;
@@ -84,7 +87,7 @@ Contest::Contest(Lesson lesson, std::vector<Learner> learners, const Report& rep
       const auto model = model_of(lesson_, *task, learner, static_cast<uint64_t>(seed), parameters);
       freeze(model->module(), learner.frozen);
       row.parameters = model->parameters();
-      if (parameters == 0) parameters = row.parameters;
+      if (parameters == 0 && lesson_.equal_parameters) parameters = row.parameters;
       if (seed == 0) row.state_bytes = state_bytes_of(*model, *task);
       auto training = lesson_.training;
       training.seed = static_cast<uint64_t>(seed);
@@ -115,8 +118,22 @@ const Contest::Row& Contest::row(const std::string& learner) const {
 }
 
 Figure Contest::scores(const std::string& learner, size_t beyond) const {
-  return {beyond == 0 ? learner : fmt::format("{}, {}", learner, lesson_.beyond[beyond - 1].first),
-          row(learner).scores[beyond]};
+  Figure figure{beyond == 0 ? learner : fmt::format("{}, {}", learner, lesson_.beyond[beyond - 1].first),
+                row(learner).scores[beyond]};
+  if (const double p = figure.mean(); metric_ == tasks::Metric::accuracy)
+    figure.error = std::sqrt(p * (1 - p) / double(lesson_.samples * answers_));
+  return figure;
+}
+
+Claim Contest::judged(Claim claim, const Figure& learnt) const {
+  // Accuracies of less than a twentieth of what there is to learn, or errors within a twentieth of a guess's.
+  const bool more = tasks::more_is_better(metric_);
+  const double bound = more ? chance_ + 0.05 * (1 - chance_) : 0.95 * chance_;
+  if (more ? learnt.mean() < bound : learnt.mean() > bound) {
+    claim.outcome = Outcome::undecided;
+    claim.figures += fmt::format("; a guess has {:.3g}", chance_);
+  }
+  return claim;
 }
 
 Claim Contest::better(const std::string& one, const std::string& other, size_t beyond, double factor) const {
@@ -126,7 +143,7 @@ Claim Contest::better(const std::string& one, const std::string& other, size_t b
   claim.text = factor == 1 ? fmt::format("{} better than {}", a.name, b.name)
                            : fmt::format("{} better than {} by a factor of {:g}", a.name, b.name, factor);
   claim.figures = fmt::format("{} against {}", a.text(), b.text());
-  return claim;
+  return judged(std::move(claim), a);
 }
 
 Claim Contest::as_good(const std::string& one, const std::string& other, double margin, size_t beyond) const {
@@ -138,7 +155,7 @@ Claim Contest::as_good(const std::string& one, const std::string& other, double 
   auto claim = reaches(a, b, margin);
   claim.text = fmt::format("{} as good as {}, up to {:.3g}", a.name, b.name, margin);
   claim.figures = figures;
-  return claim;
+  return judged(std::move(claim), scores(other, beyond));
 }
 
 std::optional<int64_t> Contest::state_bytes(const std::string& learner) const { return row(learner).state_bytes; }

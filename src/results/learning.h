@@ -1,4 +1,5 @@
-// Models that learn one task side by side: equal parameters, equal steps, the same samples.
+// Models that learn one task side by side: parameters about equal where sizes can be chosen, equal steps, the same
+// samples.
 #pragma once
 
 #include <map>
@@ -42,6 +43,7 @@ struct Lesson {
   train::TaskModelOptions model;  ///< of all; mixer, parameters and seed are filled in
   train::TaskTrainOptions training;
   int64_t seeds = 3, samples = 256;
+  bool equal_parameters = true;  ///< channel mixers are made as wide as it takes; false: all have the same width
   /// Makes the model of a learner, `begins` says how; default: drawn at random, as `model` says.
   std::function<std::unique_ptr<train::TaskModel>(const Learner&, uint64_t seed)> make;
   std::string begins;
@@ -62,9 +64,11 @@ class Contest {
 
   /// Scores by learner; `beyond` from 1 counts what else is tested.
   Figure scores(const std::string& learner, size_t beyond = 0) const;
-  /// Whether `one` scores better than `other`, by a factor where one is given.
+  /// Whether `one` scores better than `other`, by a factor where one is given. Nothing is decided where `one` has
+  /// learnt no more than a guess knows.
   Claim better(const std::string& one, const std::string& other, size_t beyond = 0, double factor = 1) const;
-  /// Whether `one` is no worse than `other` by more than the margin, in the task's metric.
+  /// Whether `one` is no worse than `other` by more than the margin, in the task's metric. Nothing is decided where
+  /// `other` has learnt no more than a guess knows.
   Claim as_good(const std::string& one, const std::string& other, double margin, size_t beyond = 0) const;
   std::optional<int64_t> state_bytes(const std::string& learner) const;
   double tokens_per_second(const std::string& learner) const;
@@ -77,13 +81,14 @@ class Contest {
     std::vector<std::vector<double>> scores;  ///< one list for the task and for each form beyond, one score a seed
   };
   const Row& row(const std::string& learner) const;
+  Claim judged(Claim claim, const Figure& learnt) const;
 
   Lesson lesson_;
   std::vector<Learner> learners_;
   std::vector<Row> rows_;
   tasks::Metric metric_ = tasks::Metric::accuracy;
   double chance_ = 0;
-  int64_t positions_ = 0;
+  int64_t positions_ = 0, answers_ = 0;  ///< of a sample
 };
 
 /// Setup, table and claims of one contest.

@@ -110,6 +110,11 @@ const Entry& ResultsPage::run(const Experiment& experiment, const Report& report
   return entries_[experiment.name] = {std::move(finding), commit(), torch::get_num_threads(), seconds.count()};
 }
 
+const Entry* ResultsPage::find(const std::string& experiment) const {
+  const auto found = entries_.find(experiment);
+  return found == entries_.end() ? nullptr : &found->second;
+}
+
 ordered_json ResultsPage::to_json() const {
   auto all = ordered_json::object();
   for (const auto& experiment : experiments(name_))
@@ -132,12 +137,14 @@ std::string ResultsPage::markdown() const {
     seconds += found->second.seconds;
   }
   return fmt::format(
-             "# What the papers claim, at small scale: {0}\n\nMade by `heed results {0}` in {1:.0f} minutes. Every "
-             "experiment is small and runs on a CPU: what is looked at is the direction of a claim, not its headline "
-             "figure. \"Came out\" means for every seed against every other; means that differ by less than half of "
-             "the wider range of seeds, or than half a percent, decide nothing; where a direction did not come out, "
-             "the "
-             "page says so.\n\n{2}\n",
+             "# What the papers claim, at small scale: {0}\n\nMade by `heed results {0}`; its experiments add up to "
+             "{1:.0f} "
+             "minutes, and as many run at once as there are threads. Every experiment is small and runs on a CPU: what "
+             "is looked at is the direction of a claim, not its headline figure. \"Came out\" means for every seed "
+             "against every other. Means that differ by less than half of the wider range of seeds, by less than half "
+             "a percent or, of one seed, by less than two standard errors of the test samples decide nothing, nor does "
+             "a learner that knows no more than a guess; where a direction did not come out, the page says so. Every "
+             "experiment names the commit that made it; speeds compare inside one table.\n\n{2}\n",
              name_, seconds / 60, overview) +
          sections;
 }

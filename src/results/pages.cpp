@@ -9,12 +9,17 @@
 namespace heed::results {
 namespace {
 
+Experiment timed(Experiment experiment) {
+  experiment.timed = true;
+  return experiment;
+}
+
 const std::vector<Experiment>& linear_page() {
   static const std::vector<Experiment> page = {
-      linear::constant_speed(),
+      timed(linear::constant_speed()),
       linear::state_size(),
-      linear::agents(),
-      linear::receptive_fields(),
+      timed(linear::agents()),
+      timed(linear::receptive_fields()),
       linear::magnitude(),
       linear::injectivity(),
       linear::rank(),
@@ -38,18 +43,18 @@ const std::vector<Experiment>& linear_page() {
       linear::competing_pixels(),
       linear::language(),
       linear::transnormer_pieces(),
-      linear::transnormer_lengths(),
+      timed(linear::transnormer_lengths()),
       linear::local_then_linear(),
       linear::bounded_gradients(),
-      linear::normalised_features(),
-      linear::lag_pairs(),
+      timed(linear::normalised_features()),
+      timed(linear::lag_pairs()),
       linear::digits(),
       linear::scanned_images(),
       linear::forecasts(),
       linear::oscillations(),
       linear::algorithms(),
       linear::denoising(),
-      linear::speech(),
+      timed(linear::speech()),
       linear::world(),
       linear::estimated_map(),
   };
@@ -58,22 +63,42 @@ const std::vector<Experiment>& linear_page() {
 
 const std::vector<Experiment>& sparse_page() {
   static const std::vector<Experiment> page = {
-      sparse::drop_in(),       sparse::tree_search(),     sparse::chunks(),          sparse::core_tokens(),
-      sparse::sorted_hashes(), sparse::growth(),          sparse::strides(),         sparse::neighborhood_kernels(),
-      sparse::routed_copies(), sparse::masked_needles(),  sparse::jumping_needles(), sparse::landmark_needles(),
-      sparse::mixed_spans(),   sparse::core_language(),   sparse::long_tuning(),     sparse::subsampled(),
-      sparse::principles(),    sparse::segments(),        sparse::hashed_copies(),   sparse::reversible_layers(),
-      sparse::triples(),       sparse::predicted_masks(), sparse::fewer_tokens(),    sparse::redundant_tokens(),
-      sparse::tables(),        sparse::pruned_encoder(),
+      timed(sparse::drop_in()),
+      sparse::tree_search(),
+      sparse::chunks(),
+      sparse::core_tokens(),
+      timed(sparse::sorted_hashes()),
+      timed(sparse::growth()),
+      sparse::strides(),
+      timed(sparse::neighborhood_kernels()),
+      sparse::routed_copies(),
+      sparse::masked_needles(),
+      sparse::jumping_needles(),
+      sparse::landmark_needles(),
+      sparse::mixed_spans(),
+      sparse::core_language(),
+      sparse::long_tuning(),
+      sparse::subsampled(),
+      sparse::principles(),
+      timed(sparse::segments()),
+      sparse::hashed_copies(),
+      sparse::reversible_layers(),
+      timed(sparse::triples()),
+      sparse::predicted_masks(),
+      sparse::fewer_tokens(),
+      sparse::redundant_tokens(),
+      timed(sparse::tables()),
+      sparse::pruned_encoder(),
   };
   return page;
 }
 
 const std::vector<Experiment>& vision_page() {
   static const std::vector<Experiment> page = {
-      vision::mixers(),       vision::windows(),  vision::gates(),    vision::kernels(), vision::spectra(),
-      vision::operators(),    vision::bags(),     vision::pyramids(), vision::words(),   vision::skips(),
-      vision::one_body(),     vision::overview(), vision::branches(), vision::hints(),   vision::videos(),
+      vision::mixers(),       vision::bags(),      vision::windows(),     vision::routes(),   vision::shifts(),
+      vision::halos(),        vision::summaries(), vision::pooled_keys(), vision::pyramids(), vision::gates(),
+      vision::kernels(),      vision::spectra(),   vision::operators(),   vision::words(),    vision::skips(),
+      vision::one_body(),     vision::overview(),  vision::branches(),    vision::hints(),    vision::videos(),
       vision::time_experts(), vision::probes(),
   };
   return page;

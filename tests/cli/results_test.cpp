@@ -26,6 +26,22 @@ TEST(Results, ARunAddsToThePage) {
   EXPECT_NE(slurp(folder / "linear.md").find("Longer queries attend more sharply"), std::string::npos);
 }
 
+TEST(Results, SeveralAtOnceFindWhatOneFinds) {
+  const TemporaryDirectory folder, apart;
+  const std::string names = "results linear --only injectivity,magnitude,rank --json --out ";
+  const auto many = test::heed(names + folder.path().string() + " --jobs 2 --threads 2");
+  ASSERT_EQ(many.status, 0) << many.err;
+  const auto one = test::heed(names + apart.path().string() + " --jobs 1 --threads 1");
+  ASSERT_EQ(one.status, 0) << one.err;
+  const auto found = json::parse(many.out), expected = json::parse(one.out);
+  ASSERT_EQ(found.size(), 3u);
+  for (const auto& [name, entry] : expected.items()) {
+    EXPECT_EQ(found[name]["tables"], entry["tables"]) << name;
+    EXPECT_EQ(found[name]["threads"], 1) << name;
+  }
+  EXPECT_NE(slurp(folder / "linear.md").find("Longer queries attend more sharply"), std::string::npos);
+}
+
 TEST(Results, SparseKeysOfTheShippedModel) {
   const TemporaryDirectory folder;
   const auto run = test::heed("results sparse --only core_tokens --json --out " + folder.path().string());
@@ -44,8 +60,8 @@ TEST(Results, ListsWithoutRunning) {
 
 TEST(Results, BadInputIsOneLine) {
   const TemporaryDirectory folder;
-  for (const std::string bad : {"results", "results lineal", "results linear --only magnitud",
-                                "results linear --only=", "results linear --only magnitude --out /proc/none"}) {
+  for (const std::string bad : {"results", "results lineal", "results linear --only magnitud", "results linear --only=",
+                                "results linear --jobs 0", "results linear --only magnitude --out /proc/none"}) {
     const auto refused =
         test::heed(bad + (bad.find("--out") == std::string::npos ? " --out " + folder.path().string() : ""));
     EXPECT_EQ(refused.status, 2) << bad << refused.out;

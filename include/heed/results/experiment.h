@@ -21,16 +21,20 @@ struct Table {
 struct Figure {
   std::string name;
   std::vector<double> values;
+  double error = 0;  ///< of a value: the standard error that its test samples leave; 0: not known
 
   double mean() const;
   double least() const;
   double most() const;
   /// The least difference of means that is told from chance: the wider of both ranges, halved, and at least half a
-  /// percent of the smaller mean.
+  /// percent of the smaller mean; of one seed at least two standard errors of the difference.
   double resolution(const Figure& other) const;
   /// "0.982", or "0.982 (0.975 to 0.990)" of several.
   std::string text() const;
 };
+
+/// The share of `samples` answers that are right, of one seed.
+Figure share(std::string name, double value, double samples);
 
 enum class Outcome {
   came_out,     ///< for every seed against every other
@@ -71,6 +75,7 @@ struct Experiment {
   std::vector<std::string> cards;  ///< the mechanisms it is about, by their names in the registry
   std::string claim;               ///< the paper's, in a sentence
   std::function<Finding(const Report&)> run;
+  bool timed = false;  ///< compares times, so nothing runs beside it
 };
 
 /// The pages there are: "linear", "sparse", "vision".

@@ -32,6 +32,9 @@ class ResultsPage {
   /// Runs an experiment and keeps what it found.
   const Entry& run(const Experiment& experiment, const Report& report);
 
+  /// What is known of an experiment; null: nothing.
+  const Entry* find(const std::string& experiment) const;
+
   nlohmann::ordered_json to_json() const;
   std::string markdown() const;
 

@@ -5,6 +5,7 @@
 
 #include "bench/units.h"
 #include "heed/error.h"
+#include "heed/nn/generator.h"
 #include "results/learning.h"
 #include "results/linear/experiments.h"
 #include "results/timing.h"
@@ -139,7 +140,8 @@ Experiment transnormer_lengths() {
     finding.setup = fmt::format(
         "Decoders of two layers of 64 channels: TransNormerLLM (SRMSNorm, SGLU, lightning attention) and Llama's, "
         "equal "
-        "parameters, learn `byte_lm` in {} steps of {} tokens in samples of so many. Bits a byte on test text, two "
+        "parameters, learn `byte_lm` in {} steps of {} tokens at a rate of 3e-3 in samples of so many. Bits a byte on "
+        "test text, two "
         "seeds; tokens a second of training.",
         kSteps, kTokensOfAStep);
     std::map<std::string, std::vector<double>> speed;
@@ -259,7 +261,9 @@ Experiment normalised_features() {
     constexpr uint64_t kSeeds = 3;
     const std::vector<double> rates{3e-3, 3e-2};
     const std::vector<int64_t> lengths{256, 1024, 4096, 8192};
-    const std::vector<Learner> learners{plain("kernelized_rpe"), plain("performer"), plain("dense")};
+    const nlohmann::json bare{{"positions", "none"}};
+    const std::vector<Learner> learners{variant("kernelized_rpe", "kernelized_rpe", bare),
+                                        variant("performer", "performer", bare), plain("dense")};
     Finding finding;
     finding.setup = fmt::format(
         "Decoders of two layers of 64 channels learn `byte_lm` in {} steps of 16 x 128 bytes without clipping. "
@@ -288,7 +292,7 @@ Experiment normalised_features() {
     std::vector<double> ratios;
     for (const auto length : lengths) {
       MixerInput in;
-      in.x = torch::randn({1, length, 64}, at::detail::createCPUGenerator(1), torch::kFloat32);
+      in.x = torch::randn({1, length, 64}, nn::seeded_generator(1), torch::kFloat32);
       const auto seconds = [&](const char* name, const nlohmann::json& settings) {
         const auto mixer = make_mixer(name, settings);
         return cost_of([&] { mixer->forward(in); }).seconds;
@@ -329,7 +333,7 @@ Experiment lag_pairs() {
     std::vector<double> seconds;
     for (const auto length : lengths) {
       MixerInput in;
-      in.x = torch::randn({1, length, 64}, at::detail::createCPUGenerator(1), torch::kFloat32);
+      in.x = torch::randn({1, length, 64}, nn::seeded_generator(1), torch::kFloat32);
       seconds.push_back(cost_of([&] { mixer->forward(in); }).seconds);
       time.rows.push_back({std::to_string(length), bench::time_text(seconds.back())});
     }

@@ -3,6 +3,7 @@
 
 #include "heed/mixers/token_mixer.h"
 #include "heed/nn/feature_map.h"
+#include "heed/nn/generator.h"
 #include "results/linear/experiments.h"
 
 namespace heed::results::linear {
@@ -13,7 +14,7 @@ using torch::Tensor;
 constexpr int64_t kSide = 8, kCells = kSide * kSide, kHeadSize = 16;
 
 Tensor drawn(std::initializer_list<int64_t> sizes, uint64_t seed) {
-  return torch::randn(sizes, at::detail::createCPUGenerator(seed), torch::kFloat32);
+  return torch::randn(sizes, nn::seeded_generator(seed), torch::kFloat32);
 }
 
 /// The map [N, N] of a core of one head: what it makes of values that are unit vectors.

@@ -4,6 +4,7 @@
 #include "bench/units.h"
 #include "heed/bench/measure.h"
 #include "heed/models/decoder_lm.h"
+#include "heed/nn/generator.h"
 #include "heed/train/spoken_symbols.h"
 #include "heed/train/world.h"
 #include "results/learning.h"
@@ -16,6 +17,7 @@ namespace {
 using torch::Tensor;
 
 constexpr int64_t kImageSide = 8, kImageCells = kImageSide * kImageSide, kImageDim = 32;
+constexpr double kDenoiserRate = 3e-3;
 
 /// Cells of digits with noise, the noise they were given, and how much: level 0 is none of it, 1 nothing else.
 struct NoisyDigits {
@@ -23,7 +25,7 @@ struct NoisyDigits {
 };
 
 NoisyDigits noisy_digits(const tasks::Task& digits, tasks::Split split, uint64_t first, int64_t size) {
-  auto generator = at::detail::createCPUGenerator(first + 1);
+  auto generator = nn::seeded_generator(first + 1);
   const auto images = train::task_batch(digits, split, first, size).inputs.flatten(1).unsqueeze(2);
   const auto noise = torch::randn(images.sizes(), generator, torch::kFloat32);
   const auto level = torch::rand({size, 1}, generator, torch::kFloat32);
@@ -69,7 +71,7 @@ double denoising_error(const nlohmann::json& settings, uint64_t seed, int64_t st
   const auto digits = tasks::make_task("digits", {{"patch", 1}});
   torch::manual_seed(static_cast<int64_t>(seed));
   Denoiser model(settings);
-  torch::optim::Adam adam(model->parameters(), torch::optim::AdamOptions(3e-3));
+  torch::optim::Adam adam(model->parameters(), torch::optim::AdamOptions(kDenoiserRate));
   for (int64_t step = 0; step < steps; ++step) {
     const auto batch = noisy_digits(*digits, tasks::Split::train, (seed << 32) + static_cast<uint64_t>(step * 32), 32);
     adam.zero_grad();
@@ -79,6 +81,12 @@ double denoising_error(const nlohmann::json& settings, uint64_t seed, int64_t st
   torch::NoGradGuard no_grad;
   const auto test = noisy_digits(*digits, tasks::Split::test, 0, 360);
   return torch::mse_loss(model->forward(test), test.noise).item<double>();
+}
+
+int64_t parameters_of(const torch::nn::Module& model) {
+  int64_t count = 0;
+  for (const auto& parameter : model.parameters()) count += parameter.numel();
+  return count;
 }
 
 /// A step of 16 rollouts behind `context` steps of nothing in particular.
@@ -108,9 +116,10 @@ Experiment denoising() {
     Finding finding;
     finding.setup = fmt::format(
         "The noise in 8 x 8 digits, at every level from none to all, foretold by two blocks of {} channels on single "
-        "pixels; windows of 4 x 4. {} steps of 32, {} seeds; mean squared error on the test images (a guess: 1). With "
+        "pixels; windows of 4 x 4. {} steps of 32 at a rate of {:g}, {} seeds; mean squared error on the test images "
+        "(a guess: 1). With "
         "both, the channel mixers are half as wide, so that all have about as many parameters.",
-        kImageDim, kSteps, kSeeds);
+        kImageDim, kSteps, kDenoiserRate, kSeeds);
     std::map<std::string, Figure> errors;
     for (size_t i = 0; i < kinds.size(); ++i) {
       auto& figure = errors[kinds[i].first];
@@ -136,6 +145,7 @@ Experiment denoising() {
 
 Experiment speech() {
   const auto run = [](const Report& report) {
+    constexpr uint64_t kSeeds = 3;
     tasks::SpokenSymbolsConfig spoken;
     spoken.symbols = 4, spoken.bands = 8, spoken.least = 1, spoken.most = 4, spoken.slowest = 5;
     const tasks::SpokenSymbols symbols(spoken);
@@ -146,26 +156,32 @@ Experiment speech() {
       config.dim = 32, config.encoder_layers = config.decoder_layers = 1, config.stride = 2, config.ctc = true;
       config.mixer = mixer, config.connection = "concatenated";
       if (mixer == "mamba") config.encoder_mixer = config.decoder_mixer = {{"state_dim", 8}};
-      if (mixer == "dense") config.encoder_mixer = config.decoder_mixer = {{"heads", 2}, {"positions", "rope"}};
+      if (mixer == "dense") {
+        config.encoder_mixer = config.decoder_mixer = {{"heads", 2}, {"positions", "rope"}};
+        config.encoder_layers = config.decoder_layers = 2;
+      }
       return train::speech_model(symbols, config, seed);
     };
     Finding finding;
     finding.setup = fmt::format(
-        "Symbols as pairs of tones at the speed of their speaker, in noise: an encoder and a decoder of one layer of "
-        "32 "
-        "channels; encoder tokens and text are one sequence for the decoder. {} steps of {}, two seeds; edits a symbol "
-        "over 200 test utterances. Time: the encoder over speech of so many frames.",
-        training.steps, training.batch);
+        "Symbols as pairs of tones at the speed of their speaker, in noise: an encoder and a decoder of 32 channels, "
+        "of one layer "
+        "of mamba each or, so that parameters are about as many, two of attention; encoder tokens and text are one "
+        "sequence for the decoder. {} steps of {} at a rate of {:g}, {} seeds; edits a symbol over 200 test "
+        "utterances. Time: the encoder over speech of so many frames.",
+        training.steps, training.batch, training.learning_rate, kSeeds);
     std::map<std::string, Figure> errors;
     std::map<std::string, std::vector<double>> seconds;
+    std::map<std::string, int64_t> parameters;
     const std::vector<int64_t> lengths{1000, 4000, 16000};
     double done = 0;
     for (const std::string mixer : {"mamba", "dense"}) {
       errors[mixer].name = "errors of " + mixer;
-      for (uint64_t seed = 0; seed < 2; ++seed, ++done) {
+      for (uint64_t seed = 0; seed < kSeeds; ++seed, ++done) {
         auto model = model_of(mixer, seed);
+        parameters[mixer] = parameters_of(*model);
         train::train_speech(model, symbols, training, [&](int64_t step, double) {
-          report((done + double(step) / double(training.steps)) / 4, mixer);
+          report((done + double(step) / double(training.steps)) / (2 * kSeeds), mixer);
         });
         errors[mixer].values.push_back(train::token_error_rate(model, symbols, tasks::Split::test, 200));
         if (seed > 0) continue;
@@ -183,10 +199,10 @@ Experiment speech() {
         }
       }
     }
-    Table table{"", {"mixer", "edits a symbol"}, {}};
+    Table table{"", {"mixer", "parameters", "edits a symbol"}, {}};
     for (const auto length : lengths) table.columns.push_back(fmt::format("{} frames", length));
     for (const auto& [mixer, figure] : errors) {
-      std::vector<std::string> row{"`" + mixer + "`", figure.text()};
+      std::vector<std::string> row{"`" + mixer + "`", std::to_string(parameters[mixer]), figure.text()};
       for (const double time : seconds[mixer]) row.push_back(bench::time_text(time));
       table.rows.push_back(row);
     }
@@ -221,7 +237,7 @@ Experiment world() {
       WorldModelConfig config;
       config.categoricals = config.classes = 6, config.dim = 32, config.hidden = 48;
       config.reward_bins = 31, config.reward_range = 2;
-      config.layers = mixer == "nothing" ? 0 : 1;
+      config.layers = mixer == "nothing" ? 0 : mixer == "dense" ? 2 : 1;
       if (mixer != "nothing") config.mixer = mixer;
       config.mixer_config = nlohmann::json::object();
       if (mixer == "dense") config.mixer_config = {{"heads", 2}, {"positions", "rope"}};
@@ -231,13 +247,15 @@ Experiment world() {
     Finding finding;
     finding.setup = fmt::format(
         "A world of {0} x {0} cells whose first observation alone tells which corner is worth reaching; episodes of up "
-        "to {1} random steps. {2} steps of experience, {3} updates of a model of one layer of 32 channels, two seeds. "
+        "to {1} random steps. {2} steps of experience, {3} updates of a model of 32 channels and one layer of memory "
+        "(of attention two, "
+        "which have about as many parameters), at a rate of {4:g}, two seeds. "
         "Errors over 200 new episodes of up to so many steps: of the next observation (squared, summed), and of the "
         "reward where a corner is reached (root mean square; a guess of the mean stands below). Time: of one step for "
         "16 dreams, behind so many steps.",
-        grid.side, grid.limit, options.experience, options.updates);
+        grid.side, grid.limit, options.experience, options.updates, options.learning_rate);
     Table seen{"Error of the next observation", {"memory"}, {}}, paid{"Error of rewards", {"memory"}, {}},
-        time{"Time of a step", {"memory"}, {}};
+        time{"Time of a step", {"memory", "parameters"}, {}};
     for (const auto limit : limits)
       for (auto* table : {&seen, &paid}) table->columns.push_back(fmt::format("up to {} steps", limit));
     for (const auto context : contexts) time.columns.push_back(fmt::format("behind {} steps", context));
@@ -252,8 +270,10 @@ Experiment world() {
         observation[mixer].push_back({fmt::format("error of observations up to {} steps, {}", limit, mixer), {}});
         reward[mixer].push_back({fmt::format("error of rewards up to {} steps, {}", limit, mixer), {}});
       }
+      int64_t parameters = 0;
       for (uint64_t seed = 0; seed < kSeeds; ++seed, ++done) {
         auto model = model_of(mixer, seed);
+        parameters = parameters_of(*model);
         train::ActorCritic nobody{nullptr};
         options.seed = seed;
         train::train_world(model, nobody, grid, options, [&](int64_t update, const WorldLoss&) {
@@ -277,7 +297,7 @@ Experiment world() {
       };
       seen.rows.push_back(row(observation[mixer]));
       paid.rows.push_back(row(reward[mixer]));
-      time.rows.push_back({mixer});
+      time.rows.push_back({mixer, std::to_string(parameters)});
       for (const double second : seconds[mixer]) time.rows.back().push_back(bench::time_text(second));
     }
     paid.rows.push_back({"a guess"});

@@ -1,6 +1,7 @@
 // How many samples a layer of random scores needs, against random features of everything at once.
 #include <fmt/format.h>
 
+#include "heed/nn/generator.h"
 #include "mixers/linear/random_attention.h"
 #include "results/linear/experiments.h"
 
@@ -19,14 +20,14 @@ struct Samples {
 };
 
 Samples draw(int64_t count, uint64_t seed) {
-  auto generator = at::detail::createCPUGenerator(seed);
+  auto generator = nn::seeded_generator(seed);
   const auto x = torch::randn({count, kTokens + 1, kDim}, generator, torch::kFloat64);
   const auto sphere = x / x.norm(2, -1, true) * std::sqrt(double(kDim));
   return {sphere.narrow(1, 0, 1), sphere.narrow(1, 1, kTokens)};
 }
 
 Tensor direction(uint64_t seed) {
-  const auto b = torch::randn({kDim}, at::detail::createCPUGenerator(seed), torch::kFloat64);
+  const auto b = torch::randn({kDim}, nn::seeded_generator(seed), torch::kFloat64);
   return b / b.norm();
 }
 
@@ -50,7 +51,7 @@ Tensor attention_features(const Samples& s, bool biased, uint64_t seed) {
 Tensor perceptron_features(const Samples& s, uint64_t seed) {
   const auto flat = torch::cat({s.query, s.keys}, 1).flatten(1);
   const int64_t features = kHeads * (kDim + 1);
-  const auto w = torch::randn({flat.size(1), features}, at::detail::createCPUGenerator(seed), torch::kFloat64);
+  const auto w = torch::randn({flat.size(1), features}, nn::seeded_generator(seed), torch::kFloat64);
   return torch::relu(torch::matmul(flat, w) / std::sqrt(double(flat.size(1)))) / std::sqrt(double(features));
 }
 

@@ -24,8 +24,8 @@ Learner behind_conv(const std::string& name, const char* mixer, const json& sett
 }
 
 /// Long and slow enough for models of one convolution and one mixer to learn.
-Lesson patient_lesson() {
-  auto lesson = recall_lesson(32, 4, 2000);
+Lesson patient_lesson(int64_t steps) {
+  auto lesson = recall_lesson(32, 4, steps);
   lesson.training.learning_rate = 1e-3;
   return lesson;
 }
@@ -35,7 +35,7 @@ Lesson patient_lesson() {
 Experiment recall_at_equal_state() {
   const auto run = [](const Report& report) {
     const Contest contest(
-        patient_lesson(),
+        patient_lesson(4000),
         {behind_conv("deltanet", "deltanet"),
          behind_conv("gla", "gla", {{"key_dim", 32}}),  // as many as the others have
          behind_conv("linear", "lightning_attention", {{"decay", false}}),
@@ -56,19 +56,22 @@ Experiment recall_at_equal_state() {
 
 Experiment overwritten_keys() {
   const auto run = [](const Report& report) {
-    auto lesson = recall_lesson(32, 4, 1200);
+    auto lesson = patient_lesson(4000);
     lesson.parameters["overwrite"] = 4;
     const Contest contest(lesson,
                           {behind_conv("deltanet", "deltanet"), behind_conv("gla", "gla", {{"key_dim", 32}}),
                            behind_conv("linear", "lightning_attention", {{"decay", false}})},
                           report);
-    return finding_of(contest, {contest.better("deltanet", "gla"), contest.better("deltanet", "linear")});
+    return finding_of(contest, {contest.better("deltanet", "gla"), contest.better("deltanet", "linear"),
+                                contest.better("gla", "linear")});
   };
-  return {"overwritten_keys",
-          "Recall of keys that were written twice",
-          {"deltanet"},
-          "the delta rule takes away what a key held before it writes, which sums and gates can't (arXiv 2406.06484).",
-          run};
+  return {
+      "overwritten_keys",
+      "Recall of keys that were written twice",
+      {"deltanet", "gla"},
+      "the delta rule takes away what a key held before it writes; gates can only forget, sums not even that (arXiv "
+      "2406.06484, 2312.06635).",
+      run};
 }
 
 Experiment recall_and_state() {
@@ -162,8 +165,7 @@ Experiment recall_of_large_states() {
 
 Experiment neural_memory() {
   const auto run = [](const Report& report) {
-    auto lesson = patient_lesson();
-    lesson.training.steps = 1000;
+    auto lesson = patient_lesson(1000);
     lesson.seeds = 2;
     const Contest contest(
         lesson,
@@ -189,8 +191,7 @@ Experiment neural_memory() {
 
 Experiment memory_and_attention() {
   const auto run = [](const Report& report) {
-    auto lesson = patient_lesson();
-    lesson.training.steps = 1000;
+    auto lesson = recall_lesson(32, 4, 1500);
     lesson.parameters["power"] = 1.0;  // queries anywhere behind their pairs
     lesson.seeds = 2;
     const auto layout = [](const char* name, const char* text) {

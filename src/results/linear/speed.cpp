@@ -4,6 +4,7 @@
 #include "bench/units.h"
 #include "heed/attention.h"
 #include "heed/mixers/token_mixer.h"
+#include "heed/nn/generator.h"
 #include "heed/ops/linear_chunk.h"
 #include "results/linear/experiments.h"
 #include "results/timing.h"
@@ -19,7 +20,7 @@ Tensor prefix_sums(const Tensor& q, const Tensor& k, const Tensor& v) {
   return torch::matmul(q.unsqueeze(3), states).squeeze(3);
 }
 
-Tensor inputs(at::IntArrayRef sizes) { return torch::randn(sizes, at::detail::createCPUGenerator(1), torch::kFloat32); }
+Tensor inputs(at::IntArrayRef sizes) { return torch::randn(sizes, nn::seeded_generator(1), torch::kFloat32); }
 
 std::string rate_text(int64_t tokens, double seconds) { return fmt::format("{:.0f}k", double(tokens) / seconds / 1e3); }
 

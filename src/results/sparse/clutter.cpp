@@ -2,6 +2,7 @@
 
 #include "heed/models/vision_backbone.h"
 #include "heed/train/distilled_model.h"
+#include "tasks/clutter.h"
 #include "train/scheduled_adamw.h"
 
 namespace heed::results::sparse {
@@ -9,30 +10,15 @@ namespace heed::results::sparse {
 using torch::Tensor;
 
 Clutter clutter(tasks::Split split, uint64_t first, int64_t count) {
-  static const auto digits = tasks::make_task("digits");
-  constexpr int64_t kDigit = 8, kPieces = 8;
-  Clutter drawn{torch::zeros({count, 1, kCanvas, kCanvas}), torch::empty({count}, torch::kInt64),
+  static const tasks::ClutterTask task({{"side", kCanvas}, {"patch", kPatch}, {"pieces", kPieces}});
+  constexpr int64_t kAcross = tasks::ClutterTask::kDigit / kPatch;
+  Clutter drawn{torch::empty({count, 1, kCanvas, kCanvas}), torch::empty({count}, torch::kInt64),
                 torch::zeros({count, kPatchSide, kPatchSide}, torch::kBool)};
   for (int64_t b = 0; b < count; ++b) {
-    tasks::Random random(tasks::stream_key("clutter", split), first + uint64_t(b));
-    const auto image = [&](uint64_t index) { return train::task_batch(*digits, split, index, 1); };
-    auto canvas = drawn.pixels[b][0];
-    const auto place = [&](int64_t size) {
-      return kPatch * int64_t(random.below(uint64_t((kCanvas - size) / kPatch + 1)));
-    };
-    for (int64_t s = 0; s < kPieces; ++s) {
-      const auto other = image(random.below(1 << 20)).inputs[0][0];
-      const auto cut = [&] { return kPatch * int64_t(random.below(kDigit / kPatch)); };
-      const int64_t top = cut(), left = cut(), row = place(kPatch), column = place(kPatch);
-      canvas.narrow(0, row, kPatch)
-          .narrow(1, column, kPatch)
-          .copy_(other.narrow(0, top, kPatch).narrow(1, left, kPatch));
-    }
-    const auto digit = image(first + uint64_t(b));
-    const int64_t row = place(kDigit), column = place(kDigit);
-    canvas.narrow(0, row, kDigit).narrow(1, column, kDigit).copy_(digit.inputs[0][0]);
-    drawn.labels[b] = digit.labels[0][0];
-    drawn.digit[b].narrow(0, row / kPatch, 2).narrow(1, column / kPatch, 2).fill_(true);
+    auto one = task.draw(split, first + uint64_t(b));
+    drawn.pixels[b][0] = torch::from_blob(one.example.values.data(), {kCanvas, kCanvas});
+    drawn.labels[b] = one.example.labels[0];
+    drawn.digit[b].narrow(0, one.row / kPatch, kAcross).narrow(1, one.column / kPatch, kAcross).fill_(true);
   }
   drawn.digit = drawn.digit.flatten(1);
   return drawn;

@@ -1,5 +1,5 @@
-// Digits somewhere in a canvas of clutter, and the vision transformer that reads them: where most of an image is
-// redundant.
+// Samples of the task `clutter`, whose images are redundant for the most part, and the vision transformer that reads
+// them.
 #pragma once
 
 #include "heed/models/vision.h"
@@ -7,7 +7,8 @@
 
 namespace heed::results::sparse {
 
-constexpr int64_t kCanvas = 24, kPatch = 4, kPatchSide = kCanvas / kPatch, kPatches = kPatchSide * kPatchSide;
+constexpr int64_t kCanvas = 24, kPatch = 4, kPieces = 8, kPatchSide = kCanvas / kPatch,
+                  kPatches = kPatchSide * kPatchSide;
 
 struct Clutter {
   torch::Tensor pixels;  ///< [B, 1, kCanvas, kCanvas]
@@ -15,7 +16,7 @@ struct Clutter {
   torch::Tensor digit;   ///< bool [B, kPatches]: the 2 x 2 patches of the digit
 };
 
-/// Samples [first, first + count) of a split: a digit on four random patches among patches of other digits.
+/// Samples [first, first + count) of a split.
 Clutter clutter(tasks::Split split, uint64_t first, int64_t count);
 
 /// A vision transformer of 4 layers with `plan`. Without a class token its mixers are told the grid of patches.

@@ -19,7 +19,9 @@ using nlohmann::json;
 using torch::Tensor;
 
 constexpr int64_t kSteps = 600;
+constexpr double kPickerRate = 5e-3;
 constexpr double kRate = 2e-3;
+constexpr double kTests = 360;  // images
 
 const LayerPlan kDense{"dense", json::object()};
 
@@ -43,7 +45,7 @@ std::string setup_text() {
       "Digits of 8 x 8 pixels on a canvas of {0} x {0} among {1} pieces of others: {2} patches of {3} x "
       "{3}, of which 4 are the digit's. A vision transformer of 4 layers of 64 channels learns them in {4} "
       "steps of 32; accuracy on 360 test images.",
-      kCanvas, 8, kPatches, kPatch, kSteps);
+      kCanvas, kPieces, kPatches, kPatch, kSteps);
 }
 
 }  // namespace
@@ -55,10 +57,10 @@ Experiment predicted_masks() {
     train_clutter(teacher, kSteps, 0, kRate, [&](int64_t step) {
       if (step % 10 == 0) report(0.45 * double(step) / double(kSteps), "dense");
     });
-    const LayerPlan sparse{"sparsifiner", {{"keep", 0.25}, {"class_tokens", 0}}};
+    const LayerPlan sparse{"sparsifiner", {{"keep", 0.25}, {"class_tokens", 0}, {"reconstruction", 0.0}}};
     auto predictor = clutter_model(sparse, 0, false);
     take_weights(*predictor, *teacher);
-    train::ScheduledAdamW optimizer("sparsifiner", predictor->parameters(), kPredictor, 5e-3, 0);
+    train::ScheduledAdamW optimizer("sparsifiner", predictor->parameters(), kPredictor, kPickerRate, 0);
     double first = 0;
     for (int64_t step = 0; step < kPredictor; ++step) {
       auto x =
@@ -93,14 +95,14 @@ Experiment predicted_masks() {
       auto model = clutter_model(plan, 0, false);
       const bool predicts = plan.mixer == sparse.mixer, taught = predicts && i > 0;
       take_weights(*model, predicts ? *predictor : *teacher);
-      as_is[name] = {std::string(name) + ", as it is", {clutter_accuracy(model)}};
+      as_is[name] = share(std::string(name) + ", as it is", clutter_accuracy(model), kTests);
       train_clutter(
           model, kTuning, 2, kRate / 4,
           [&](int64_t step) {
             if (step % 10 == 0) report(0.6 + 0.066 * (double(i) + double(step) / double(kTuning)), name);
           },
           taught ? teacher : VisionTransformer(nullptr));
-      tuned[name] = {name, {clutter_accuracy(model)}};
+      tuned[name] = share(name, clutter_accuracy(model), kTests);
       table.rows.push_back({name, as_is[name].text(), tuned[name].text()});
     }
     auto between = reaches(tuned["the largest weights"], tuned["predicted"], 0.01);
@@ -108,8 +110,8 @@ Experiment predicted_masks() {
     return Finding{
         setup_text() + fmt::format(" It then sees a quarter of the keys a query, without and after {} more steps. The "
                                    "predictor learned the dense weights for {} steps: its loss went from {:.3g} to "
-                                   "{:.3g}. One seed.",
-                                   kTuning, kPredictor, first, optimizer.last_loss()),
+                                   "{:.3g}. Rates {:g}, {:g} and {:g}. One seed.",
+                                   kTuning, kPredictor, first, optimizer.last_loss(), kRate, kRate / 4, kPickerRate),
         {table},
         {exceeds(as_is["predicted"], as_is["local, 3 x 3"]), exceeds(as_is["predicted"], as_is["random"]),
          exceeds(tuned["predicted"], tuned["local, 3 x 3"]), exceeds(tuned["predicted"], tuned["random"]), between,
@@ -161,7 +163,7 @@ Experiment fewer_tokens() {
         sum += value / double(counts.size());
         table.rows.back().push_back(fmt::format("{:.3g}", value));
       }
-      means.push_back({name, {sum}});
+      means.push_back(share(name, sum, kTests));
     }
     table.rows.push_back(
         {"none", fmt::format("{:.3g}", whole), fmt::format("{:.3g}", whole), fmt::format("{:.3g}", whole)});
@@ -207,7 +209,7 @@ Experiment redundant_tokens() {
       return model->blocks[0]->forward(input);
     };
     const auto kept_share = [](const Tensor& stays) { return stays.slice(1, 1).to(torch::kFloat32).mean(1); };
-    train::ScheduledAdamW optimizer("ia_red2", policy.parameters(), kPolicySteps, 5e-3, 0);
+    train::ScheduledAdamW optimizer("ia_red2", policy.parameters(), kPolicySteps, kPickerRate, 0);
     for (int64_t step = 0; step < kPolicySteps; ++step) {
       const auto batch = clutter(tasks::Split::train, (uint64_t(3) << 40) + uint64_t(step * 32), 32);
       nn::ReductionInput in;
@@ -249,11 +251,12 @@ Experiment redundant_tokens() {
     row("all", all), row("the policy's choice", greedy), row("half, by the policy", largest(scores, half)),
         row("half, at random", largest(any, half)), row("8, by the policy", largest(scores, few)),
         row("8, at random", largest(any, few));
-    const auto figure = [](const char* name, double value) { return Figure{name, {value}}; };
+    const auto figure = [](const char* name, double value) { return results::share(name, value, kTests); };
     return Finding{
-        setup_text() + fmt::format(" Frozen; a policy behind its first layer learns by reward for {} steps of 32 which "
-                                   "tokens go on. One seed; the backbone is not tuned to fewer tokens.",
-                                   kPolicySteps),
+        setup_text() +
+            fmt::format(" Frozen; a policy behind its first layer learns by reward for {} steps of 32 at a "
+                        "rate of {:g} which tokens go on. One seed; the backbone is not tuned to fewer tokens.",
+                        kPolicySteps, kPickerRate),
         {table},
         {exceeds(figure("accuracy with half of the tokens, by the policy", accuracy(largest(scores, half))),
                  figure("at random", accuracy(largest(any, half)))),

@@ -144,7 +144,7 @@ Experiment long_tuning() {
     return Finding{
         fmt::format("A decoder of 2 layers of 64 channels learns `byte_lm` in {} steps of 32 x {} bytes; positions are "
                     "then divided by {}, and it goes on for {} steps of 8 x {} with attention in groups of {}. Scores: "
-                    "with dense attention at {} bytes, {} samples, {} seeds.",
+                    "with dense attention at {} bytes, {} samples, {} seeds. Rates 3e-3 and 1e-3.",
                     kFirst, kShort, kLong / kShort, kAfter, kLong, kLong / 4, kLong, kSamples, kSeeds),
         {table},
         {as_good(bits["shifted groups"], bits["dense"], 0.03),
@@ -164,6 +164,7 @@ Experiment long_tuning() {
 Experiment subsampled() {
   const auto run = [](const Report& report) {
     constexpr int64_t kContext = 128, kSteps = 400, kSeeds = 2, kSamples = 48, kDraws = 10;
+    constexpr double kRate = 3e-3;
     const LayerPlan drawn{"stochastic_subsampled_attention", {{"reduction", 4}}};
     struct Kind {
       const char* name;
@@ -178,7 +179,7 @@ Experiment subsampled() {
     for (uint64_t seed = 0; seed < kSeeds; ++seed)
       for (const auto& kind : kinds) {
         auto model = small_decoder(kind.plan, seed);
-        train::ScheduledAdamW optimizer("subsampled", model->parameters(), kSteps, 3e-3, 0.1);
+        train::ScheduledAdamW optimizer("subsampled", model->parameters(), kSteps, kRate, 0.1);
         model->train();
         const int64_t sparse = kSteps * 9 / 10;
         for (int64_t step = 0; step < kSteps; ++step) {
@@ -207,10 +208,11 @@ Experiment subsampled() {
          {"dense", "a quarter of the keys", "a fixed quarter", "one draw", "an ensemble of 10 draws"})
       table.rows.push_back({name, bits[name].text()});
     return Finding{
-        fmt::format("A decoder of 2 layers of 64 channels learns `byte_lm` in {} steps of 16 x {} bytes, {} seeds; the "
+        fmt::format("A decoder of 2 layers of 64 channels learns `byte_lm` in {} steps of 16 x {} bytes at a rate of "
+                    "{:g}, {} seeds; the "
                     "last tenth is dense for all. Tested with all keys on {} samples, or by the mean of {} draws of a "
                     "quarter.",
-                    kSteps, kContext, kSeeds, kSamples, kDraws),
+                    kSteps, kContext, kRate, kSeeds, kSamples, kDraws),
         {table},
         {as_good(bits["a quarter of the keys"], bits["dense"], 0.02),
          better(bits["a quarter of the keys"], bits["a fixed quarter"]),
@@ -287,6 +289,7 @@ Experiment principles() {
 Experiment segments() {
   const auto run = [](const Report& report) {
     constexpr int64_t kSegment = 64, kStreams = 16, kSteps = 400, kTestSegments = 12, kSeeds = 2;
+    constexpr double kRate = 3e-3;
     const auto plan = [](int64_t memory) { return LayerPlan{"transformer_xl", {{"memory", memory}}}; };
     // Streams of a text, segment after segment: [streams, segments * kSegment + 1].
     const auto streams_of = [](tasks::Split split, int64_t segments) {
@@ -320,7 +323,7 @@ Experiment segments() {
     for (uint64_t seed = 0; seed < kSeeds; ++seed)
       for (const bool memory : {false, true}) {
         auto model = small_decoder(plan(memory ? kSegment : 0), seed, 1, "none");
-        train::ScheduledAdamW optimizer("segments", model->parameters(), kSteps, 3e-3, 0.1);
+        train::ScheduledAdamW optimizer("segments", model->parameters(), kSteps, kRate, 0.1);
         model->train();
         constexpr int64_t kRun = 16;  // segments of a stream before the next one begins
         train::TaskBatch streams;
@@ -359,14 +362,14 @@ Experiment segments() {
     const double stepped = middle - begin, sliding = bench::now() - middle;
     Table table{"", {"memory", "bits a byte"}, {}};
     for (const auto* figure : {&without, &cut, &with, &longer}) table.rows.push_back({figure->name, figure->text()});
-    return Finding{
-        fmt::format("A decoder of 2 layers of 64 channels reads {} streams of bytes in segments of {}, {} steps; test "
-                    "on {} segments a stream, {} seeds. Gradients do not reach the memory.",
-                    kStreams, kSegment, kSteps, kTestSegments, kSeeds),
-        {table},
-        {better(with, without), better(with, cut), better(longer, with),
-         holds("a step behind a memory is faster than running over twice a segment again", stepped < sliding,
-               fmt::format("{:.1f}x", sliding / stepped))}};
+    return Finding{fmt::format("A decoder of 2 layers of 64 channels reads {} streams of bytes in segments of {}, {} "
+                               "steps at a rate of {:g}; test "
+                               "on {} segments a stream, {} seeds. Gradients do not reach the memory.",
+                               kStreams, kSegment, kSteps, kRate, kTestSegments, kSeeds),
+                   {table},
+                   {better(with, without), better(with, cut), better(longer, with),
+                    holds("a step behind a memory is faster than running over twice a segment again", stepped < sliding,
+                          fmt::format("{:.1f}x", sliding / stepped))}};
   };
   return {"segments",
           "A memory of the segment before",

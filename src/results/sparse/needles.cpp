@@ -96,7 +96,7 @@ Experiment landmark_needles() {
     constexpr int64_t kBlock = 16, kRead = 2, kSamples = 32;
     const std::vector<int64_t> lengths{256, 1024, 2048};
     auto source = shipped_model();
-    auto learner = surgery::add_landmarks(source, {{"block", kBlock}});
+    auto learner = surgery::add_landmarks(source, {{"block", kBlock}, {"landmarks", "given"}});
     const int64_t landmark = source->config().vocab_size;
     const tasks::Mixture mixture("niah_single=1", nullptr, kNeedleTokens);
     train::ScheduledAdamW optimizer("landmarks", learner->parameters(), 2 * kNeedleSteps, 5e-4, 0);

@@ -164,6 +164,7 @@ Experiment reversible_layers() {
 Experiment triples() {
   const auto run = [](const Report& report) {
     constexpr int64_t kSteps = 1200, kBatch = 128, kSamples = 512;
+    constexpr double kRate = 3e-3;
     const ZeroSums task;
     struct Kind {
       const char *name, *mixer;
@@ -183,14 +184,15 @@ Experiment triples() {
       const auto model = train::make_task_model(task, options);
       if (parameters == 0) parameters = model->parameters();
       train::TaskTrainOptions training;
-      training.steps = kSteps, training.batch = kBatch, training.learning_rate = 3e-3;
+      training.steps = kSteps, training.batch = kBatch, training.learning_rate = kRate;
       train::train_task(*model, task, training, [&](const auto& step) {
         if (step.step % 10 == 0)
           report(done + 0.9 * kind.share * double(step.step) / double(kSteps), fmt::format("loss {:.3f}", step.loss));
         return true;
       });
       done += 0.9 * kind.share;
-      scores.push_back({kind.name, {train::score_task(*model, task, tasks::Split::test, kSamples).score}});
+      scores.push_back(share(kind.name, train::score_task(*model, task, tasks::Split::test, kSamples).score,
+                             double(kSamples * ZeroSums::kLength)));
       table.rows.push_back({kind.name, scores.back().text(), std::to_string(model->parameters())});
     }
     table.rows.push_back({"nothing: the commoner answer", fmt::format("{:.3g}", task.chance()), "-"});
@@ -228,9 +230,10 @@ Experiment triples() {
     }
     const Figure guess{"the commoner answer", {task.chance()}};
     return Finding{
-        fmt::format("{} numbers below {}: of each, whether it and two of the numbers sum to a multiple. One layer of "
-                    "64 channels, equal parameters, {} steps of {} samples, one seed; {} test samples.",
-                    ZeroSums::kLength, ZeroSums::kModulus, kSteps, kBatch, kSamples),
+        fmt::format(
+            "{} numbers below {}: of each, whether it and two of the numbers sum to a multiple. One layer of "
+            "64 channels, equal parameters, {} steps of {} samples at a rate of {:g}, one seed; {} test samples.",
+            ZeroSums::kLength, ZeroSums::kModulus, kSteps, kBatch, kRate, kSamples),
         {table, series, times},
         {exceeds(scores[0], scores[1]),
          reaches({"twice as far from a guess as tokens", {scores[0].mean() - guess.mean()}},

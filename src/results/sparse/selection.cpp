@@ -7,6 +7,7 @@
 #include "bench/units.h"
 #include "heed/assets.h"
 #include "heed/bench/compare.h"
+#include "heed/nn/generator.h"
 #include "results/sparse/cores.h"
 #include "results/sparse/experiments.h"
 #include "results/sparse/shipped.h"
@@ -36,7 +37,7 @@ struct Topics {
   int64_t mean_length = 0;
 };
 Topics drawn_topics(int64_t tokens, int64_t size, uint64_t seed) {
-  const auto numbers = at::detail::createCPUGenerator(seed);
+  const auto numbers = nn::seeded_generator(seed);
   const auto normal = [&](at::IntArrayRef sizes) { return torch::randn(sizes, numbers); };
   auto k = torch::empty({tokens, size}), q = torch::empty({tokens, size});
   std::vector<Tensor> topics;

@@ -5,6 +5,7 @@
 
 #include "bench/units.h"
 #include "heed/models/orion_msp.h"
+#include "heed/nn/generator.h"
 #include "heed/train/task_batch.h"
 #include "results/sparse/experiments.h"
 #include "results/timing.h"
@@ -32,7 +33,7 @@ Tensor standardized(const Tensor& cells) {
 
 /// Rows whose features and label are functions of a few hidden causes, other ones in each table.
 Tables drawn_tables(int64_t count, int64_t rows, int64_t features, uint64_t seed) {
-  const auto numbers = at::detail::createCPUGenerator(seed);
+  const auto numbers = nn::seeded_generator(seed);
   const auto normal = [&](at::IntArrayRef sizes) { return torch::randn(sizes, numbers); };
   constexpr int64_t kCauses = 4, kWidth = 8;
   const auto causes = normal({count, rows, kCauses});
@@ -55,7 +56,7 @@ Tables digit_tables(int64_t count, int64_t rows, bool whole) {
   const auto digits = all.labels.flatten();
   Tables tables{torch::empty({count, rows, pixels.size(1)}), torch::empty({count, rows}, torch::kInt64)};
   for (int64_t t = 0; t < count; ++t) {
-    const auto numbers = at::detail::createCPUGenerator(uint64_t(t));
+    const auto numbers = nn::seeded_generator(uint64_t(t));
     const auto chosen = torch::randperm(10, numbers).narrow(0, 0, kClasses);
     const auto match = digits.unsqueeze(1) == chosen;  // [images, classes]
     const auto places = match.any(1).nonzero().squeeze(1);
@@ -119,11 +120,12 @@ OrionConfig small_orion(bool sparse) {
 Experiment tables() {
   const auto run = [](const Report& report) {
     constexpr int64_t kSteps = 400, kBatch = 12, kRows = kShots + 16, kTests = 48;
+    constexpr double kRate = 1e-3;
     std::vector<OrionMsp> models;
     for (const bool sparse : {true, false}) {
       torch::manual_seed(0);
       auto& model = models.emplace_back(OrionMsp(small_orion(sparse)));
-      train::ScheduledAdamW optimizer("tables", model->parameters(), kSteps, 1e-3, 0.01);
+      train::ScheduledAdamW optimizer("tables", model->parameters(), kSteps, kRate, 0.01);
       model->train();
       for (int64_t step = 0; step < kSteps; ++step) {
         const auto drawn = drawn_tables(kBatch, kRows, 4 + step % 13, uint64_t(step) + 1000);
@@ -155,7 +157,7 @@ Experiment tables() {
       times.rows.push_back({std::to_string(features), bench::time_text(seconds[0]), bench::time_text(seconds[1])});
     }
     const auto figure = [&](const char* kind, size_t i, const char* who) {
-      return Figure{fmt::format("{}, {}", who, kind), {scores[kind][i]}};
+      return share(fmt::format("{}, {}", who, kind), scores[kind][i], 64.0 * kTests);
     };
     std::vector<Claim> claims;
     for (const auto& kind : kinds) {
@@ -167,11 +169,12 @@ Experiment tables() {
     claims.push_back(holds("sparse rows take less time than dense ones at 256 features", gains.back() > 1,
                            fmt::format("{:.2f}x", gains.back())));
     return Finding{
-        fmt::format("{} steps on {} tables each, drawn from hidden causes, of 4 to 16 features and {} labelled rows; "
+        fmt::format("{} steps on {} tables each at a rate of {:g}, drawn from hidden causes, of 4 to 16 features and "
+                    "{} labelled rows; "
                     "one block over columns, one a scale over rows, three over the table. Share of 64 rows a table "
                     "told right in {} tables of {} classes that training has not seen: drawn ones, and images of "
                     "digits as tables of pixels. Mean of 4 orders of features and classes; one seed.",
-                    kSteps, kBatch, kShots, kTests, kClasses),
+                    kSteps, kBatch, kRate, kShots, kTests, kClasses),
         {table, times},
         claims};
   };

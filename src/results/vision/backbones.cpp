@@ -3,28 +3,6 @@
 
 namespace heed::results::vision {
 
-Experiment pyramids() {
-  const auto run = [](const Report& report) {
-    auto lesson = digits(1);
-    lesson.model.backbone = "pyramid", lesson.model.layers = 1, lesson.model.dim = 32, lesson.model.hidden = 32;
-    lesson.training.steps = 200;
-    const auto dense = variant("dense", "dense", {{"causal", false}});
-    const Contest contest(lesson,
-                          {dense, plain("multi_axis_attention"), plain("halo_attention"), plain("aggregated_attention"),
-                           plain("large_kernel_attention"), plain("context_mixing_conv"), plain("activator_glu")},
-                          report);
-    return finding_of(contest, {contest.as_good("multi_axis_attention", "dense", 0.01),
-                                contest.as_good("halo_attention", "dense", 0.01),
-                                contest.as_good("aggregated_attention", "dense", 0.01),
-                                contest.as_good("large_kernel_attention", "dense", 0.01)});
-  };
-  return {"pyramids",
-          "Token mixers in a pyramid of four stages",
-          {"multi_axis_attention", "halo_attention", "aggregated_attention", "large_kernel_attention"},
-          "where stages bring far cells together, local mixers need no attention to all.",
-          run};
-}
-
 Experiment words() {
   const auto run = [](const Report& report) {
     const Contest contest(

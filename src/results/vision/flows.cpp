@@ -31,6 +31,7 @@ Tensor tokens_of(const train::TaskBatch& batch) {
 Experiment time_experts() {
   const auto run = [](const Report& report) {
     constexpr int64_t kSteps = 800, kBatch = 64, kTests = 20;
+    constexpr double kRate = 3e-3;
     struct Kind {
       const char* name;
       int64_t layers, groups;
@@ -50,7 +51,7 @@ Experiment time_experts() {
         config.classes = 10, config.dim = 48, config.heads = 4, config.hidden = 96;
         config.layers = kind.layers, config.groups = kind.groups, config.residual = kind.residual;
         TimestepExperts model(config);
-        train::ScheduledAdamW optimizer("flow", model->parameters(), kSteps, 3e-3, 0);
+        train::ScheduledAdamW optimizer("flow", model->parameters(), kSteps, kRate, 0);
         for (int64_t step = 0; step < kSteps; ++step) {
           const auto batch = digits_of(tasks::Split::train, uint64_t(seed * kSteps + step) * kBatch, kBatch);
           optimizer.step(model->loss(tokens_of(batch), batch.labels.squeeze(1)));
@@ -77,12 +78,14 @@ Experiment time_experts() {
     auto claims = std::vector{exceeds(losses[2], losses[1]), exceeds(losses[1], losses[0], 0.99)};
     claims[0].text = "4 groups of 2 layers better than 2 layers for all times";
     claims[1].text = "gated scores no worse than none, up to 1 %";
-    return Finding{fmt::format("Flow matching on digits of 8 x 8 pixels as 16 tokens, told their class: {} steps of {} "
-                               "samples, {} seeds. A step of a group trains that group alone, so that each has a "
-                               "quarter of the samples.",
-                               kSteps, kBatch, kSeeds),
-                   {table},
-                   claims};
+    return Finding{
+        fmt::format(
+            "Flow matching on digits of 8 x 8 pixels as 16 tokens, told their class: {} steps of {} "
+            "samples at a rate of {:g}, {} seeds. A step of a group trains that group alone, so that each has a "
+            "quarter of the samples.",
+            kSteps, kBatch, kRate, kSeeds),
+        {table},
+        claims};
   };
   return {"time_experts",
           "Layers for intervals of time",
@@ -150,8 +153,8 @@ Experiment probes() {
     return Finding{
         fmt::format(
             "A vision transformer of 4 layers and 64 channels paints hidden patches of digits for 500 steps and "
-            "is frozen; probes learn for {} steps from {} training images. {} seeds.",
-            probe::FeatureProbeOptions{}.steps, kSamples, kSeeds),
+            "is frozen; probes learn for {} steps at a rate of {:g} from {} training images. {} seeds.",
+            probe::FeatureProbeOptions{}.steps, probe::FeatureProbeOptions{}.learning_rate, kSamples, kSeeds),
         {table},
         {exceeds(accuracy[2], accuracy[0]), exceeds(accuracy[3], accuracy[0]), reaches(accuracy[2], accuracy[1], 0.01),
          fewer}};
