@@ -10,6 +10,7 @@
 #include "heed/formats/byte_tokenizer.h"
 #include "heed/formats/gguf_config.h"
 #include "heed/formats/mapped_file.h"
+#include "models/mixer_parameters.h"
 
 namespace heed::checkpoint {
 namespace {
@@ -153,8 +154,8 @@ formats::DecoderModelConfig model_config(const DecoderConfig& d) {
   if (!d.is_llama()) {
     for (const auto& layer : d.layers) {
       auto config = layer.config.is_null() ? nlohmann::json::object() : layer.config;
-      const bool scored = d.positions.kind != "rope" && d.positions.kind != "none";
-      if (!config.contains("positions") && scored) config["positions"] = d.positions.to_json();
+      const bool told = d.positions.kind == "rope" || d.positions.kind == "none" || config.contains("positions");
+      if (!told && has_parameter(layer.mixer, "positions")) config["positions"] = d.positions.to_json();
       c.layers.push_back({layer.mixer, config});
     }
   }

@@ -122,6 +122,17 @@ TEST_F(DecoderCheckpoint, ComesBackBitForBit) {
   EXPECT_FALSE(loaded->config().is_llama());
 }
 
+// Positions that are terms of scores are told to the layers that have scores.
+TEST_F(DecoderCheckpoint, LayersWithoutScoresComeBackFromAModelWithAlibi) {
+  auto config = small();
+  config.positions.kind = "alibi";
+  config.layers[1] = {"gru", nlohmann::json::object()};
+  auto model = model_of(config);
+  checkpoint::save_decoder(folder_, model, torch::kFloat32);
+  torch::NoGradGuard no_grad;
+  EXPECT_TRUE(torch::equal(checkpoint::load_decoder(folder_)->forward(kTokens), model->forward(kTokens)));
+}
+
 TEST_F(DecoderCheckpoint, RopeScalingSurvives) {
   auto config = small();
   config.positions.rope.scaling = "yarn";
