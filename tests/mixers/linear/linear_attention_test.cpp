@@ -3,7 +3,6 @@
 
 #include "heed/error.h"
 #include "heed/nn/feature_map.h"
-#include "heed/nn/positions.h"
 #include "heed/nn/random_features.h"
 #include "heed/ops/delta_chunk.h"
 #include "mixers/linear/linear_support.h"
@@ -12,10 +11,13 @@ namespace heed::linear_attention_test {
 namespace {
 
 using nlohmann::json;
+using test::by_head;
 using test::copy_weights;
 using test::kDouble;
+using test::normed_heads;
 using test::random_core;
 using test::relative_error;
+using test::scatter;
 using test::wide_mixer;
 using torch::Tensor;
 
@@ -141,24 +143,6 @@ TEST(DeltaNet, OrthogonalKeysAreLinearAttention) {
   const auto unit = q / q.norm(2, 3, true) / std::sqrt(8.0);
   const auto expected = torch::matmul(torch::matmul(unit, k.transpose(2, 3) / 100).tril(), v);
   EXPECT_LT(relative_error(delta->mix({q, k, v}), expected), 1e-5);
-}
-
-/// Per head [H, N, size] of x [N, C] under a matrix of p.
-Tensor by_head(const torch::OrderedDict<std::string, Tensor>& p, const std::string& name, const Tensor& x,
-               int64_t heads) {
-  return torch::matmul(x, p[name + ".weight"].t()).unflatten(1, {heads, -1}).transpose(0, 1);
-}
-
-/// t [H, N, size] with each row's mean square 1, side by side [N, H size], times weight [size].
-Tensor normed_heads(const Tensor& t, const Tensor& weight) {
-  const auto normed = t * torch::rsqrt(t.square().mean(2, true) + 1e-5) * weight;
-  return normed.transpose(0, 1).flatten(1);
-}
-
-/// Uniform numbers in place of ones and zeros.
-void scatter(TokenMixer& mixer) {
-  torch::NoGradGuard no_grad;
-  for (auto& p : mixer.parameters()) p.uniform_(-1, 1);
 }
 
 TEST(DeltaNet, IsItsRecurrence) {
@@ -368,135 +352,6 @@ TEST(Performer, CausalIsTheMaskedProductOfFeatures) {
   }
 }
 
-TEST(FlowAttention, EqualTokensCompeteForEqualShares) {
-  torch::manual_seed(13);
-  const auto one = [](int64_t n) { return torch::randn({1, 2, 1, 5}, torch::kFloat64).expand({1, 2, n, 5}); };
-  const auto v = torch::randn({1, 2, 9, 5}, torch::kFloat64);
-  auto mixer = wide_mixer("flow_attention", {{"dim", 10}, {"heads", 2}, {"causal", false}, {"eps", 0.0}});
-  const auto out = mixer->mix({one(9), one(9), v});
-  const auto expected = torch::sigmoid(torch::ones({1}, torch::kFloat64)) * v.mean(2, true);
-  EXPECT_LT(relative_error(out, expected.expand_as(out)), kDouble);
-}
-
-TEST(FlowAttention, TheLengthOfAllKeysOrQueriesDoesNotMatter) {
-  // sigmoid(x) times a: sigmoid(x') = a sigmoid(x) for all entries, so inputs are made from the wanted features.
-  torch::manual_seed(14);
-  const auto features = torch::rand({1, 2, 9, 5}, torch::kFloat64) * 0.4 + 0.05,
-             other = torch::rand({1, 2, 9, 5}, torch::kFloat64) * 0.4 + 0.05;
-  const auto v = torch::randn({1, 2, 9, 5}, torch::kFloat64);
-  auto mixer = wide_mixer("flow_attention", {{"dim", 10}, {"heads", 2}, {"causal", false}, {"eps", 0.0}});
-  const auto out = mixer->mix({torch::logit(other), torch::logit(features), v});
-  EXPECT_LT(relative_error(mixer->mix({torch::logit(other), torch::logit(2 * features), v}), out), kDouble);
-  EXPECT_LT(relative_error(mixer->mix({torch::logit(2 * other), torch::logit(features), v}), out), kDouble);
-}
-
-/// flow_attention without causal and eps by its formulas, with what flows named.
-struct Flows {
-  Tensor into_sinks, out_of_sources, competition, out;  ///< Ih [.., n, 1], Oh, m softmax(Oh), R
-};
-Flows flows(const CoreInput& in) {
-  const auto q = torch::sigmoid(in.q), k = torch::sigmoid(in.k);
-  const double n = double(q.size(2)), m = double(k.size(2));
-  const auto map = torch::matmul(q, k.transpose(2, 3));
-  const auto incoming = map.sum(3, true), outgoing = map.sum(2, true);
-  Flows f;
-  f.into_sinks = (map / outgoing).sum(3, true);
-  f.out_of_sources = (map / incoming).sum(2, true);
-  f.competition = m * torch::softmax(f.out_of_sources, 3);
-  f.out = torch::sigmoid(f.into_sinks * (n / m)) * torch::matmul(map / incoming * f.competition, in.v);
-  return f;
-}
-
-TEST(FlowAttention, ConservesWhatFlows) {
-  torch::manual_seed(15);
-  const auto draw = [](int64_t n) { return torch::randn({2, 2, n, 5}, torch::kFloat64); };
-  const CoreInput in{draw(11), draw(17), draw(17)};
-  const auto f = flows(in);
-  EXPECT_LT(relative_error(f.into_sinks.sum(2), torch::full({2, 2, 1}, 17.0)), kDouble);
-  EXPECT_LT(relative_error(f.out_of_sources.sum(3), torch::full({2, 2, 1}, 11.0)), kDouble);
-  EXPECT_LT(relative_error(f.competition.sum(3), torch::full({2, 2, 1}, 17.0)), kDouble);
-  auto mixer =
-      wide_mixer("flow_attention", {{"dim", 10}, {"heads", 2}, {"causal", false}, {"eps", 0.0}, {"clamp", 80.0}});
-  EXPECT_LT(relative_error(mixer->mix(in), f.out), kDouble);
-}
-
-/// Causal flow_attention of one head without eps, token by token: q, k [N, d], v [N, dv].
-Tensor causal_flows(const Tensor& q_logits, const Tensor& k_logits, const Tensor& v, double clamp) {
-  const auto q = torch::sigmoid(q_logits), k = torch::sigmoid(k_logits), map = torch::matmul(q, k.t());
-  const int64_t tokens = q.size(0);
-  const auto flow = [&](int64_t sink, int64_t source) { return map[sink][source].item<double>(); };
-  std::vector<double> incoming(size_t(tokens), 0), outgoing(size_t(tokens), 0), strength;
-  std::vector<Tensor> rows;
-  for (int64_t i = 0; i < tokens; ++i)
-    for (int64_t j = 0; j <= i; ++j) incoming[size_t(i)] += flow(i, j), outgoing[size_t(i)] += flow(j, i);
-  for (int64_t i = 0; i < tokens; ++i) {
-    double into = 0, out_of = 0;
-    for (int64_t j = 0; j <= i; ++j) {
-      const double share = double(j + 1) / double(i + 1);
-      into += flow(i, j) * share / outgoing[size_t(j)];
-      out_of += flow(j, i) * share / incoming[size_t(j)];
-    }
-    strength.push_back(std::exp(std::clamp(out_of, -clamp, clamp)));
-    auto row = torch::zeros_like(v[0]);
-    double all = 0;
-    for (int64_t j = 0; j <= i; ++j) {
-      all += strength[size_t(j)];
-      row += flow(i, j) / incoming[size_t(i)] * (double(j + 1) * strength[size_t(j)] / all) * v[j];
-    }
-    rows.push_back(row / (1 + std::exp(-into)));
-  }
-  return torch::stack(rows);
-}
-
-TEST(FlowAttention, CausalFlowsAreSumsOverThePast) {
-  torch::manual_seed(26);
-  const auto in = random_core(2, 19, 5);
-  for (const double clamp : {1.0, 80.0}) {
-    auto mixer = wide_mixer("flow_attention", {{"dim", 10}, {"heads", 2}, {"clamp", clamp}, {"eps", 0.0}});
-    const auto out = mixer->mix(in);
-    for (int64_t b = 0; b < 2; ++b)
-      for (int64_t h = 0; h < 2; ++h)
-        EXPECT_LT(relative_error(out[b][h], causal_flows(in.q[b][h], in.k[b][h], in.v[b][h], clamp)), kDouble) << clamp;
-  }
-}
-
-TEST(FlowAttention, ACausalTokenMovesItsOwnOutputAndLaterOnes) {
-  torch::NoGradGuard no_grad;
-  torch::manual_seed(27);
-  constexpr int64_t kTokens = 12;
-  auto mixer = wide_mixer("flow_attention", {{"dim", 10}, {"heads", 2}});
-  const auto in = test::random_tokens(1, kTokens, 10);
-  const auto out = mixer->forward(in);
-  for (int64_t s = 0; s < kTokens; ++s) {
-    auto changed = in;
-    changed.x = in.x.clone();
-    changed.x[0][s].add_(1);
-    const auto moved = (mixer->forward(changed) - out).abs().amax({0, 2});
-    for (int64_t t = 0; t < kTokens; ++t)
-      if (t < s)
-        EXPECT_EQ(moved[t].item<double>(), 0) << s << " " << t;
-      else
-        EXPECT_GT(moved[t].item<double>(), 1e-9) << s << " " << t;
-  }
-}
-
-TEST(FlowAttention, PaddingWithoutEpsIsAsIfItWereNotThere) {
-  torch::manual_seed(16);
-  for (const bool causal : {true, false}) {
-    auto mixer = wide_mixer("flow_attention", {{"dim", 10}, {"heads", 2}, {"causal", causal}, {"eps", 0.0}});
-    MixerInput in, rest;
-    in.x = torch::randn({2, 13, 10}, torch::kFloat64).requires_grad_();
-    in.key_padding = torch::zeros({2, 13}, torch::kBool);
-    in.key_padding->select(0, 0).slice(0, 0, 4).fill_(true);
-    in.key_padding->select(0, 1).fill_(true);
-    const auto out = mixer->forward(in);
-    EXPECT_TRUE(test::all_finite(out)) << causal;
-    EXPECT_TRUE(test::all_finite(torch::autograd::grad({out.square().sum()}, {in.x})[0])) << causal;
-    rest.x = in.x.narrow(0, 0, 1).slice(1, 4);
-    EXPECT_LT(relative_error(out.narrow(0, 0, 1).slice(1, 4), mixer->forward(rest)), kDouble) << causal;
-  }
-}
-
 TEST(PlainLinearAttention, IsItsFormula) {
   torch::manual_seed(17);
   const auto in = random_core(2, 70, 6, 6);
@@ -546,128 +401,6 @@ TEST(NormAttention, ADenominatorsGradientIsNotBounded) {
     largest = std::max(largest, of_share);
   }
   EXPECT_GT(largest, 1);
-}
-
-TEST(Transnormer, HasTheParametersOfItsFormula) {
-  constexpr int64_t kDim = 24, kHeads = 3, kSize = kDim / kHeads;
-  const auto count = [](const char* name, const json& config) {
-    int64_t sum = 0;
-    for (const auto& parameter : make_mixer(name, config)->parameters()) sum += parameter.numel();
-    return sum;
-  };
-  // q, k, v, o and a gate of rank d_head; nothing of the norm and the decays.
-  EXPECT_EQ(count("tnl", {{"dim", kDim}, {"heads", kHeads}}), 4 * kDim * kDim + 2 * kDim * kSize);
-  // A whole gate, and the angles of every channel of keys.
-  EXPECT_EQ(count("transnormer_llm", {{"dim", kDim}, {"heads", kHeads}}), 5 * kDim * kDim + kDim);
-}
-
-TEST(Transnormer, TurnsDependOnDistancesAlone) {
-  torch::manual_seed(15);
-  auto mixer = wide_mixer("transnormer_llm", {{"dim", 24}, {"heads", 3}});
-  MixerInput near, far;
-  near.x = far.x = torch::randn({1, 40, 24}, torch::kFloat64);
-  near.layer = far.layer = {0, 4};
-  far.positions = torch::arange(1000, 1040);
-  EXPECT_LT(relative_error(mixer->forward(far), mixer->forward(near)), kDouble);
-}
-
-TEST(Transnormer, WithoutAnglesTurnsAreNone) {
-  torch::NoGradGuard no_grad;
-  torch::manual_seed(20);
-  auto turned = wide_mixer("transnormer_llm", {{"dim", 24}, {"heads", 3}});
-  auto plain = wide_mixer("transnormer_llm", {{"dim", 24}, {"heads", 3}, {"lrpe", false}});
-  for (auto& entry : plain->named_parameters()) entry.value().copy_(turned->named_parameters()[entry.key()]);
-  auto in = test::random_tokens(2, 30, 24);
-  in.layer = {0, 4};
-  EXPECT_GT(relative_error(turned->forward(in), plain->forward(in)), 1e-3);
-  turned->named_parameters()["theta"].zero_();
-  EXPECT_LT(relative_error(turned->forward(in), plain->forward(in)), kDouble);
-}
-
-// Heads are apart but for the norm over all of them, which knows no order: what changes places with them is their rows
-// of the projections, and their decays.
-TEST(Transnormer, HeadsMayChangePlacesWithTheirDecays) {
-  torch::NoGradGuard no_grad;
-  torch::manual_seed(21);
-  constexpr int64_t kHeads = 2, kSize = 8, kDim = kHeads * kSize;
-  auto mixer = wide_mixer("tnl", {{"dim", kDim}, {"heads", kHeads}});
-  auto in = test::random_tokens(1, 20, kDim);
-  in.layer = {1, 4};
-  const auto p = mixer->named_parameters();
-  const auto heads_of = [&](const char* name) {
-    return torch::silu(in.x.matmul(p[name].t())).view({20, kHeads, kSize}).transpose(0, 1);
-  };
-  const auto q = heads_of("q_proj.weight"), k = heads_of("k_proj.weight"), v = heads_of("v_proj.weight");
-  const auto distance = torch::arange(20).unsqueeze(1) - torch::arange(20);
-  const auto output = [&](const std::vector<int64_t>& order) {
-    const auto at = torch::tensor(order);
-    const auto slope = nn::alibi_slopes(kHeads).to(torch::kFloat64).index_select(0, at) * (1 - 1.0 / 3 + 1e-5);
-    const auto decay = torch::exp(-slope.view({-1, 1, 1}) * distance).masked_fill(distance < 0, 0);
-    const auto attended = (q.index_select(0, at).matmul(k.index_select(0, at).transpose(1, 2)) * decay)
-                              .matmul(v.index_select(0, at));  // [H, 20, size]
-    const auto joined = attended.transpose(0, 1).reshape({20, kDim});
-    const auto normed = joined * torch::rsqrt(joined.square().mean(1, true) + 1e-6);
-    const auto moved = [&](const char* name, int64_t dim) {
-      const auto w = p[name];
-      return dim == 0 ? w.view({kHeads, kSize, -1}).index_select(0, at).reshape(w.sizes())
-                      : w.view({-1, kHeads, kSize}).index_select(1, at).reshape(w.sizes());
-    };
-    const auto gate =
-        torch::sigmoid(in.x[0].matmul(p["gate_down.weight"].t()).matmul(moved("gate_proj.weight", 0).t()));
-    return (normed * gate).matmul(moved("o_proj.weight", 1).t());
-  };
-  const auto out = mixer->forward(in)[0];
-  // Decays are made in float32.
-  EXPECT_LT(relative_error(output({0, 1}), out), 1e-6);
-  EXPECT_LT(relative_error(output({1, 0}), out), 1e-6);
-}
-
-TEST(Transnormer, DecaysAreThoseOfTheLayer) {
-  torch::NoGradGuard no_grad;
-  torch::manual_seed(28);
-  constexpr int64_t kHeads = 4, kSize = 6, kDim = kHeads * kSize, kTokens = 40, kLayers = 3;
-  const auto distance = torch::arange(kTokens).unsqueeze(1) - torch::arange(kTokens);
-  for (const std::string decay : {"alibi", "paper", "none"}) {
-    auto mixer = wide_mixer("tnl", {{"dim", kDim}, {"heads", kHeads}, {"decay", decay}, {"gate", "none"}});
-    scatter(*mixer);
-    const auto p = mixer->named_parameters();
-    auto in = test::random_tokens(1, kTokens, kDim);
-    const auto heads = [&](const char* name) { return torch::silu(by_head(p, name, in.x[0], kHeads)); };
-    const auto q = heads("q_proj"), k = heads("k_proj"), v = heads("v_proj");
-    for (int64_t layer = 0; layer < kLayers; ++layer) {
-      in.layer = {layer, kLayers};
-      std::vector<Tensor> outs;
-      for (int64_t h = 0; h < kHeads; ++h) {
-        double slope = 0;
-        if (decay == "alibi")  // of four heads: 2^-2, 2^-4, ...; of the last layer 1e-5 of it
-          slope = std::exp2(-2.0 * double(h + 1)) * (1 - double(layer) / (kLayers - 1) + 1e-5);
-        if (decay == "paper") slope = 8.0 * double(h + 1) / kHeads * (1 - double(layer) / kLayers);
-        const auto kept = torch::exp(-slope * distance.to(torch::kFloat64)).masked_fill(distance < 0, 0);
-        outs.push_back(torch::matmul(torch::matmul(q[h], k[h].t()) * kept, v[h]));
-      }
-      const auto joined = torch::cat(outs, 1);
-      const auto normed = joined * torch::rsqrt(joined.square().mean(1, true) + 1e-6);
-      // Exponents x are made in float32, 6e-8 of x off: at most 6e-8 / e of exp(-x).
-      EXPECT_LT(relative_error(mixer->forward(in)[0], torch::matmul(normed, p["o_proj.weight"].t())), 1e-6)
-          << decay << layer;
-    }
-  }
-}
-
-TEST(Transnormer, DeeperLayersForgetLess) {
-  torch::manual_seed(16);
-  auto mixer = wide_mixer("tnl", {{"dim", 24}, {"heads", 3}, {"norm", "layer"}});
-  MixerInput in, changed;
-  in.x = changed.x = torch::randn({1, 60, 24}, torch::kFloat64);
-  changed.x = in.x.clone();
-  changed.x.select(1, 0).mul_(-1);
-  double last = 0;
-  for (int64_t layer = 0; layer < 4; ++layer) {
-    in.layer = changed.layer = {layer, 4};
-    const double reach = relative_error(mixer->forward(changed).select(1, 59), mixer->forward(in).select(1, 59));
-    EXPECT_GT(reach, last) << "layer " << layer;
-    last = reach;
-  }
 }
 
 }  // namespace
