@@ -96,6 +96,26 @@ TEST(DeltaChunk, WithoutValuesTheStateDoesNotGrow) {
   EXPECT_LE(norm(made.final_state), norm(made.initial_state) * (1 + 1e-5));
 }
 
+// One head of one sequence, long enough for its columns of values to be split.
+TEST(DeltaChunk, ALoneHeadDoesNotDependOnThreads) {
+  const int before = num_threads();
+  for (const Decay decay : kDecays) {
+    Shape shape = Shape::of_heads(1);
+    shape.tokens = 2100, shape.d = 24, shape.dv = 68, shape.decay = decay, shape.strength = 0.05;
+    SCOPED_TRACE(shape.text());
+    Case one(shape, 20), two(shape, 20);
+    set_num_threads(1);
+    one.forward();
+    one.backward();
+    set_num_threads(2);
+    expect_matches_reference(two);
+    const auto first = one.tensors(), second = two.tensors();
+    for (size_t i = 0; i < first.size(); ++i)
+      EXPECT_TRUE(first[i].second->same_bits(*second[i].second)) << first[i].first;
+  }
+  set_num_threads(before);
+}
+
 TEST(DeltaChunk, BadProblemsAreNamed) {
   Shape shape = Shape::of_heads(4);
   shape.tokens = 9, shape.decay = Decay::scalar;

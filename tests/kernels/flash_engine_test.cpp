@@ -151,6 +151,32 @@ TEST_P(EngineOnIsa, ARandomListIsDenseWithThatMask) {
   }
 }
 
+// Short blocks that a panel sees whole are copied side by side; those at the diagonal are not. Queries of very
+// different sizes make rows leave the range of their first reference.
+TEST_P(EngineOnIsa, ListsOfShortBlocksAreDenseWithThatMask) {
+  HEED_SEED(random, 24);
+  for (const auto& [query_block, key_block] : {std::pair<int64_t, int64_t>{32, 2}, {70, 5}, {130, 63}}) {
+    for (const double largest : {1.0, 8.0}) {
+      SCOPED_TRACE(fmt::format("{} x {}, queries up to {}", query_block, key_block, largest));
+      const FlashShape shape{1, 2, 1, 1, 130, 900, 20, 12};
+      FlashCase listed(shape, {.mask = Causal{}}, DType::f32, random());
+      for (int64_t i = 0; i < shape.queries; i += 2) {
+        for (int64_t d = 0; d < shape.d; ++d) listed.q.set(0, 1, i, d, listed.q.at(0, 1, i, d) * largest);
+      }
+      FlashCase expected = listed;
+      const Blocks blocks(shape, query_block, key_block, 0.6, random, false);
+      listed.blocks = &blocks.list;
+      flash_forward(listed.params());
+      listed.check_guards();
+      FlashParams p = expected.params();
+      p.mask = p.mask & Predicate{Blocks::visible, &blocks};
+      reference::flash_forward(p);
+      EXPECT_LE(relative_error(listed.out, expected.out), 2e-5);
+      EXPECT_LE(relative_error(listed.lse, expected.lse), 2e-5);
+    }
+  }
+}
+
 // The plain formula with every intermediate rounded to the dtype: what a 16-bit implementation without care gives.
 Tensor plain_formula(const FlashCase& made, DType dtype) {
   const auto round = [dtype](double x) {

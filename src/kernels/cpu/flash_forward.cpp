@@ -2,7 +2,6 @@
 #include <array>
 #include <bitset>
 #include <cmath>
-#include <span>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/flash_forward.cpp"
@@ -21,10 +20,14 @@ namespace heed::kernels::HWY_NAMESPACE {
 
 using Kind = Normalizer::Kind;
 
+/// Tiles of fewer than kWholeKeys are joined to as many as kJoinedKeys.
+inline constexpr int64_t kWholeKeys = 64, kJoinedKeys = 128;
+
 struct ForwardScratch {
   float *queries, *outputs, *maximum, *sum, *tile, *again, *factors, *pairs, *key_rows, *value_rows, *row, *before,
       *moved, *state;
   float* gammas;  ///< clipped softmax
+  float *joined_keys, *joined_values;
   uint32_t* bits;
 
   ForwardScratch(Arena& arena, const FlashTask& task) {
@@ -47,6 +50,8 @@ struct ForwardScratch {
     state = floats > 0 ? arena.take<float>(floats * task.forward_rows) : nullptr;
     const bool clips = task.p.normalizer.kind == Normalizer::Kind::clipped_softmax;
     gammas = clips ? arena.take<float>(task.forward_rows) : nullptr;
+    joined_keys = task.p.blocks != nullptr ? arena.take<float>(kJoinedKeys * d_padded) : nullptr;
+    joined_values = task.p.blocks != nullptr ? arena.take<float>(kJoinedKeys * dv_padded) : nullptr;
     bits = arena.take<uint32_t>(kForwardKeys / 32 * kPanelRows);
   }
 };
@@ -137,47 +142,108 @@ class ForwardBlock {
     return outputs;
   }
 
-  // A few tiles at a time, panel by panel: the panel's rows stay in L1, the tiles in L2, and a tile is converted once.
-  void sweep(Pass pass) {
-    constexpr int kMostTiles = 32;
-    std::array<LoadedTile, kMostTiles> tiles;
-    int count = 0;
-    int64_t keys = 0;
-    const auto flush = [&](int64_t next, int64_t next_end) {
-      sweep_group(pass, {tiles.data(), static_cast<size_t>(count)}, next, next_end);
-      count = 0, keys = 0;
-    };
-    walk_tiles(task_, sequence_, item_.head, item_.begin, item_.end, kForwardKeys, [&](int64_t j0, int64_t j1) {
-      if (count == kMostTiles || keys + (j1 - j0) > task_.group_keys) flush(j0, j1);
-      tiles[count++] = {j0, j1, keys, {}, {}};
-      keys += j1 - j0;
-    });
-    flush(0, 0);
-  }
-
   struct LoadedTile {
     int64_t begin, end, place;  ///< keys, and where their converted rows go
     FloatRows keys, values;
     enum class Values { unknown, finite, not_finite } found = Values::unknown;
+
+    int64_t count() const { return end - begin; }
   };
 
-  // Keys [next, next_end), which come after, are fetched meanwhile.
-  void sweep_group(Pass pass, std::span<LoadedTile> tiles, int64_t next, int64_t next_end) {
-    const int64_t batch = sequence_.tensor_batch, begin = sequence_.k_begin + next, end = sequence_.k_begin + next_end;
-    ahead_.ask(kKeys, p_.k, batch, key_head_, begin, end, task_.key_rows());
-    ahead_.ask(kValues, p_.v, batch, value_head_, begin, end, task_.key_rows());
+  struct TileGroup {
+    std::array<LoadedTile, 64> tiles;
+    size_t count = 0;
+    int64_t keys = 0;
+
+    bool takes(int64_t more, int64_t most) const { return count < tiles.size() && keys + more <= most; }
+    void add(int64_t begin, int64_t end) {
+      tiles[count++] = {begin, end, keys, {}, {}};
+      keys += end - begin;
+    }
+  };
+
+  // A group of tiles at a time, panel by panel: the panel's rows stay in L1, the tiles in L2, and a tile is converted
+  // once. A group is swept when the next one is known.
+  void sweep(Pass pass) {
+    TileGroup groups[2];
+    int open = 0;
+    const auto close = [&] {
+      TileGroup& before = groups[1 - open];
+      sweep_group(pass, before, groups[open]);
+      before.count = 0, before.keys = 0;
+      open = 1 - open;
+    };
+    walk_tiles(task_, sequence_, item_.head, item_.begin, item_.end, kForwardKeys, [&](int64_t j0, int64_t j1) {
+      if (groups[open].count > 0 && !groups[open].takes(j1 - j0, task_.group_keys)) close();
+      groups[open].add(j0, j1);
+    });
+    close();
+    close();
+  }
+
+  /// The first keys of `next`, which come after, are fetched meanwhile.
+  void sweep_group(Pass pass, TileGroup& group, const TileGroup& next) {
+    if (group.count == 0) return;
+    fetch_ahead(next);
     panels([&](const Panel& panel, int64_t first) {
-      for (LoadedTile& tile : tiles) {
+      joined_ = 0;
+      for (size_t t = 0; t < group.count; ++t) {
+        LoadedTile& tile = group.tiles[t];
         const TileCover cover = cover_panel(panel, tile.begin, tile.end, s_.bits);
         if (cover.empty()) continue;
         if (tile.keys.data == nullptr) load(pass, tile);
-        panel_tile(pass, panel, cover, first, tile);
+        if (can_join(pass, tile, cover)) {
+          join(panel, first, tile);
+        } else {
+          flush_joined(panel, first);
+          panel_tile(pass, panel, cover, first, tile);
+        }
       }
+      flush_joined(panel, first);
     });
   }
 
+  void fetch_ahead(const TileGroup& next) {
+    int32_t count = 0;
+    for (size_t t = 0; t < next.count; ++t) {
+      const LoadedTile& tile = next.tiles[t];
+      for (int64_t j = tile.begin; j < tile.end && count < kForwardKeys; ++j) {
+        const int64_t row = sequence_.k_begin + j;
+        next_rows_[count++] = task_.order == nullptr ? static_cast<int32_t>(row) : task_.key_rows()[row];
+      }
+    }
+    ahead_.ask(kKeys, p_.k, sequence_.tensor_batch, key_head_, 0, count, next_rows_.data());
+    ahead_.ask(kValues, p_.v, sequence_.tensor_batch, value_head_, 0, count, next_rows_.data());
+  }
+
+  // Lists of small blocks lead to tiles of a few keys, whose products are too short for the registers. Those that all
+  // rows of a panel see whole are copied side by side.
+  bool can_join(Pass pass, const LoadedTile& tile, const TileCover& cover) const {
+    return pass == Pass::softmax && s_.joined_keys != nullptr && !task_.has_scores && !task_.has_factors &&
+           !cover.masked && cover.end - cover.begin == tile.count() && tile.count() < kWholeKeys;
+  }
+
+  void join(const Panel& panel, int64_t first, const LoadedTile& tile) {
+    if (joined_ + tile.count() > kJoinedKeys) flush_joined(panel, first);
+    const FloatRows keys = joined_keys(), values = joined_values();
+    for (int64_t j = 0; j < tile.count(); ++j, ++joined_) {
+      std::copy_n(tile.keys.data + j * tile.keys.stride, task_.d, s_.joined_keys + joined_ * keys.stride);
+      std::copy_n(tile.values.data + j * tile.values.stride, task_.dv, s_.joined_values + joined_ * values.stride);
+    }
+  }
+
+  void flush_joined(const Panel& panel, int64_t first) {
+    if (joined_ == 0) return;
+    LoadedTile all{0, joined_, 0, joined_keys(), joined_values()};
+    joined_ = 0;
+    panel_tile(Pass::softmax, panel, {0, all.end, false}, first, all);
+  }
+
+  FloatRows joined_keys() const { return {s_.joined_keys, round_up(task_.d, 16)}; }
+  FloatRows joined_values() const { return {s_.joined_values, round_up(task_.dv, 16)}; }
+
   void load(Pass pass, LoadedTile& tile) const {
-    const int64_t batch = sequence_.tensor_batch, begin = sequence_.k_begin + tile.begin, count = tile.end - tile.begin;
+    const int64_t batch = sequence_.tensor_batch, begin = sequence_.k_begin + tile.begin, count = tile.count();
     tile.keys = key_rows(task_, p_.k, batch, key_head_, begin, count, s_.key_rows + tile.place * round_up(task_.d, 16));
     if (pass == Pass::statistics || pass == Pass::own_state) return;
     tile.values =
@@ -411,6 +477,8 @@ class ForwardBlock {
   std::bitset<kMostForwardRows> packed_, started_;  // by the panel's first row
   enum Ahead { kQueries, kOutputs, kKeys, kValues };
   RowsAhead ahead_{12};
+  std::array<int32_t, kForwardKeys> next_rows_;  // of tensors
+  int64_t joined_ = 0;                           // keys in s_.joined_keys
   int64_t key_head_, value_head_;
   float pack_factor_, unit_;
 };
