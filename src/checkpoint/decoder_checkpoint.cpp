@@ -186,6 +186,8 @@ void save(const std::filesystem::path& directory, DecoderLm& model, formats::Dec
   TensorMap tensors;
   for (auto& entry : model->named_parameters())
     tensors[file_name(layout, entry.key())] = entry.value().detach().to(dtype);
+  // What is learned beside the gradients, as it is.
+  for (auto& entry : model->named_buffers()) tensors[file_name(layout, entry.key())] = entry.value();
   save_tensors(directory / kWeightsFile, tensors, {{"format", "pt"}});
   formats::write_decoder_config(directory / kConfigFile, config);
 }

@@ -2,6 +2,7 @@
 
 #include "checkpoint/architectures/encoders.h"
 #include "checkpoint/within_files.h"
+#include "heed/checkpoint/image_checkpoint.h"
 #include "heed/error.h"
 
 namespace heed::checkpoint {
@@ -77,6 +78,14 @@ Encoder load_encoder(const std::filesystem::path& directory, torch::ScalarType d
 }
 
 VisionTransformer load_vision(const std::filesystem::path& directory, torch::ScalarType dtype) {
+  if (architecture_of(directory) == kImageArchitecture) {
+    const auto image = load_image_model(directory);
+    auto* model = image.model->transformer();
+    require(model, "{}: a model of backbone {}{}: a plain vision transformer, vit without a reducer, is accepted",
+            directory.string(), image.backbone, image.backbone == "vit" ? " with a reducer" : "");
+    (*model)->to(dtype);
+    return *model;
+  }
   const auto file = formats::read_vision_config(config_path(directory));
   auto config = vision_config(file);
   const auto layout = vit_layout(config);

@@ -111,6 +111,18 @@ void fill(torch::nn::Module& model, const Layout& layout, const TensorSource& so
   const auto names = source.names();
   const bool bare = std::none_of(names.begin(), names.end(), [&](const auto& n) { return n.starts_with(layout.base); });
   std::set<std::string> used;
+  const auto take = [&](const std::string& name, const ModuleName* module, Tensor& target) {
+    const auto* shape = source.shape(name);
+    require(shape, "{}: tensor {} is missing: the model that the configuration describes has it", source.place(), name);
+    const auto expected = stored_shape(module, target.sizes().vec());
+    const bool squeezed = module && module->squeezed;
+    const bool fits = squeezed ? without_ones(*shape) == without_ones(expected) : *shape == expected;
+    require(fits, "{}: tensor {} has shape [{}]: [{}] fits the configuration", source.place(), name,
+            fmt::join(*shape, ", "), fmt::join(expected, ", "));
+    const auto part = part_of(module, source.read(name));
+    target.copy_(squeezed ? part.reshape(target.sizes()) : part);
+    used.insert(name);
+  };
   for (auto& entry : model.named_parameters()) {
     auto [name, module] = resolve(layout, entry.key());
     if (bare && name.starts_with(layout.base)) name = name.substr(layout.base.size());
@@ -119,16 +131,11 @@ void fill(torch::nn::Module& model, const Layout& layout, const TensorSource& so
       const auto before = name.substr(0, name.size() - end.size()) + older;
       if (source.shape(before)) name = before;
     }
-    const auto* shape = source.shape(name);
-    require(shape, "{}: tensor {} is missing: the model that the configuration describes has it", source.place(), name);
-    const auto expected = stored_shape(module, entry.value().sizes().vec());
-    const bool squeezed = module && module->squeezed;
-    const bool fits = squeezed ? without_ones(*shape) == without_ones(expected) : *shape == expected;
-    require(fits, "{}: tensor {} has shape [{}]: [{}] fits the configuration", source.place(), name,
-            fmt::join(*shape, ", "), fmt::join(expected, ", "));
-    const auto part = part_of(module, source.read(name));
-    entry.value().copy_(squeezed ? part.reshape(entry.value().sizes()) : part);
-    used.insert(name);
+    take(name, module, entry.value());
+  }
+  for (auto& entry : model.named_buffers()) {
+    const auto [name, module] = resolve(layout, entry.key());
+    if (source.shape(name)) take(name, module, entry.value());
   }
   for (const auto& name : names) {
     const bool ignored =

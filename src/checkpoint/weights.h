@@ -53,7 +53,7 @@ std::vector<ModuleName> fused(const std::string& file, const std::vector<std::pa
 /// Name of a parameter of heed in a checkpoint.
 std::string file_name(const Layout& layout, const std::string& parameter);
 
-/// Copies every parameter of `model` from `source`. Throws heed::Error for a tensor that is missing, left over or of
+/// Copies every parameter of `model` from `source`, and the buffers that it has. Throws heed::Error for a tensor that is missing, left over or of
 /// another shape than the model's.
 void fill(torch::nn::Module& model, const Layout& layout, const TensorSource& source);
 

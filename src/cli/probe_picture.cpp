@@ -51,7 +51,7 @@ void add_probe_picture(CLI::App& probe) {
       "where a vision transformer looks in a picture of yours, PNG or JPEG\n"
       "example: heed probe picture photo.jpg --model vit-base --out attention.png --html attention.html");
   command->add_option("picture", o->picture, "PNG or JPEG")->required();
-  command->add_option("--model", o->model, "folder of a vision transformer in Hugging Face's layout")->required();
+  command->add_option("--model", o->model, "folder of a vision transformer, in Hugging Face's layout or as train --task --out writes it")->required();
   command->add_option("--layer", o->layer, "show this layer, from 0 (default: the rollout through all)")
       ->check(whole(0));
   command->add_option("--head", o->head, "and this head of it, from 0 (default: their mean)")->check(whole(0));

@@ -65,9 +65,10 @@ void add_backbone(CLI::App& command, train::TaskModelOptions& model, std::vector
   };
   option("--backbone", model.backbone,
          fmt::format("what learns tasks of images: {} (default vit)", fmt::join(backbone_names(), ", ")));
-  option("--backbone-set", settings,
-         "parameters of the backbone, key=value, as stages=3; of all: reducer, local_conv, one_residual, shared_norm "
-         "(docs/tasks.md)");
+  option(
+      "--backbone-set", settings,
+      "parameters of the backbone, key=value, as stages=3 or a list with an object for each stage (docs/vision.md); of "
+      "all: reducer, local_conv, one_residual, shared_norm, norm, layer_scale (docs/tasks.md)");
   option("--channel-mixer", model.channel_mixer,
          "of models of images: mlp, gated_mlp, conv_mlp, conv_glu, conv_grn, conv_share_mlp or none (default mlp)");
 }

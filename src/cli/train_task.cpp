@@ -4,7 +4,6 @@
 
 #include "cli/task_options.h"
 #include "heed/bench/compare_tasks.h"
-#include "heed/checkpoint/decoder_checkpoint.h"
 #include "heed/error.h"
 #include "heed/progress.h"
 
@@ -15,7 +14,7 @@ constexpr int64_t kValidSamples = 64;
 
 struct TaskOptions {
   Common common;
-  std::string task, out;
+  std::string task, out, from;
   std::vector<std::string> task_settings, settings, beyond, backbone_settings;
   train::TaskModelOptions model;
   train::TaskTrainOptions training;
@@ -40,27 +39,29 @@ nlohmann::ordered_json to_json(const TaskOptions& o, const nlohmann::json& param
                                train::TaskModel& model, const train::TaskRun& run) {
   const auto ideal = task.ideal();
   const bool image = task.face().input == tasks::Face::Input::image;
-  nlohmann::ordered_json json{
-      {"task", o.task},
-      {"task_parameters", parameters},
-      {"mixer", o.model.mixer},
-      {"settings", o.model.settings},
-      {"metric", name_of(task.face().metric)},
-      {"chance", task.metric_chance()},
-      {"ideal", ideal ? nlohmann::ordered_json(*ideal) : nlohmann::ordered_json()},
-      {"parameters", model.parameters()},
-      {"causal", model.causal()},
-      {"layers", o.model.layers},
-      {"dim", o.model.dim},
-      {"heads", o.model.heads},
-      {"block", image ? nlohmann::ordered_json() : nlohmann::ordered_json(o.model.block)},
-      {"bare", o.model.bare},
-      {"backbone", image ? nlohmann::ordered_json(o.model.backbone) : nlohmann::ordered_json()},
-      {"channel_mixer", image ? nlohmann::ordered_json(o.model.channel_mixer) : nlohmann::ordered_json()},
-      {"steps", o.training.steps},
-      {"batch", o.training.batch},
-      {"learning_rate", o.training.learning_rate},
-      {"seed", o.training.seed}};
+  nlohmann::ordered_json json{{"task", o.task},
+                              {"task_parameters", parameters},
+                              {"metric", name_of(task.face().metric)},
+                              {"chance", task.metric_chance()},
+                              {"ideal", ideal ? nlohmann::ordered_json(*ideal) : nlohmann::ordered_json()},
+                              {"parameters", model.parameters()},
+                              {"causal", model.causal()},
+                              {"steps", o.training.steps},
+                              {"batch", o.training.batch},
+                              {"learning_rate", o.training.learning_rate},
+                              {"seed", o.training.seed}};
+  if (!o.from.empty())
+    json["from"] = o.from;
+  else
+    json.update({{"mixer", o.model.mixer},
+                 {"settings", o.model.settings},
+                 {"layers", o.model.layers},
+                 {"dim", o.model.dim},
+                 {"heads", o.model.heads},
+                 {"block", image ? nlohmann::ordered_json() : nlohmann::ordered_json(o.model.block)},
+                 {"bare", o.model.bare},
+                 {"backbone", image ? nlohmann::ordered_json(o.model.backbone) : nlohmann::ordered_json()},
+                 {"channel_mixer", image ? nlohmann::ordered_json(o.model.channel_mixer) : nlohmann::ordered_json()}});
   json.update(bench::to_json(run));
   return json;
 }
@@ -81,14 +82,13 @@ void run(TaskOptions& o) {
   o.model.settings = settings_of(o);
   o.model.backbone_settings = parse_settings(o.backbone_settings);
   o.model.seed = o.training.seed = o.common.seed;
-  const auto model = train::make_task_model(*task, o.model);
-  require(o.out.empty() || model->decoder(), "--out {}: what learns {} is no decoder, and only decoders are written",
-          o.out, o.task);
+  const auto model = o.from.empty() ? train::make_task_model(*task, o.model) : train::load_task_model(o.from, *task);
   const bool quiet = o.common.json_given && o.common.json == "-";
   const auto metric = task->face().metric;
+  const auto what =
+      o.from.empty() ? fmt::format("{}: {} layers of {} channels", o.model.mixer, o.model.layers, o.model.dim) : o.from;
   if (!quiet)
-    fmt::print("{}: chance {}\n{}: {} layers of {} channels, {} parameters, {}\n", o.task,
-               bench::score_text(task->metric_chance()), o.model.mixer, o.model.layers, o.model.dim,
+    fmt::print("{}: chance {}\n{}, {} parameters, {}\n", o.task, bench::score_text(task->metric_chance()), what,
                model->parameters(), model->causal() ? "causal" : "not causal");
 
   if (o.eval_every == 0) o.eval_every = std::max<int64_t>(1, o.training.steps / 10);
@@ -107,7 +107,7 @@ void run(TaskOptions& o) {
     return true;
   });
   bar.reset();
-  if (!o.out.empty()) checkpoint::save_decoder(o.out, *model->decoder(), torch::kFloat32);
+  if (!o.out.empty()) model->save(o.out, {{"task", {{"name", o.task}, {"parameters", parameters}}}});
   if (!write_json(o.common, to_json(o, parameters, *task, *model, result).dump(1))) print(o, metric, result);
 }
 
@@ -141,7 +141,11 @@ void add_train_task(CLI::App& train) {
   add_backbone(train, o->model, o->backbone_settings, task, "with --task");
   option("--test-samples", o->samples, "of the test split (default 256)")->check(CLI::Range(1, 1 << 24));
   option("--eval-every", o->eval_every, "steps between reports (default: a tenth of them)")->check(whole(1));
-  option("--out", o->out, "write the model here, where it is a decoder")->check(writable_folder());
+  option("--out", o->out, "write the model into this folder")->check(writable_folder());
+  auto* from = option("--from", o->from, "go on with the model of this folder, which says what it is made of");
+  for (const char* name : {"--mixer", "--set", "--layers", "--dim", "--heads", "--hidden", "--parameters", "--bare",
+                           "--block", "--backbone", "--backbone-set", "--channel-mixer"})
+    from->excludes(train.get_option(name));
   add_seed(train, o->common);
   add_threads(train, o->common);
   add_json(train, o->common);

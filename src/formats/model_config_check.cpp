@@ -116,6 +116,9 @@ void check(const VisionModelConfig& config, std::string_view source) {
 
 void check(const DecoderModelConfig& config, std::string_view source) {
   check_common(config, source);
+  check_real(source, "block layer_scale", config.block.layer_scale, 0, 1e6);
+  require(config.block.norm != NormKind::batch && config.attention.qk_norm != NormKind::batch,
+          "{}: a norm is batch, which sees all tokens; accepted of a decoder: rms, rms_plus_one, layer, srms", source);
   check_whole(source, "vocab_size", config.vocab_size, 1, kMaxSize);
   check_whole(source, "max_position_embeddings", config.max_position_embeddings, 1,
               config.learned_positions ? kMaxSize : kMaxPositions);

@@ -109,14 +109,15 @@ class ConvGrnMlp final : public ChannelMixer {
 class ConvShareMlp final : public ChannelMixer {
  public:
   ConvShareMlp(const formats::BlockConfig& block, int64_t dim, int64_t hidden) : activation_(block.activation) {
-    const auto whole = [&](const char* name, int64_t side, int64_t in, int64_t out) {
+    const auto whole = [&](const char* name, int64_t in, int64_t out) {
+      const int64_t side = nn::side_of_map(in);
       auto module = register_module(
           name, nn::SharedConv(nn::SharedConvOptions{.side = side, .kernel = side, .kernels = out, .cells = in}));
       start(module->weight, module->bias);
       return module;
     };
-    up_ = whole("up_proj", nn::side_of_square(dim, "conv_share_mlp", "dim"), dim, hidden);
-    down_ = whole("down_proj", int64_t(std::ceil(std::sqrt(double(hidden)))), hidden, dim);
+    up_ = whole("up_proj", dim, hidden);
+    down_ = whole("down_proj", hidden, dim);
   }
 
   Tensor forward(const Tensor& x, const std::optional<Grid>&) override { return stages(x).back().second; }

@@ -1,5 +1,7 @@
 #include "heed/models/overlock.h"
 
+#include <algorithm>
+
 #include "heed/error.h"
 #include "heed/nn/grid.h"
 
@@ -9,7 +11,7 @@ using torch::Tensor;
 
 namespace {
 
-constexpr int64_t kStages = 3;
+constexpr int64_t kStages = OverlockConfig::kStages - 1;  // without the overview
 
 torch::nn::Linear linear(int64_t in, int64_t out) {
   torch::nn::Linear module(in, out);
@@ -21,14 +23,21 @@ torch::nn::Linear linear(int64_t in, int64_t out) {
 
 }  // namespace
 
-OverlockImpl::OverlockImpl(const VisionSpec& spec, const OverlockConfig& config) : spec_(spec), config_(config) {
+OverlockImpl::OverlockImpl(const VisionSpec& spec, const PyramidConfig& stages, const OverlockConfig& config)
+    : spec_(spec), config_(config) {
   require(config.depth >= 1, "overlock: a second look of {} blocks; 1 or more are accepted", config.depth);
-  const auto stages = PyramidConfig::growing(spec, kStages + 1);
+  require(int64_t(stages.stages.size()) == OverlockConfig::kStages, "overlock: {} stages; {} are accepted",
+          stages.stages.size(), OverlockConfig::kStages);
   auto first = stages;
   first.stages.pop_back();
+  if (!first.downsampling.empty()) {
+    require(first.downsampling.back().mixer.empty(),
+            "overlock: downsampling {} of the overview: a convolution is accepted", first.downsampling.back().mixer);
+    first.downsampling.pop_back();
+  }
   pyramid_ = register_module("pyramid", VisionPyramid(first));
   auto overview = stages.stages.back();
-  const int64_t dim = first.stages.back().dim, context = spec.base.dim;
+  const int64_t dim = first.stages.back().dim, context = std::max<int64_t>(1, overview.dim / 4);
   overview_grid_ = stages.grid(kStages);
   overview.grid = overview_grid_.sizes;
   overview.max_length = overview.grid[0] * overview.grid[1];

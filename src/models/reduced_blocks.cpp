@@ -59,9 +59,13 @@ AttentionOptions shown(const CoreInput& core, const TokenMixer& mixer) {
 }
 
 /// float [B, N]: attention that each token got, mean over heads.
-Tensor scores_of(const CoreInput& core, const TokenMixer& mixer, const std::string& wanted) {
+Tensor scores_of(const CoreInput& core, const TokenMixer& mixer, const LayerContext& layer, const std::string& wanted) {
   if (wanted == "none") return {};
-  require(core.q.defined(), "token reduction: scores of kind {} from a mixer without queries and keys", wanted);
+  require(
+      core.q.defined(),
+      "token reduction: scores of kind {} from layer {}, whose mixer is no one softmax of queries and keys: reducers "
+      "by keys, tokens or chance (token_merging: action merge, score key_norm or random) are accepted",
+      wanted, layer.index);
   torch::NoGradGuard no_grad;
   const auto options = shown(core, mixer);
   const auto lse = attention_with_lse(core.q, core.k, core.v, options).lse;
@@ -125,7 +129,7 @@ void ReducedStream::run(TransformerBlock& block, nn::TokenReducer* reducer) {
   nn::ReductionInput wanted;
   wanted.x = block->token_half(watched);
   if (tap.seen.k.defined()) wanted.metric = tap.seen.k.mean(1);
-  wanted.scores = scores_of(tap.seen, *block->mixer, reducer->wanted_scores());
+  wanted.scores = scores_of(tap.seen, *block->mixer, input.layer, reducer->wanted_scores());
   const auto left = take(*reducer, wanted);
   mixed_tokens = left.size(1);
   input.grid.reset();

@@ -21,7 +21,10 @@ std::vector<nn::ReversibleLayer> reversible_layers(const std::vector<Transformer
     require(block->placement() == NormPlacement::pre || block->placement() == NormPlacement::reversible,
             "reversible blocks: placement {}: norms before the mixers (reversible, pre) are accepted",
             name_of(block->placement()));
-    require(block->plain(), "reversible blocks: local convolutions and blocks of one residual are not accepted");
+    require(
+        block->plain(),
+        "reversible blocks: local convolutions, blocks of one residual, layer scales and norms of kind batch are not "
+        "accepted");
     require(block->mlp != nullptr, "reversible blocks: a channel mixer of none is not accepted");
     input.layer.index = static_cast<int64_t>(i);
     input.seed = seed * 0x9E3779B97F4A7C15ull + i;

@@ -60,7 +60,9 @@ std::shared_ptr<TokenMixer> make_layer_mixer(const TransformerConfig& c, size_t 
 }
 
 TransformerBlockImpl::TransformerBlockImpl(const TransformerConfig& c, size_t layer, bool causal)
-    : placement_(c.block.placement), one_residual_(c.layers.at(layer).one_residual) {
+    : placement_(c.block.placement),
+      one_residual_(c.layers.at(layer).one_residual),
+      plain_(c.block.layer_scale == 0 && c.block.norm != formats::NormKind::batch) {
   const auto& plan = c.layers.at(layer);
   const auto norm = [&](const char* name) { return register_module(name, nn::Norm(c.block.norm, c.dim, c.norm_eps)); };
   input_norm = norm("input_layernorm");
@@ -73,7 +75,7 @@ TransformerBlockImpl::TransformerBlockImpl(const TransformerConfig& c, size_t la
   if (!plan.before_channels.empty())
     before_channels = register_module("before_channels", make_local_conv(plan.before_channels, c.dim));
   require(
-      plain() || (placement_ == NormPlacement::pre && channels),
+      (!before_tokens && !before_channels && !one_residual_) || (placement_ == NormPlacement::pre && channels),
       "a block with local convolutions or one residual: placement {} and channel mixer {}: pre, and one, are accepted",
       name_of(placement_), c.block.channel_mixer);
   require(!one_residual_ || !before_channels,
@@ -86,19 +88,32 @@ TransformerBlockImpl::TransformerBlockImpl(const TransformerConfig& c, size_t la
     mixer_output_norm = norm("mixer_output_norm");
     mlp_output_norm = norm("mlp_output_norm");
   }
+  require(!causal || c.block.norm != formats::NormKind::batch,
+          "a norm of kind batch sees all tokens: in causal layers rms, rms_plus_one, layer and srms are accepted");
+  const double scale = c.block.layer_scale;
+  require(scale == 0 || (scale > 0 && std::isfinite(scale)), "layer_scale = {}: 0 (none) or more is accepted", scale);
+  require(scale == 0 || (placement_ == NormPlacement::pre && !one_residual_),
+          "layer_scale = {}: blocks of placement pre with a residual around each mixer are accepted", scale);
+  if (scale == 0) return;
+  mixer_scale = register_parameter("mixer_scale", torch::full({c.dim}, scale));
+  if (mlp) mlp_scale = register_parameter("mlp_scale", torch::full({c.dim}, scale));
 }
 
 Tensor TransformerBlockImpl::mix_tokens(const MixerInput& input, const Tensor& normed, MixerState* state) {
   auto inner = input;
   inner.x = normed;
   inner.residual = input.x;
-  return mixer->forward(inner, state);
+  const auto mixed = mixer->forward(inner, state);
+  require(mixed.size(1) == normed.size(1), "a layer's mixer gives {} tokens of {}: as many are accepted", mixed.size(1),
+          normed.size(1));
+  return mixer_scale.defined() ? mixed * mixer_scale : mixed;
 }
 
 Tensor TransformerBlockImpl::mix_channels(const MixerInput& input, Tensor normed) {
   if (input.taps) input.taps->mlp_input(input.layer, normed);
   auto added = mlp->forward(normed, input.grid);
   if (mlp_output_norm) added = mlp_output_norm(added);
+  if (mlp_scale.defined()) added = added * mlp_scale;
   if (input.taps) input.taps->mlp_output(input.layer, added);
   return added;
 }

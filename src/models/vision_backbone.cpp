@@ -43,6 +43,7 @@ class VitBackbone final : public VisionBackbone {
     return {tokens, dense_ ? tokens : mean_of_tokens(x, run.map)};
   }
   Tensor answers(const Tensor& states) override { return model_->logits(states.unsqueeze(-2)); }
+  VisionTransformer* transformer() override { return reducers_.of_layer.empty() ? &model_ : nullptr; }
 
  private:
   bool dense_;
@@ -92,7 +93,7 @@ Made make_medusa(const VisionSpec& spec, ConfigReader& reader) {
   c.head_channels = reader.integer("head_channels", c.head_channels, 1, 1 << 10);
   c.shared = reader.get("shared", c.shared);
   c.residual = reader.get("residual", c.residual);
-  return Medusa(PyramidConfig::growing(spec, reader.integer("stages", 4, 1, 16)), c).ptr();
+  return Medusa(PyramidConfig::staged(spec, reader.get("stages", nlohmann::json()), reader.owner()), c).ptr();
 }
 
 Made make_dual_cross(const VisionSpec& spec, ConfigReader& reader) {
@@ -109,7 +110,11 @@ Made make_overlock(const VisionSpec& spec, ConfigReader& reader) {
   c.kernel = reader.integer("kernel", c.kernel, 3, 17);
   c.context = reader.get("context", c.context);
   c.overview_weight = reader.get("overview_weight", c.overview_weight);
-  return Overlock(spec, c).ptr();
+  const auto stages = reader.get("stages", nlohmann::json(OverlockConfig::kStages));
+  require(stages.is_array() ? stages.size() == OverlockConfig::kStages : stages == OverlockConfig::kStages,
+          "overlock: stages = {}: a list of {}, of which the last is the overview, is accepted", stages.dump(),
+          OverlockConfig::kStages);
+  return Overlock(spec, PyramidConfig::staged(spec, stages, reader.owner()), c).ptr();
 }
 
 Made make_point_colorization(const VisionSpec& spec, ConfigReader& reader) {
@@ -139,7 +144,8 @@ const std::vector<Entry>& entries() {
        }},
       {"pyramid", kReducing,
        [](const VisionSpec& spec, ConfigReader& reader) -> Made {
-         return VisionPyramid(PyramidConfig::growing(spec, reader.integer("stages", 4, 1, 16))).ptr();
+         return VisionPyramid(PyramidConfig::staged(spec, reader.get("stages", nlohmann::json()), reader.owner()))
+             .ptr();
        }},
       {"unet", kReducing,
        [](const VisionSpec& spec, ConfigReader& reader) -> Made {
@@ -182,6 +188,13 @@ void read_blocks(ConfigReader& reader, VisionSpec& spec) {
   each("one_residual", reader.get("one_residual", std::vector<int64_t>{}),
        [](LayerPlan& layer) { layer.one_residual = true; });
   spec.base.shared_norm = reader.get("shared_norm", spec.base.shared_norm);
+  auto& block = spec.base.block;
+  const std::vector<std::string> kinds(formats::kNormKindNames.begin(), formats::kNormKindNames.end());
+  const auto norm = reader.choice("norm", std::string(name_of(block.norm)), kinds);
+  block.norm = static_cast<formats::NormKind>(std::find(kinds.begin(), kinds.end(), norm) - kinds.begin());
+  block.layer_scale = reader.get("layer_scale", block.layer_scale);
+  require(spec.reducer.empty() || block.norm != formats::NormKind::batch,
+          "{}: norm = batch and a reducer: its statistics would count tokens that have gone", reader.owner());
 }
 
 const Entry& entry_of(const std::string& name) {

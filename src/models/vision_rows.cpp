@@ -56,14 +56,18 @@ std::vector<RegistryRow> vision_model_rows() {
   const StyleGeneratorConfig style;
   return {
       row("pyramid", "Pyramid Vision Transformer (arXiv 2102.12122)", 2021, "O(N^2)",
-          {{"stages", 4, "each with half the grid of the one before; stage s has s times the channels"}}),
+          {{"stages", 4,
+            "each with half the grid of the one before; stage s has s times the channels. Or a list with an object for "
+            "each stage: mixer, set, depth, width, ... (docs/vision.md)"}}),
       row("unet", "VM-UNet: Vision Mamba UNet for Medical Image Segmentation (arXiv 2402.02491), with any mixer", 2024,
           "O(N^2)", {{"scales", 3, "grids, each half of the one before; scale s has s times the channels"}}),
       row("overlock",
           "OverLoCK: An Overview-first-Look-Closely-next ConvNet with Context-Mixing Dynamic Kernels (arXiv "
           "2502.20087)",
           2025, "O(N (49 C + K^2 C))",
-          {{"depth", overlock.depth, "blocks of the second look"},
+          {{"stages", OverlockConfig::kStages,
+            "or a list of as many objects, as pyramid has them; the last is the overview"},
+           {"depth", overlock.depth, "blocks of the second look"},
            {"kernel", overlock.kernel, "of their large kernels, odd, 3 to 17"},
            {"context", overlock.context, "the second look is told of the first"},
            {"overview_weight", overlock.overview_weight, "in training, of the loss of the first look alone"}}),
@@ -87,7 +91,7 @@ std::vector<RegistryRow> vision_model_rows() {
           "MEDUSA: Multi-scale Encoder-Decoder Self-Attention Deep Neural Network Architecture for Medical Image "
           "Analysis (arXiv 2110.06063)",
           2021, "O(N)",
-          {{"stages", 4, "of the pyramid that is gated"},
+          {{"stages", 4, "of the pyramid that is gated, as pyramid has them"},
            {"width", medusa.width, "channels of the body, doubled at each level"},
            {"levels", medusa.levels, "of the body"},
            {"head_channels", medusa.head_channels, "of the small heads that make gates from its map"},

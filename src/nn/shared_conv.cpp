@@ -53,10 +53,6 @@ Tensor SharedConvImpl::forward(const Tensor& x) {
   return y.reshape(sizes);
 }
 
-int64_t side_of_square(int64_t count, const char* owner, const char* what) {
-  const auto side = static_cast<int64_t>(std::llround(std::sqrt(double(count))));
-  require(side * side == count, "{}: {} = {}; a square is accepted", owner, what, count);
-  return side;
-}
+int64_t side_of_map(int64_t cells) { return static_cast<int64_t>(std::ceil(std::sqrt(double(cells)))); }
 
 }  // namespace heed::nn

@@ -63,22 +63,28 @@ PictureNorm PictureNorm::of(const std::filesystem::path& checkpoint) {
 }
 
 Tensor pixels_of(const Picture& picture, const VisionConfig& config, const PictureNorm& norm) {
-  require(config.channels == 3, "a picture has 3 colours, the model takes {} channels", config.channels);
+  require(config.channels == 3 || config.channels == 1,
+          "a model of {} channels: a picture is taken by models of 3 colours or one grey", config.channels);
   const auto numbers = [](const std::array<double, 3>& values) {
     return torch::tensor({values[0], values[1], values[2]}, torch::kFloat32).view({1, 3, 1, 1});
   };
   const auto image = resized(tensor_of(picture), config.image_height, config.image_width) / 255;
-  return (image - numbers(norm.mean)) / numbers(norm.deviation);
+  const auto colours = (image - numbers(norm.mean)) / numbers(norm.deviation);
+  return config.channels == 3 ? colours : (colours * numbers(kGrey)).sum(1, true);
 }
 
 PictureMaps picture_maps(VisionTransformer& model, const Tensor& pixels) {
   torch::NoGradGuard no_grad;
   const auto& c = model->config();
+  for (const auto& layer : c.layers) {
+    const bool plain = layer.mixer == "dense" && !(layer.config.is_object() && layer.config.contains("positions"));
+    require(plain && c.attention.scale == 0 && c.attention.softcap == 0,
+            "maps over a picture: a layer of {} {}: only dense attention by queries and keys alone has them", layer.mixer,
+            layer.config.dump());
+  }
   RowTaps taps(c.class_token);
   model->eval();
   const auto hidden = model->forward(pixels, 0, &taps);
-  require(taps.rows.size() == c.layers.size(), "{} of {} layers are softmax attention; only such models have maps",
-          taps.rows.size(), c.layers.size());
   const int64_t first = int64_t(c.class_token), rows = c.image_height / c.patch_height,
                 columns = c.image_width / c.patch_width;
   PictureMaps maps;

@@ -64,10 +64,27 @@ RegistryRow landmarks() {
   return row;
 }
 
+RegistryRow shared_convolutions() {
+  RegistryRow row;
+  row.name = "shared_convolutions";
+  row.kind = heed::Kind::conversion;
+  row.family = "sparse_and_vision";
+  row.paper =
+      "ConvShareViT: Enhancing Vision Transformers with Convolutional Attention Mechanisms for Free-Space Optical "
+      "Accelerators (arXiv 2504.11517)";
+  row.year = 2025;
+  row.patterns.noncausal_self = true;
+  row.training_free = true;
+  row.cost = "O(N^2)";
+  row.parameters = {
+      {"optical", false, "attention's maps are computed in the Fourier plane; surgery/shared_convolutions.h"}};
+  return row;
+}
+
 }  // namespace
 
 std::span<const RegistryRow> conversion_rows() {
-  static const std::vector<RegistryRow> rows = {echo_att(), axformer_pruning(), landmarks()};
+  static const std::vector<RegistryRow> rows = {echo_att(), axformer_pruning(), landmarks(), shared_convolutions()};
   return rows;
 }
 

@@ -1,7 +1,12 @@
 #include "heed/train/task_model.h"
 
+#include <fmt/format.h>
+
 #include <cmath>
 
+#include "heed/checkpoint/decoder_checkpoint.h"
+#include "heed/checkpoint/image_checkpoint.h"
+#include "heed/checkpoint/sequence_checkpoint.h"
 #include "heed/error.h"
 #include "heed/models/model_rows.h"
 #include "heed/models/sequence.h"
@@ -43,6 +48,9 @@ class DecoderTaskModel final : public TaskModel {
   }
   bool causal() const override { return true; }
   DecoderLm* decoder() override { return &model_; }
+  void save(const std::filesystem::path& directory, const nlohmann::json&) override {
+    checkpoint::save_decoder(directory, model_, torch::kFloat32);
+  }
 
  private:
   DecoderLm model_;
@@ -74,6 +82,9 @@ class SequenceTaskModel final : public TaskModel {
     return state.bytes();
   }
   bool causal() const override { return model_->config().causal; }
+  void save(const std::filesystem::path& directory, const nlohmann::json& notes) override {
+    checkpoint::save_sequence_model(directory, model_, notes);
+  }
 
  private:
   SequenceModel model_;
@@ -82,8 +93,8 @@ class SequenceTaskModel final : public TaskModel {
 
 class VisionTaskModel final : public TaskModel {
  public:
-  explicit VisionTaskModel(std::shared_ptr<VisionBackbone> model)
-      : model_(std::move(model)), policies_(nn::learning_policies(*model_)) {}
+  explicit VisionTaskModel(checkpoint::ImageModel image)
+      : image_(std::move(image)), model_(image_.model), policies_(nn::learning_policies(*model_)) {}
   Tensor hidden(const TaskBatch& batch, uint64_t seed) override {
     const auto found = model_->states(batch.inputs, seed);
     remember(batch, found);
@@ -125,6 +136,9 @@ class VisionTaskModel final : public TaskModel {
   torch::nn::Module& module() override { return *model_; }
   int64_t state_bytes(const TaskBatch&) override { fail("a model of images has no step"); }
   bool causal() const override { return false; }
+  void save(const std::filesystem::path& directory, const nlohmann::json& notes) override {
+    checkpoint::save_image_model(directory, image_, notes);
+  }
 
  private:
   void remember(const TaskBatch& batch, const Tensor& states) {
@@ -132,6 +146,7 @@ class VisionTaskModel final : public TaskModel {
     pixels_ = batch.inputs, drawn_ = states.detach();
   }
 
+  checkpoint::ImageModel image_;
   std::shared_ptr<VisionBackbone> model_;
   std::vector<std::shared_ptr<nn::IaRed2>> policies_;
   Tensor pixels_, drawn_;  // the last images in training, and their states
@@ -186,11 +201,16 @@ bool looks_back(const Face& face, const std::string& task, const TaskModelOption
   return causal;
 }
 
+/// Whether a decoder learns it.
+bool asks_next_token(const Face& face) {
+  return face.input == Face::Input::tokens && face.sight == Face::Sight::past && !face.whole &&
+         face.answer == Face::Answer::classes;
+}
+
 std::unique_ptr<TaskModel> build(const Face& face, const std::string& task, const TaskModelOptions& o,
                                  int64_t positions) {
   torch::manual_seed(int64_t(o.seed));
-  const bool decoder = face.input == Face::Input::tokens && face.sight == Face::Sight::past && !face.whole &&
-                       face.answer == Face::Answer::classes;
+  const bool decoder = asks_next_token(face);
   require(!o.bare || !(decoder || face.input == Face::Input::image), "{}: its models have no bare blocks", task);
   if (face.input == Face::Input::image) {
     const auto name = unable(mixers_of(o.mixer), false);
@@ -205,7 +225,7 @@ std::unique_ptr<TaskModel> build(const Face& face, const std::string& task, cons
     spec.labels = face.outputs;
     spec.dense = !face.whole;
     spec.settings = o.backbone_settings;
-    return std::make_unique<VisionTaskModel>(make_backbone(o.backbone, spec));
+    return std::make_unique<VisionTaskModel>(checkpoint::ImageModel{o.backbone, spec, make_backbone(o.backbone, spec)});
   }
   if (decoder) {
     const auto name = unable(mixers_of(o.mixer), true);
@@ -263,6 +283,56 @@ std::unique_ptr<TaskModel> make_task_model(const tasks::Task& task, const TaskMo
           task.name(), options.parameters);
   wider.hidden = std::max<int64_t>(1, options.hidden + std::llround(double(options.parameters - count) / double(unit)));
   return build(face, task.name(), wider, positions);
+}
+
+void TaskModel::save(const std::filesystem::path& directory, const nlohmann::json&) {
+  fail("{}: this model has no form in files", directory.string());
+}
+
+std::unique_ptr<TaskModel> load_task_model(const std::filesystem::path& directory, const tasks::Task& task) {
+  const auto face = task.face();
+  const bool image = face.input == Face::Input::image, decoder = asks_next_token(face);
+  const auto name = std::filesystem::is_regular_file(directory) ? "a file" : checkpoint::architecture_of(directory);
+  const bool own = name == checkpoint::kImageArchitecture || name == checkpoint::kSequenceArchitecture;
+  const std::string accepted = decoder ? "a decoder"
+                               : image ? checkpoint::kImageArchitecture
+                                       : checkpoint::kSequenceArchitecture;
+  require(decoder ? !own : name == accepted, "{}: {} does not fit {}: {} is accepted", directory.string(),
+          name.empty() ? "a model of no architecture" : name, task.name(), accepted);
+  const auto fits = [&](bool fit, const std::string& has, const std::string& wants) {
+    require(fit, "{}: a model of {} does not fit {}, which has {}", directory.string(), has, task.name(), wants);
+  };
+  if (image) {
+    auto model = checkpoint::load_image_model(directory);
+    const auto& s = model.spec;
+    const auto shape = [](int64_t channels, int64_t height, int64_t width, int64_t patch, int64_t outputs, bool dense) {
+      return fmt::format("{} x {} x {} pixels in patches of {}, {} outputs {}", channels, height, width, patch, outputs,
+                         dense ? "a patch" : "an image");
+    };
+    const auto has = shape(s.channels, s.image_height, s.image_width, s.patch, s.labels, s.dense),
+               wants = shape(face.channels, face.height, face.width, face.patch, face.outputs, !face.whole);
+    fits(has == wants, has, wants);
+    return std::make_unique<VisionTaskModel>(std::move(model));
+  }
+  if (decoder) {
+    auto model = checkpoint::load_decoder(directory);
+    const int64_t held = model->config().vocab_size, wanted = std::max(face.vocabulary, face.outputs);
+    fits(held >= wanted, fmt::format("{} tokens", held), fmt::format("{}", wanted));
+    return task_model_of(std::move(model));
+  }
+  auto model = checkpoint::load_sequence_model(directory);
+  const auto& c = model->config();
+  const auto shape = [](int64_t vocabulary, int64_t channels, int64_t outputs) {
+    return fmt::format("{} {} in and {} numbers out", vocabulary > 0 ? vocabulary : channels,
+                       vocabulary > 0 ? "tokens" : "channels", outputs);
+  };
+  const bool tokens = face.input == Face::Input::tokens;
+  const auto has = shape(c.vocab_size, c.channels, c.outputs),
+             wants = shape(tokens ? face.vocabulary : 0, tokens ? 0 : face.channels, answer_width(face));
+  fits(has == wants, has, wants);
+  fits(face.sight != Face::Sight::past || c.causal, "sequences seen as a whole", "answers that these would give away");
+  fits(face.sight != Face::Sight::all || !c.causal, "the past alone", "answers that what follows gives");
+  return std::make_unique<SequenceTaskModel>(std::move(model), face.whole);
 }
 
 std::unique_ptr<TaskModel> task_model_of(DecoderLm decoder) {

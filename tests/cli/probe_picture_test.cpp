@@ -39,6 +39,30 @@ TEST(ProbePicture, ShowsWhereAModelLooks) {
   EXPECT_NE(table.out.find("most weight on row"), std::string::npos) << table.out;
 }
 
+/// A model that `train --task` wrote, of images of one channel.
+TEST(ProbePicture, ShowsModelsThatWereTrainedHere) {
+  const TemporaryDirectory folder;
+  const std::string train =
+      "train --task digits --dim 16 --heads 2 --hidden 16 --layers 1 --steps 2 --threads 1 "
+      "--test-samples 8 --json --out ";
+  const auto vit = (folder / "vit").string(), pyramid = (folder / "pyramid").string();
+  ASSERT_EQ(test::heed(train + vit).status, 0);
+  const auto shown = test::heed("probe picture " + kPhoto + " --threads 1 --json --model " + vit);
+  ASSERT_EQ(shown.status, 0) << shown.err;
+  const auto report = json::parse(shown.out);
+  EXPECT_EQ(report["rollout"].size(), 4u);  // 8 x 8 pixels in patches of 2
+  EXPECT_EQ(report["heads"][0].size(), 2u);
+  double sum = 0;
+  for (const auto& row : report["heads"][0][0])
+    for (const auto& weight : row) sum += weight.get<double>();
+  EXPECT_NEAR(sum, 1, 1e-5);
+  EXPECT_EQ(report["classes"].size(), 5u);
+  ASSERT_EQ(test::heed(train + pyramid + " --backbone pyramid").status, 0);
+  const auto other = test::heed("probe picture " + kPhoto + " --threads 1 --model " + pyramid);
+  EXPECT_EQ(other.status, 2);
+  EXPECT_NE(other.err.find("backbone pyramid"), std::string::npos) << other.err;
+}
+
 TEST(ProbePicture, BadInputIsOneClearLine) {
   for (const auto& [options, word] :
        {std::pair<std::string, std::string>{kVit + "/config.json --model " + kVit, "PNG and JPEG"},

@@ -46,6 +46,33 @@ TEST(TrainTask, WritesADecoderThatLoads) {
   EXPECT_EQ(json::parse(again.out)["losses"], report["losses"]);
 }
 
+/// Images and sequences: the folder is what was trained, and training goes on with it.
+TEST(TrainTask, WritesModelsThatItGoesOnWith) {
+  const TemporaryDirectory folder;
+  for (const auto& [task, options, other] : std::vector<std::array<std::string, 3>>{
+           {"digits", "--backbone pyramid --backbone-set 'stages=[{},{\"mixer\":\"spectral_gating\"}]'", "shapes"},
+           {"algo", "--mixer dense", "digits"}}) {
+    const auto out = (folder / task).string(), next = out + "-2";
+    const auto first =
+        test::heed("train --json --steps 12 --layers 1 --task " + task + " " + options + kSmall + "--out " + out);
+    ASSERT_EQ(first.status, 0) << first.err;
+    const std::string again = "train --json --threads 1 --test-samples 16 --steps 1 --lr 1e-30 --from " + out;
+    const auto second = test::heed(again + " --task " + task + " --out " + next);
+    ASSERT_EQ(second.status, 0) << second.err;
+    const auto a = json::parse(first.out), b = json::parse(second.out);
+    EXPECT_EQ(a["score"], b["score"]);
+    EXPECT_EQ(a["parameters"], b["parameters"]);
+    EXPECT_EQ(b["from"], out);
+    EXPECT_FALSE(b.contains("mixer"));
+    const auto config = json::parse(slurp(std::filesystem::path(out) / "config.json"));
+    EXPECT_EQ(config["task"]["name"], task);
+    EXPECT_EQ(json::parse(slurp(std::filesystem::path(next) / "config.json"))["heed"], config["heed"]);
+    const auto wrong = test::heed(again + " --task " + other);
+    EXPECT_EQ(wrong.status, 2);
+    EXPECT_NE(wrong.err.find("does not fit " + other), std::string::npos) << wrong.err;
+  }
+}
+
 TEST(TrainTask, SaysWhichKernelsRun) {
   ASSERT_EQ(setenv("HEED_VERBOSE", "dispatch", 1), 0);
   for (const auto& [mixer, kernel] : {std::pair{"dense", "attention q ["},
@@ -104,7 +131,9 @@ TEST(TrainTask, BadInputIsOneClearLine) {
         {"--task mqar --block transnormr", "did you mean transnormer"},
         {"--task digits --block gpt2", "channel_mixer"},
         {"--task digits --channel-mixer none --parameters 5000", "without channel mixers"},
-        {"--task digits --out /tmp/never-written", "decoder"},
+        {"--task digits --from /nowhere", "/nowhere"},
+        {"--task digits --from /nowhere --layers 3", "--layers"},
+        {"--task digits --backbone pyramid --backbone-set 'stages=[{\"mixr\":\"dense\"}]'", "mixer"},
         {"--steps 5", "--task"}}) {
     const auto result = test::heed("train " + options);
     EXPECT_EQ(result.status, 2) << options;

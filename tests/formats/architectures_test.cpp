@@ -192,7 +192,10 @@ TEST(Architectures, HeedsOwnKeysAreChecked) {
     const auto message = error_of([&] { parsed(bad); });
     EXPECT_NE(message.find(expected), message.npos) << message << "\nexpected: " << expected;
   };
-  refused("block", {{"norm", "batch"}}, "accepted: rms, rms_plus_one, layer");
+  refused("block", {{"norm", "bach"}}, "accepted: rms, rms_plus_one, layer");
+  refused("block", {{"norm", "batch"}}, "accepted of a decoder: rms, rms_plus_one, layer");
+  refused("attention", {{"qk_norm", "batch"}}, "accepted of a decoder: rms, rms_plus_one, layer");
+  refused("block", {{"layer_scale", -1}}, "layer_scale is -1");
   refused("block", {{"dropout", 0.5}}, "heed.block.'dropout'");
   refused("attention", {{"scale", -1}}, "attention scale is -1");
   refused("rotary_dim", 5, "an even number");

@@ -197,5 +197,40 @@ TEST(ReducedBlocks, DroppingBeforeALayerIsALoopOverItems) {
   EXPECT_TRUE(ragged);
 }
 
+/// Mixers that keep tokens in their own way, or none, show no queries and keys: attention says nothing of their tokens,
+/// which keys and likeness still do.
+TEST(ReducedBlocks, ScoresOfMixersWithoutASoftmaxAreRefused) {
+  torch::NoGradGuard no_grad;
+  for (const auto& [mixer, settings] : std::vector<std::pair<const char*, nlohmann::json>>{
+           {"dynamic_mask_attention", nlohmann::json::object()},
+           {"dynamic_hierarchical_sparse_attention", nlohmann::json::object()},
+           {"core_context_attention", nlohmann::json::object()},
+           {"transformer_xl", nlohmann::json::object()},
+           {"gla", nlohmann::json::object()}}) {
+    test::seed_torch(6);
+    TransformerConfig config;
+    config.dim = 16, config.heads = config.kv_heads = 2, config.head_dim = 8, config.hidden = 16;
+    config.layers = {{}, {mixer, settings}};
+    torch::nn::Module owner;
+    auto blocks = make_blocks(owner, config, true, torch::kFloat32);
+    for (auto& block : blocks) block->eval();
+    const auto x = torch::randn({2, 24, 16});
+    for (const char* score : {"received", "class"}) {
+      const auto wanting = merging({{"action", "drop"}, {"score", score}, {"count", 2}});
+      try {
+        run_reduced_blocks(blocks, {.x = x}, {nullptr, wanting}, 1);
+        ADD_FAILURE() << mixer;
+      } catch (const Error& error) {
+        const std::string message = error.what();
+        EXPECT_NE(message.find("layer 1"), std::string::npos) << message;
+        EXPECT_NE(message.find("key_norm"), std::string::npos) << message;
+      }
+    }
+    for (const nlohmann::json& settings_of :
+         {nlohmann::json{{"count", 2}}, nlohmann::json{{"action", "drop"}, {"score", "key_norm"}, {"count", 2}}})
+      EXPECT_EQ(run_reduced_blocks(blocks, {.x = x}, {nullptr, merging(settings_of)}, 0).x.size(1), 22) << mixer;
+  }
+}
+
 }  // namespace
 }  // namespace heed::reduced_blocks_test

@@ -63,6 +63,16 @@ TEST(PictureAttention, ColoursAreTheModels) {
   EXPECT_LT(pixels[0][2].abs().max().item<double>(), 1e-5);
 }
 
+TEST(PictureAttention, OneChannelIsGrey) {
+  formats::Picture picture{8, 8, {}};
+  for (int i = 0; i < 64; ++i) picture.rgb.insert(picture.rgb.end(), {255, 0, 51});
+  auto config = model_of(true)->config();
+  config.channels = 1;
+  const auto pixels = pixels_of(picture, config, {.mean = {0, 0, 0}, .deviation = {1, 1, 1}});
+  ASSERT_EQ(pixels.sizes(), (std::vector<int64_t>{1, 1, config.image_height, config.image_width}));
+  EXPECT_LT((pixels - (0.299 + 0.2 * 0.114)).abs().max().item<double>(), 1e-5);
+}
+
 TEST(PictureAttention, NormsComeFromTheCheckpoint) {
   const auto folder = std::filesystem::temp_directory_path() / "heed_picture_norm_test";
   std::filesystem::create_directories(folder);
@@ -94,7 +104,7 @@ TEST(PictureAttention, OverlaysAreWarmWhereMostIsLookedAt) {
 
 TEST(PictureAttention, OtherModelsAreNamed) {
   auto config = model_of(true)->config();
-  config.channels = 1;
+  config.channels = 2;
   EXPECT_THROW(pixels_of(picture_of(4, 4), config, {}), Error);
   config.channels = 3, config.class_token = false;
   config.layers[0].mixer = "rala";

@@ -17,7 +17,7 @@ VisionConfig vision_config(const formats::VisionModelConfig& config);
 /// head is passed over. Throws heed::Error as load_decoder does.
 Encoder load_encoder(const std::filesystem::path& directory, torch::ScalarType dtype = torch::kFloat32);
 
-/// The same for a vision transformer.
+/// The same for a vision transformer, also one that save_image_model wrote.
 VisionTransformer load_vision(const std::filesystem::path& directory, torch::ScalarType dtype = torch::kFloat32);
 
 }  // namespace heed::checkpoint

@@ -15,8 +15,8 @@ struct LanguageModel {
   std::vector<int64_t> eos;  ///< of config.json and generation_config.json, or of the GGUF file's metadata
 };
 
-/// Of a directory or a GGUF file. Throws heed::Error for what `load_decoder` or `Tokenizer::open` refuses, and for a tokenizer with ids beyond the
-/// model's vocabulary.
+/// Of a directory or a GGUF file. Throws heed::Error for what `load_decoder` or `Tokenizer::open` refuses, and for a
+/// tokenizer with ids beyond the model's vocabulary.
 LanguageModel load_language_model(const std::filesystem::path& path, torch::ScalarType dtype = torch::kFloat32);
 
 }  // namespace heed::checkpoint

@@ -15,9 +15,10 @@ enum class NormKind {
   rms,           ///< RMSNorm, scaled by w (arXiv 1910.07467)
   rms_plus_one,  ///< RMSNorm, scaled by 1 + w (Gemma)
   layer,         ///< LayerNorm with weight and bias (arXiv 1607.06450)
-  srms           ///< x / rms(x), without parameters (arXiv 2307.14995)
+  srms,          ///< x / rms(x), without parameters (arXiv 2307.14995)
+  batch          ///< BatchNorm: every channel over all tokens of a batch, running statistics in evaluation
 };
-inline constexpr std::array<std::string_view, 4> kNormKindNames = {"rms", "rms_plus_one", "layer", "srms"};
+inline constexpr std::array<std::string_view, 5> kNormKindNames = {"rms", "rms_plus_one", "layer", "srms", "batch"};
 
 /// Where the norms of a block stand; T mixes tokens, C mixes channels.
 enum class NormPlacement {
@@ -46,6 +47,9 @@ struct BlockConfig {
   std::string channel_mixer = "gated_mlp";  ///< a name of models/channel_mixer.h
   Activation activation = Activation::silu;
   bool mlp_bias = false;
+  /// Above 0: what either mixer adds to the residual stream is multiplied by a number a channel, learned from this one
+  /// (arXiv 2103.17239); placement pre.
+  double layer_scale = 0;
 
   bool operator==(const BlockConfig&) const = default;
 };
@@ -63,6 +67,16 @@ struct AttentionTraits {
 
   bool operator==(const AttentionTraits&) const = default;
 };
+
+/// As files have them; a block without mlp_bias, for which files have a key elsewhere, and layer_scale only where there
+/// is one.
+nlohmann::ordered_json to_json(const BlockConfig& block);
+nlohmann::ordered_json to_json(const AttentionTraits& attention);
+/// Reads the keys that `json` has. Throws heed::Error, beginning with `source` and naming `prefix` + key, for others
+/// and for values that are not accepted.
+void read_block(const nlohmann::json& json, std::string_view source, const std::string& prefix, BlockConfig& block);
+void read_attention(const nlohmann::json& json, std::string_view source, const std::string& prefix,
+                    AttentionTraits& attention);
 
 /// What mixes the tokens of one layer: a name of heed's registry and its parameters.
 struct LayerConfig {

@@ -11,18 +11,23 @@
 namespace heed {
 
 struct OverlockConfig {
-  int64_t depth = 2;             ///< blocks of the second look
-  int64_t kernel = 7;            ///< of their large kernels, odd, 3 to 17
-  bool context = true;           ///< the second look is told of the first; else its context is 0
-  double overview_weight = 0.4;  ///< in training, of the loss of answers read from the first look alone
+  static constexpr int64_t kStages = 4;  ///< of its pyramid: three, and the overview
+  int64_t depth = 2;                     ///< blocks of the second look
+  int64_t kernel = 7;                    ///< of their large kernels, odd, 3 to 17
+  bool context = true;                   ///< the second look is told of the first; else its context is 0
+  double overview_weight = 0.4;          ///< in training, of the loss of answers read from the first look alone
 };
 
-/// Three stages of a pyramid with the mixers of `spec.base`; a fourth one, the overview, whose channels become a
+/// Three stages of a pyramid; a fourth one, the overview, whose channels become a
 /// context [h] on the cells of the third; blocks of context_mixing_conv over [x, h]. What is read are the stages of the
 /// pyramid, the third exchanged for what the second look made of it.
 class OverlockImpl : public VisionBackbone {
  public:
-  OverlockImpl(const VisionSpec& spec, const OverlockConfig& config);
+  /// `stages`: four of them; without, as PyramidConfig::growing makes them. Throws heed::Error for another number and
+  /// for sizes that do not fit.
+  OverlockImpl(const VisionSpec& spec, const PyramidConfig& stages, const OverlockConfig& config);
+  OverlockImpl(const VisionSpec& spec, const OverlockConfig& config)
+      : OverlockImpl(spec, PyramidConfig::growing(spec, OverlockConfig::kStages), config) {}
   torch::Tensor states(const torch::Tensor& pixels, uint64_t seed = 0) override;
   torch::Tensor answers(const torch::Tensor& states) override { return pyramid_->answers(states); }
   torch::Tensor training_loss(const torch::Tensor& loss, const Judge& judge) override;

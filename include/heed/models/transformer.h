@@ -57,21 +57,22 @@ class TransformerBlockImpl : public torch::nn::Module {
   torch::Tensor channel_half(const MixerInput& input, const torch::Tensor& residual);
 
   formats::NormPlacement placement() const { return placement_; }
-  /// Nothing but the two mixers with their norms and residuals.
-  bool plain() const { return !before_tokens && !before_channels && !one_residual_; }
+  /// Nothing but the two mixers with their norms, each token for itself, and residuals.
+  bool plain() const { return plain_ && !before_tokens && !before_channels && !one_residual_; }
 
   nn::Norm input_norm{nullptr}, mlp_norm{nullptr};                ///< n1, n2
   nn::Norm mixer_output_norm{nullptr}, mlp_output_norm{nullptr};  ///< n3, n4: sandwich only
   std::shared_ptr<LocalConv> before_tokens, before_channels;      ///< null for none
   std::shared_ptr<TokenMixer> mixer;
-  std::shared_ptr<ChannelMixer> mlp;  ///< null, with its norms: the block mixes tokens alone
+  std::shared_ptr<ChannelMixer> mlp;     ///< null, with its norms: the block mixes tokens alone
+  torch::Tensor mixer_scale, mlp_scale;  ///< [dim], of what either adds; undefined without a layer scale
 
  private:
   torch::Tensor mix_tokens(const MixerInput& input, const torch::Tensor& normed, MixerState* state);
   torch::Tensor mix_channels(const MixerInput& input, torch::Tensor normed);
 
   formats::NormPlacement placement_;
-  bool one_residual_;
+  bool one_residual_, plain_;
 };
 TORCH_MODULE(TransformerBlock);
 

@@ -55,6 +55,9 @@ class VisionBackbone : public torch::nn::Module {
     const auto read = states(pixels, seed);
     return {read, read};
   }
+  /// The plain vision transformer that it is, whose layers keep all of their tokens; null for all others.
+  virtual VisionTransformer* transformer() { return nullptr; }
+
   /// States [..., C] -> [..., labels].
   virtual torch::Tensor answers(const torch::Tensor& states) = 0;
 
@@ -77,7 +80,8 @@ BackboneTraits traits_of(const std::string& backbone);
 /// `local_conv`, convolutions in the blocks (heed/models/local_conv.h), {"name": "mbconv", "layers": [0], "channels":
 /// true}: before the token mixers of these layers (default: all), with `channels` before the channel mixers, too;
 /// `one_residual`, the numbers of the layers that are blocks of one residual; `shared_norm`, true where a block has one
-/// norm. Throws heed::Error for an unknown name and for sizes that do not fit.
+/// norm; `norm`, a name of formats::NormKind; `layer_scale` (formats::BlockConfig). Throws heed::Error for an unknown
+/// name and for sizes that do not fit.
 std::shared_ptr<VisionBackbone> make_backbone(const std::string& name, const VisionSpec& spec);
 
 }  // namespace heed

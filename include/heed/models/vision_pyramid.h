@@ -19,9 +19,18 @@ struct PyramidConfig {
   bool dense = false;                                           ///< classes of the cells of the first stage
   nlohmann::json reducer = nlohmann::json::object();            ///< as VisionSpec::reducer
   std::vector<TransformerConfig> stages;  ///< widths, heads, mixers; grid and max_length are set to a stage's cells
+  /// One a stage, or none: in place of the convolution that halves the grid, a mixer that gives every second cell of
+  /// either axis, and a linear map to the stage's channels; where it has no name, the convolution.
+  std::vector<LayerPlan> downsampling;
 
-  /// `count` stages, of which number s has s times the channels, heads and hidden channels of `first`.
+  /// `count` stages, of which number s has s times the channels, heads and hidden channels of `spec.base`.
   static PyramidConfig growing(const VisionSpec& spec, int64_t count = 4);
+  /// `stages`: how many, as `growing` makes them, or a list of an object each, whose keys change what `growing` would
+  /// make of that stage: `mixer` and its parameters `set`; or `layers`, objects of these two, taken in turn; `depth`,
+  /// how many layers; `width`, channels; `heads`; `hidden`; `channel_mixer`; `downsampling`, an object of `mixer` and
+  /// `set`. Of another width there are as many heads of the same size, and `hidden` keeps its ratio. Throws
+  /// heed::Error, which begins with `owner`, for what does not fit.
+  static PyramidConfig staged(const VisionSpec& spec, const nlohmann::json& stages, const std::string& owner);
   /// Height and width of a stage's grid: halves, rounded up.
   Grid grid(size_t stage) const;
 };
@@ -47,12 +56,17 @@ class VisionPyramidImpl : public VisionBackbone {
 
  private:
   struct Stage {
-    torch::nn::Conv2d embedding{nullptr};
+    torch::nn::Conv2d embedding{nullptr};  // or, in its place:
+    std::shared_ptr<TokenMixer> downsampling;
+    torch::nn::Linear widening{nullptr};
     std::vector<TransformerBlock> blocks;
     LayerReducers reducers;
     nn::Norm norm{nullptr};
     torch::nn::Linear lateral{nullptr};  // dense only
   };
+
+  /// The tokens of stage `s` from the image, or from what the stage before gives.
+  torch::Tensor enter(size_t s, const torch::Tensor& image, const MixerInput& call);
 
   PyramidConfig config_;
   std::vector<Stage> stages_;

@@ -30,7 +30,7 @@ class SharedConvImpl : public torch::nn::Module {
 };
 TORCH_MODULE(SharedConv);
 
-/// The root of `count`. Throws heed::Error, which names `owner` and `what`, unless count is a square.
-int64_t side_of_square(int64_t count, const char* owner, const char* what);
+/// Of the smallest square map that holds `cells`.
+int64_t side_of_map(int64_t cells);
 
 }  // namespace heed::nn

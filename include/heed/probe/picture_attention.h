@@ -18,7 +18,8 @@ struct PictureNorm {
   static PictureNorm of(const std::filesystem::path& checkpoint);
 };
 
-/// The picture in the size and the colours of a model: [1, 3, image_height, image_width].
+/// The picture in the size and the colours of a model: [1, channels, image_height, image_width], of one channel its grey.
+/// Throws heed::Error for another number of channels than 1 and 3.
 torch::Tensor pixels_of(const formats::Picture& picture, const VisionConfig& config, const PictureNorm& norm);
 
 struct PictureMaps {
@@ -29,7 +30,7 @@ struct PictureMaps {
   torch::Tensor probabilities;  ///< [labels]; undefined without a classifier
 };
 
-/// Throws heed::Error for a model that does not take colours, or whose layers are not all softmax attention.
+/// Throws heed::Error for a model whose layers are not all dense attention by queries and keys alone.
 PictureMaps picture_maps(VisionTransformer& model, const torch::Tensor& pixels);
 
 /// The picture in greys, with a warm colour where `map` [rows, columns] is large: as strong as a patch's share of the

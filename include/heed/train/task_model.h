@@ -2,6 +2,7 @@
 // mixers that are named.
 #pragma once
 
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
@@ -62,6 +63,9 @@ class TaskModel {
   virtual bool causal() const = 0;
   /// The decoder inside; null: the task asks for another model.
   virtual DecoderLm* decoder() { return nullptr; }
+  /// Writes the model into a folder from which `load_task_model` reads it. Throws heed::Error for one that has no form
+  /// in files. `notes`, of models that are no decoders, stand in config.json and change nothing.
+  virtual void save(const std::filesystem::path& directory, const nlohmann::json& notes);
 
   int64_t parameters();
 };
@@ -76,6 +80,9 @@ std::vector<std::string> mixers_of(const std::string& text);
 /// a sequence model that looks both ways where the task allows it and all mixers can. Throws heed::Error for
 /// mixers that can't learn the task.
 std::unique_ptr<TaskModel> make_task_model(const tasks::Task& task, const TaskModelOptions& options);
+/// The model of a folder that TaskModel::save wrote, or any other decoder's. Throws heed::Error for what its loader
+/// refuses, and for a model that is not for samples of `task`.
+std::unique_ptr<TaskModel> load_task_model(const std::filesystem::path& directory, const tasks::Task& task);
 /// A decoder that exists, as the model of a task whose next token is asked for.
 std::unique_ptr<TaskModel> task_model_of(DecoderLm decoder);
 

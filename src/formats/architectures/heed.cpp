@@ -5,26 +5,6 @@ namespace heed::formats {
 namespace {
 
 using Json = nlohmann::json;
-using OrderedJson = nlohmann::ordered_json;
-
-void read_block(const Json& json, std::string_view source, BlockConfig& block) {
-  ConfigFields fields(json, source, "heed.block.");
-  fields.choice("norm", kNormKindNames, block.norm);
-  fields.choice("placement", kNormPlacementNames, block.placement);
-  fields.text("channel_mixer", block.channel_mixer);
-  fields.choice("activation", kActivationNames, block.activation);
-  refuse_rest(fields);
-}
-
-void read_attention(const Json& json, std::string_view source, AttentionTraits& attention) {
-  ConfigFields fields(json, source, "heed.attention.");
-  fields.flag("qkv_bias", attention.qkv_bias);
-  fields.flag("output_bias", attention.output_bias);
-  if (fields.find("qk_norm")) fields.choice("qk_norm", kNormKindNames, attention.qk_norm.emplace());
-  fields.real("scale", attention.scale);
-  fields.real("softcap", attention.softcap);
-  refuse_rest(fields);
-}
 
 void read_layers(const Json& json, ConfigFields& fields, std::vector<LayerConfig>& layers) {
   if (!json.is_array()) fields.wrong("layers", json, "a list with one entry a layer");
@@ -51,8 +31,9 @@ void read_heed(ConfigFields& fields, DecoderModelConfig& config) {
   inner.text("tokenizer", config.tokenizer);
   if (const Json* layers = inner.find("layers")) read_layers(*layers, inner, config.layers);
   require(!config.layers.empty(), "{}: {} must have heed.layers", fields.source(), kHeedDecoder);
-  if (const Json* block = inner.find("block")) read_block(*block, fields.source(), config.block);
-  if (const Json* attention = inner.find("attention")) read_attention(*attention, fields.source(), config.attention);
+  if (const Json* block = inner.find("block")) read_block(*block, fields.source(), "heed.block.", config.block);
+  if (const Json* attention = inner.find("attention"))
+    read_attention(*attention, fields.source(), "heed.attention.", config.attention);
   inner.flag("rotary", config.rotary);
   inner.whole("rotary_dim", config.rotary_dim);
   inner.flag("rotary_pairs", config.rotary_pairs);
@@ -69,18 +50,9 @@ nlohmann::ordered_json heed_json(const DecoderModelConfig& config) {
     const DecoderModelConfig plain;
     auto plain_block = plain.block;
     plain_block.mlp_bias = config.block.mlp_bias;
-    if (config.block != plain_block)
-      heed["block"] = {{"norm", name_of(config.block.norm)},
-                       {"placement", name_of(config.block.placement)},
-                       {"channel_mixer", config.block.channel_mixer},
-                       {"activation", name_of(config.block.activation)}};
+    if (config.block != plain_block) heed["block"] = to_json(config.block);
     const auto& a = config.attention;
-    if (a != AttentionTraits{.qkv_bias = a.qkv_bias, .output_bias = a.qkv_bias})
-      heed["attention"] = {{"qkv_bias", a.qkv_bias},
-                           {"output_bias", a.output_bias},
-                           {"qk_norm", a.qk_norm ? OrderedJson(name_of(*a.qk_norm)) : OrderedJson(nullptr)},
-                           {"scale", a.scale},
-                           {"softcap", a.softcap}};
+    if (a != AttentionTraits{.qkv_bias = a.qkv_bias, .output_bias = a.qkv_bias}) heed["attention"] = to_json(a);
     if (!config.rotary) heed["rotary"] = false;
     if (config.rotary_dim) heed["rotary_dim"] = config.rotary_dim;
     if (config.rotary_pairs) heed["rotary_pairs"] = true;

@@ -5,12 +5,14 @@
 // causal to the last bit.
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "heed/error.h"
 #include "heed/nn/buckets.h"
 #include "heed/nn/generator.h"
 #include "heed/nn/lsh.h"
 #include "heed/nn/partial.h"
+#include "mixers/layer_numbers.h"
 #include "mixers/rows.h"
 
 namespace heed {
@@ -28,6 +30,7 @@ struct HyperConfig {
   bool whole_sample = false;        ///< every key once
   bool by_values = false;           ///< numerators are sampled by the lengths of values
   int64_t seed = 0;
+  std::vector<int64_t> dense_layers;  ///< below 0: from the last
 };
 
 class HyperAttention final : public AttentionMixer {
@@ -47,13 +50,19 @@ class HyperAttention final : public AttentionMixer {
 
   /// Behind a prompt, tokens attend exactly.
   Tensor mix(const CoreInput& in) override {
+    const bool dense = std::exchange(dense_, false);
     const int64_t n = in.q.size(2), m = in.k.size(2), group = in.q.size(1) / in.k.size(1);
-    if (m <= own_.exact_length || (config_.causal && n != m)) return AttentionMixer::mix(in);
+    if (dense || m <= own_.exact_length || (config_.causal && n != m)) return AttentionMixer::mix(in);
     const auto by_query_head = [&](const Tensor& x) { return group == 1 ? x : x.repeat_interleave(group, 1); };
     Part all{in.q, by_query_head(in.k), by_query_head(in.v)};
     all.shown = in.key_padding ? in.key_padding->logical_not() : torch::ones({in.q.size(0), m}, torch::kBool);
     all.padded = in.key_padding.has_value();
     return (config_.causal ? causal(all, in) : estimate(all, in.seed)).out;
+  }
+
+ protected:
+  void before_core(const MixerInput& in, const KvState*, Tensor&, Tensor&, Tensor&) override {
+    dense_ = among(own_.dense_layers, in.layer);
   }
 
  private:
@@ -216,55 +225,59 @@ class HyperAttention final : public AttentionMixer {
   }
 
   HyperConfig own_;
-  Tensor directions_;  // [D, bits]
+  Tensor directions_;   // [D, bits]
+  bool dense_ = false;  // the forward under way is of one of dense_layers
 };
 
 }  // namespace
 
 RegistryRow rows::hyper_attention() {
-  return {.name = "hyper_attention",
-          .family = "exact_and_systems",
-          .paper = "HyperAttention: Long-context Attention in Near-Linear Time (arXiv 2310.05869)",
-          .year = 2023,
-          .patterns = {true, true, true, false},
-          .core = true,
-          .training_free = true,
-          .cost = "O(N (b + m) + N log N), causal times log N; steps behind a prompt read everything",
-          .parameters = attention_parameters(
-              {{"block", 256, "keys of a block, in the order of their hashes, that a query sees exactly"},
-               {"samples", 256, "keys drawn for the rest, with replacement"},
-               {"bits", 7, "random directions of the hash"},
-               {"exact_length", 4096, "no longer sequences attend exactly; causal: nor do halves of halves"},
-               {"alignment", "place",
-                "a query's block of keys: that in which its hash stands (place), or the block of its rank among all "
-                "queries (rank, the paper's, with which later queries move earlier ones)"},
-               {"sampling", "alike",
-                "how keys are drawn: all alike, or for the sums of values by the squared lengths of these (values, the "
-                "paper's analysis), sums of weights by alike ones"},
-               {"whole_sample", false, "every key is drawn once: exact"},
-               {"seed", 0, "of hashes and samples"}}),
-          .small = {{"dim", 24},
-                    {"heads", 4},
-                    {"kv_heads", 2},
-                    {"positions", "rope"},
-                    {"block", 4},
-                    {"samples", 5},
-                    {"bits", 3},
-                    {"exact_length", 8}},
-          .make = attention_maker("hyper_attention", [](const AttentionConfig& config, ConfigReader& reader) {
-            HyperConfig own;
-            own.block = reader.integer("block", own.block, 0, 1 << 20);
-            own.samples = reader.integer("samples", own.samples, 0, 1 << 20);
-            own.bits = reader.integer("bits", own.bits, 1, 30);
-            own.exact_length = reader.integer("exact_length", own.exact_length, 0);
-            own.alignment = reader.choice("alignment", own.alignment, {"place", "rank"});
-            own.by_values = reader.choice("sampling", "alike", {"alike", "values"}) == "values";
-            own.whole_sample = reader.get("whole_sample", own.whole_sample);
-            own.seed = reader.integer("seed", own.seed, 0);
-            require(own.block > 0 || own.samples > 0 || own.whole_sample,
-                    "hyper_attention: block = 0 and samples = 0: one of them above 0 is accepted");
-            return std::make_shared<HyperAttention>(config, own);
-          })};
+  return {
+      .name = "hyper_attention",
+      .family = "exact_and_systems",
+      .paper = "HyperAttention: Long-context Attention in Near-Linear Time (arXiv 2310.05869)",
+      .year = 2023,
+      .patterns = {true, true, true, false},
+      .core = true,
+      .training_free = true,
+      .cost = "O(N (b + m) + N log N), causal times log N; steps behind a prompt read everything",
+      .parameters = attention_parameters(
+          {{"block", 256, "keys of a block, in the order of their hashes, that a query sees exactly"},
+           {"samples", 256, "keys drawn for the rest, with replacement"},
+           {"bits", 7, "random directions of the hash"},
+           {"exact_length", 4096, "no longer sequences attend exactly; causal: nor do halves of halves"},
+           {"alignment", "place",
+            "a query's block of keys: that in which its hash stands (place), or the block of its rank among all "
+            "queries (rank, the paper's, with which later queries move earlier ones)"},
+           {"sampling", "alike",
+            "how keys are drawn: all alike, or for the sums of values by the squared lengths of these (values, the "
+            "paper's analysis), sums of weights by alike ones"},
+           {"whole_sample", false, "every key is drawn once: exact"},
+           {"seed", 0, "of hashes and samples"},
+           {"dense_layers", nlohmann::json::array(), "numbers of layers that attend exactly; below 0: from the last"}}),
+      .small = {{"dim", 24},
+                {"heads", 4},
+                {"kv_heads", 2},
+                {"positions", "rope"},
+                {"block", 4},
+                {"samples", 5},
+                {"bits", 3},
+                {"exact_length", 8}},
+      .make = attention_maker("hyper_attention", [](const AttentionConfig& config, ConfigReader& reader) {
+        HyperConfig own;
+        own.block = reader.integer("block", own.block, 0, 1 << 20);
+        own.samples = reader.integer("samples", own.samples, 0, 1 << 20);
+        own.bits = reader.integer("bits", own.bits, 1, 30);
+        own.exact_length = reader.integer("exact_length", own.exact_length, 0);
+        own.alignment = reader.choice("alignment", own.alignment, {"place", "rank"});
+        own.by_values = reader.choice("sampling", "alike", {"alike", "values"}) == "values";
+        own.whole_sample = reader.get("whole_sample", own.whole_sample);
+        own.seed = reader.integer("seed", own.seed, 0);
+        own.dense_layers = reader.get("dense_layers", own.dense_layers);
+        require(own.block > 0 || own.samples > 0 || own.whole_sample,
+                "hyper_attention: block = 0 and samples = 0: one of them above 0 is accepted");
+        return std::make_shared<HyperAttention>(config, own);
+      })};
 }
 
 }  // namespace heed

@@ -5,6 +5,7 @@
 #include "heed/error.h"
 #include "heed/ops/key_search.h"
 #include "heed/ops/select_blocks.h"
+#include "mixers/layer_numbers.h"
 #include "mixers/rows.h"
 
 namespace heed {
@@ -70,8 +71,7 @@ class HipAttention final : public AttentionMixer {
 
  protected:
   void before_core(const MixerInput& in, const KvState* state, Tensor&, Tensor&, Tensor&) override {
-    const auto is_this = [&](int64_t layer) { return (layer < 0 ? layer + in.layer.count : layer) == in.layer.index; };
-    dense_ = std::any_of(own_.dense_layers.begin(), own_.dense_layers.end(), is_this);
+    dense_ = among(own_.dense_layers, in.layer);
     held_ = dynamic_cast<const HipState*>(state);
   }
 

@@ -53,7 +53,9 @@ RegistryRow rows::conv_share_attention() {
           .patterns = {true, false, false, false},
           .cost = "O(N^2)",
           .parameters = vision::window_parameters(
-              {{"kernel", 0, "side of the kernels; 0: that of a token's map, sqrt(dim), which is a linear map"},
+              {{"kernel", 0,
+                "side of the kernels; 0: that of a token's map, sqrt(dim) rounded up, which is a linear map. Others "
+                "need a square dim"},
                {"padding", "valid", "valid: kernels stay inside the map; same: maps keep their side"},
                {"optical", false, "compute the correlations in the Fourier plane"}}),
           .small = {{"dim", 16}, {"heads", 2}},
@@ -61,12 +63,18 @@ RegistryRow rows::conv_share_attention() {
             ConfigReader reader("conv_share_attention", json);
             const auto heads = vision::WindowHeads::read(reader);
             nn::SharedConvOptions maps;
-            maps.side = nn::side_of_square(heads.dim, "conv_share_attention", "dim");
+            maps.side = nn::side_of_map(heads.dim);
+            maps.cells = heads.dim;
             maps.kernel = reader.integer("kernel", 0, 0, maps.side);
             maps.same = reader.choice("padding", "valid", {"valid", "same"}) == "same";
             if (maps.kernel == 0) maps.kernel = maps.same ? std::min<int64_t>(3, maps.side) : maps.side;
             require(!maps.same || maps.kernel % 2 == 1,
                     "conv_share_attention: kernel = {} with padding = same; odd sizes are accepted", maps.kernel);
+            require(
+                maps.side * maps.side == heads.dim || (!maps.same && maps.kernel == maps.side),
+                "conv_share_attention: kernel = {} and padding = {} of dim = {}, which is no square: kernel = {} with "
+                "padding = valid is accepted",
+                maps.kernel, maps.same ? "same" : "valid", heads.dim, maps.side);
             maps.optical = reader.get("optical", false);
             reader.finish();
             const int64_t out = maps.out_side();

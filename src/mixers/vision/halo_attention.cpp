@@ -11,7 +11,7 @@ using vision::Image;
 
 struct HaloConfig {
   vision::WindowHeads heads;
-  int64_t block = 8, halo = 3;
+  int64_t block = 8, halo = 3, stride = 1;
   bool mask_border = true;
 };
 
@@ -32,8 +32,11 @@ class HaloAttention final : public vision::ImageMixer {
   Tensor mix_image(const Image& image) override {
     const int64_t heads = config_.heads.heads;
     const nn::Halos halos(image.height(), image.width(), config_.block, config_.halo);
+    // What asks: of every block the cells a stride apart, in smaller blocks.
+    const auto asking = every(image.cells, config_.stride);
+    const nn::Halos asked(asking.size(1), asking.size(2), config_.block / config_.stride, 0);
     const auto parts = kv_(image.cells).chunk(2, 3);
-    const auto q = split_heads(halos.queries(q_(image.cells)), heads);
+    const auto q = split_heads(asked.queries(q_(asking)), heads);
     const auto k = split_heads(halos.keys(parts[0]), heads), v = split_heads(halos.keys(parts[1]), heads);
     AttentionOptions options;
     options.bias = offset_bias(q);
@@ -47,18 +50,24 @@ class HaloAttention final : public vision::ImageMixer {
       options.k_documents = keys;
       options.q_documents = torch::zeros({q.size(0), q.size(2)}, torch::kInt32);
     }
-    return out_(halos.join(join_heads(attention(q, k, v, options))));
+    return out_(asked.join(join_heads(attention(q, k, v, options))));
   }
 
  private:
+  /// Cells 0, stride, 2 stride, ... of either axis of [B, H, W, C].
+  static Tensor every(const Tensor& cells, int64_t stride) {
+    return cells.slice(1, 0, INT64_MAX, stride).slice(2, 0, INT64_MAX, stride);
+  }
+
   int64_t side() const { return config_.block + 2 * config_.halo; }
   int64_t offset_count() const { return 2 * side() - 1; }
 
   /// Scaled queries on vectors of row and column offsets: [B, heads, block^2, side^2].
   Tensor offset_bias(const Tensor& q) const {
-    const int64_t b = config_.block, h = config_.halo, s = side();
+    const int64_t b = config_.block / config_.stride, s = side();
     // Where a key stands from a query, from the least offset there is.
-    const auto apart = torch::arange(s).unsqueeze(0) - (torch::arange(b).unsqueeze(1) + h) + s - 1;
+    const auto apart =
+        torch::arange(s).unsqueeze(0) - (torch::arange(b).unsqueeze(1) * config_.stride + config_.halo) + s - 1;
     const auto vectors = [&](const Tensor& table) {
       return table.index_select(0, apart.flatten()).view({b, s, table.size(1)});
     };
@@ -84,6 +93,9 @@ RegistryRow rows::halo_attention() {
        .parameters =
            vision::window_parameters({{"block", 8, "b: queries come in blocks of b x b cells"},
                                       {"halo", 3, "h: cells around a block that are keys, too"},
+                                      {"stride", 1,
+                                       "above 1, a divisor of block: only cells so many apart ask, and as many fewer "
+                                       "tokens come out, for downsampling"},
                                       {"mask_border", true, "false: what lies outside the image is keys of zeros"}}),
        .small = {{"dim", 24}, {"heads", 3}, {"block", 3}, {"halo", 1}},
        .make = [](const nlohmann::json& json) -> std::shared_ptr<TokenMixer> {
@@ -92,6 +104,9 @@ RegistryRow rows::halo_attention() {
          c.heads = vision::WindowHeads::read(reader);
          c.block = reader.integer("block", c.block, 1, 1024);
          c.halo = reader.integer("halo", c.halo, 0, 1024);
+         c.stride = reader.integer("stride", c.stride, 1, 1024);
+         require(c.block % c.stride == 0, "halo_attention: stride = {}: a divisor of block = {} is accepted", c.stride,
+                 c.block);
          c.mask_border = reader.get("mask_border", true);
          reader.finish();
          return std::make_shared<HaloAttention>(c);

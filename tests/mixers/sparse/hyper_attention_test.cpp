@@ -3,6 +3,7 @@
 #include "heed/attention.h"
 #include "heed/error.h"
 #include "heed/mixers/token_mixer.h"
+#include "support/mixer_support.h"
 #include "support/torch_support.h"
 
 namespace heed::hyper_attention_test {
@@ -40,6 +41,10 @@ TEST(Hyper, OneBlockOrAWholeSampleIsDense) {
   // A block and all else, each key once, is everything once.
   EXPECT_LT(relative_error(hyper({{"causal", false}, {"block", 7}, {"whole_sample", true}}, in), dense),
             test::kForwardTolerance);
+}
+
+TEST(Hyper, SomeLayersAttendExactly) {
+  test::expect_dense_layers("hyper_attention", {{"block", 4}, {"samples", 3}, {"exact_length", 0}});
 }
 
 TEST(Hyper, CausalRecursionIsExactWithExactParts) {

@@ -30,6 +30,22 @@ TEST(ConvShareAttention, KernelsOfAWholeMapAreLinear) {
             kDouble);
 }
 
+/// Of no square: the smallest map that holds the channels, behind which zeros lie.
+TEST(ConvShareAttention, AnyNumberOfChannelsIsLinear) {
+  torch::manual_seed(5);
+  for (const int64_t dim : {2, 12, 24, 192}) {
+    const auto in = image_input(2, 3, dim, 2);
+    for (const bool optical : {false, true}) {
+      const auto mixer =
+          test::drawn_image_mixer("conv_share_attention", {{"dim", dim}, {"heads", 2}, {"optical", optical}});
+      EXPECT_EQ(parameter(*mixer, "q.weight").sizes(), torch::IntArrayRef({dim, dim}));
+      const auto heads = [&](const char* name) { return split_heads(test::linear_of(*mixer, name, in.x), 2); };
+      const auto wanted = test::linear_of(*mixer, "o", join_heads(attention(heads("q"), heads("k"), heads("v"))));
+      EXPECT_LT(relative_error(mixer->forward(in), wanted), kDouble) << dim << " " << optical;
+    }
+  }
+}
+
 TEST(ConvShareAttention, TheFourierPlaneGivesTheSame) {
   torch::manual_seed(2);
   const auto in = image_input(2, 3, 36);
@@ -106,7 +122,8 @@ TEST(ConvShareAttention, MapsOfTheSameSizeMoveAlong) {
 }
 
 TEST(ConvShareAttention, BadSizesAreNamed) {
-  EXPECT_THROW(make_mixer("conv_share_attention", {{"dim", 24}}), Error);
+  EXPECT_THROW(make_mixer("conv_share_attention", {{"dim", 24}, {"kernel", 4}}), Error);
+  EXPECT_THROW(make_mixer("conv_share_attention", {{"dim", 24}, {"padding", "same"}}), Error);
   EXPECT_THROW(make_mixer("conv_share_attention", {{"dim", 16}, {"kernel", 5}}), Error);
   EXPECT_THROW(make_mixer("conv_share_attention", {{"dim", 16}, {"kernel", 2}}), Error);  // 3 x 3 cells of 16 channels
   EXPECT_THROW(make_mixer("conv_share_attention", {{"dim", 16}, {"kernel", 2}, {"padding", "same"}}), Error);

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "heed/attention.h"
+#include "heed/error.h"
 #include "heed/mixers/recurrent_mixer.h"
 #include "heed/nn/windows.h"
 #include "support/image_support.h"
@@ -381,6 +382,31 @@ TEST(HaloAttention, WithoutTheMaskZerosAreKeys) {
     const auto expected = test::linear_of(*mixer, "o_proj", torch::stack(out));
     EXPECT_LT(relative_error(mixer->forward(in)[0] * shown, expected * shown), kDouble) << padded;
   }
+}
+
+/// Downsampling: the outputs of every second or third cell, whatever block they are of, and of no other.
+TEST(HaloAttention, AStrideGivesSomeOfTheCells) {
+  test::seed_images(18);
+  torch::NoGradGuard no_grad;
+  for (const auto& [height, width, block, halo, stride] :
+       {std::array<int64_t, 5>{5, 7, 2, 1, 2}, {8, 8, 4, 3, 2}, {9, 10, 6, 2, 3}, {3, 1, 4, 0, 4}})
+    for (const bool mask : {true, false}) {
+      nlohmann::json config{{"dim", 8}, {"heads", 2}, {"block", block}, {"halo", halo}, {"mask_border", mask}};
+      const auto all = test::drawn_image_mixer("halo_attention", config);
+      config["stride"] = stride;
+      const auto some = image_mixer("halo_attention", config);
+      for (const auto& entry : all->named_parameters()) parameter(*some, entry.key()).copy_(entry.value());
+      auto in = image_input(height, width, 8, 2);
+      in.key_padding = torch::zeros({2, height * width}, torch::kBool);
+      in.key_padding->select(1, height * width / 2).fill_(height * width > 4);
+      const auto cells = all->forward(in).unflatten(1, {height, width});
+      const auto wanted = cells.slice(1, 0, height, stride).slice(2, 0, width, stride).flatten(1, 2);
+      const auto out = some->forward(in);
+      ASSERT_EQ(out.sizes(), wanted.sizes());
+      EXPECT_LT(relative_error(out, wanted), kDouble) << height << " " << width << " " << stride << " " << mask;
+    }
+  EXPECT_THROW(make_mixer("halo_attention", {{"block", 8}, {"stride", 3}}), Error);
+  EXPECT_THROW(make_mixer("halo_attention", {{"block", 8}, {"stride", 0}}), Error);
 }
 
 TEST(HaloAttention, MovesByBlocksWithTheImage) {
