@@ -104,6 +104,8 @@ std::span<const RegistryRow> mixer_rows() {
       rows::dual_attention(),
       rows::convolution(),
       rows::large_kernel_attention(),
+      rows::squeeze_excitation(),
+      rows::coordinate_attention(),
       rows::efficient_local_attention(),
       rows::subspace_attention(),
       rows::spectral_gating(),

@@ -40,6 +40,8 @@ RegistryRow halo_attention();
 RegistryRow dual_attention();
 RegistryRow convolution();
 RegistryRow large_kernel_attention();
+RegistryRow squeeze_excitation();
+RegistryRow coordinate_attention();
 RegistryRow efficient_local_attention();
 RegistryRow subspace_attention();
 RegistryRow spectral_gating();

@@ -47,9 +47,10 @@ const std::vector<Experiment>& linear_page() {
       linear::local_then_linear(),
       linear::bounded_gradients(),
       timed(linear::normalised_features()),
+      linear::feature_kinds(),
       timed(linear::lag_pairs()),
       linear::digits(),
-      linear::scanned_images(),
+      linear::lesions(),
       linear::forecasts(),
       linear::oscillations(),
       linear::algorithms(),
@@ -71,9 +72,9 @@ const std::vector<Experiment>& sparse_page() {
       timed(sparse::growth()),
       sparse::strides(),
       timed(sparse::neighborhood_kernels()),
-      sparse::routed_copies(),
-      sparse::masked_needles(),
-      sparse::jumping_needles(),
+      sparse::routed_recall(),
+      sparse::masked_recall(),
+      sparse::jumping_recall(),
       sparse::landmark_needles(),
       sparse::mixed_spans(),
       sparse::core_language(),
@@ -86,6 +87,7 @@ const std::vector<Experiment>& sparse_page() {
       timed(sparse::triples()),
       sparse::predicted_masks(),
       sparse::fewer_tokens(),
+      sparse::repeated_filler(),
       sparse::redundant_tokens(),
       timed(sparse::tables()),
       sparse::pruned_encoder(),
@@ -95,11 +97,11 @@ const std::vector<Experiment>& sparse_page() {
 
 const std::vector<Experiment>& vision_page() {
   static const std::vector<Experiment> page = {
-      vision::mixers(),       vision::bags(),      vision::windows(),     vision::routes(),   vision::shifts(),
-      vision::halos(),        vision::summaries(), vision::pooled_keys(), vision::pyramids(), vision::gates(),
-      vision::kernels(),      vision::spectra(),   vision::operators(),   vision::words(),    vision::skips(),
-      vision::one_body(),     vision::overview(),  vision::branches(),    vision::hints(),    vision::videos(),
-      vision::time_experts(), vision::probes(),
+      vision::mixers(), vision::bags(),         vision::windows(),     vision::routes(),   vision::shifts(),
+      vision::halos(),  vision::summaries(),    vision::pooled_keys(), vision::pyramids(), vision::gates(),
+      vision::strips(), vision::kernels(),      vision::cues(),        vision::spectra(),  vision::operators(),
+      vision::words(),  vision::skips(),        vision::one_body(),    vision::branches(), vision::hints(),
+      vision::videos(), vision::time_experts(), vision::probes(),
   };
   return page;
 }

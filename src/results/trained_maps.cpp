@@ -51,13 +51,19 @@ std::vector<LayerCall> layer_calls(train::TaskModel& model, const train::TaskBat
   return calls;
 }
 
-Tensor weights_of(const LayerCall& call, int64_t heads) {
+CoreInput core_of(const LayerCall& call) {
   torch::NoGradGuard no_grad;
   CoreTap tap;
   auto input = call.input;
   input.taps = &tap;
   call.mixer->forward(input);
-  auto core = tap.core;
+  return tap.core;
+}
+
+Tensor weights_of(const LayerCall& call, int64_t heads) {
+  torch::NoGradGuard no_grad;
+  const auto& input = call.input;
+  auto core = core_of(call);
   if (!core.q.defined()) {  // linear attention, whose core gets the projections as they are
     const auto parameters = call.mixer->named_parameters();
     const auto projected = [&](const char* name) {

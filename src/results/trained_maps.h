@@ -15,6 +15,9 @@ struct LayerCall {
 /// The calls that a batch causes, in the order of the layers. The model must be made of transformer blocks.
 std::vector<LayerCall> layer_calls(train::TaskModel& model, const train::TaskBatch& batch);
 
+/// Queries and keys of a call as its core gets them; undefined of a mixer that shows none (heed/mixers/taps.h).
+CoreInput core_of(const LayerCall& call);
+
 /// The weights [B, H, N, N] that the tokens of a call have for each other; rows sum to 1. For mixers whose core is
 /// linear in the values, with weights that are never negative. Throws heed::Error for one without such a core.
 torch::Tensor weights_of(const LayerCall& call, int64_t heads);

@@ -1,7 +1,6 @@
 #include "tasks/clutter.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "heed/nn/config.h"
 
@@ -26,7 +25,8 @@ std::vector<float> blurred(const std::vector<float>& pixels, int64_t side, int64
 }  // namespace
 
 std::vector<Parameter> ClutterTask::parameters() {
-  return {{"side", 24, "pixels a side of the canvas"},
+  return {{"answer", "digit", "digit, or place (of every patch: whether it is one of the digit's)"},
+          {"side", 24, "pixels a side of the canvas"},
           {"patch", 4, "pixels a side of a patch: 1, 2 or 4; it divides the canvas"},
           {"pieces", 8, "pieces of other digits"},
           {"noise", 0.0, "deviation of noise on all pixels, which are between 0 and 1"},
@@ -36,22 +36,33 @@ std::vector<Parameter> ClutterTask::parameters() {
 
 ClutterTask::ClutterTask(const nlohmann::json& parameters) : LearnedTask("clutter"), digits_(nlohmann::json::object()) {
   ConfigReader reader(name_, parameters);
+  answer_ = reader.choice("answer", "digit", {"digit", "place"}) == "digit" ? Answer::digit : Answer::place;
   side_ = reader.integer("side", 24, kDigit, 512);
   patch_ = reader.integer("patch", 4, 1, kPiece);
   require(kPiece % patch_ == 0 && side_ % patch_ == 0, "{}: patch = {}: 1, 2 or 4 that divides side = {} is accepted",
           name_, patch_, side_);
   pieces_ = reader.integer("pieces", 8, 0, 1 << 12);
-  noise_ = reader.get<double>("noise", 0.0);
-  require(std::isfinite(noise_) && noise_ >= 0, "{}: noise = {}: 0 or more is accepted", name_, noise_);
+  noise_ = read_noise(reader, 0.0);
   blur_ = reader.integer("blur", 0, 0, 64);
   finish(reader);
 }
 
 Face ClutterTask::face() const {
-  auto face = digits_.face();
-  face.height = face.width = side_;
-  face.patch = patch_;
-  return face;
+  const bool named = answer_ == Answer::digit;
+  return image_face(1, side_, patch_, named ? digits_.face().outputs : 2, named);
+}
+
+double ClutterTask::chance() const {
+  if (answer_ == Answer::digit) return digits_.chance();
+  return 1 - double(kDigit * kDigit) / double(side_ * side_);
+}
+
+std::vector<int64_t> ClutterTask::covered(int64_t row, int64_t column) const {
+  const int64_t across = side_ / patch_, size = kDigit / patch_;
+  std::vector<int64_t> labels(static_cast<size_t>(across * across), 0);
+  for (int64_t i = 0; i < size * size; ++i)
+    labels[static_cast<size_t>((row / patch_ + i / size) * across + column / patch_ + i % size)] = 1;
+  return labels;
 }
 
 ClutterTask::Drawn ClutterTask::draw(Split split, uint64_t index) const {
@@ -74,7 +85,7 @@ ClutterTask::Drawn ClutterTask::draw(Split split, uint64_t index) const {
   const auto digit = digits_.example(split, index);
   drawn.row = place(kDigit), drawn.column = place(kDigit);
   lay(digit, 0, 0, kDigit, drawn.row, drawn.column);
-  drawn.example.labels = digit.labels;
+  drawn.example.labels = answer_ == Answer::digit ? digit.labels : covered(drawn.row, drawn.column);
   if (blur_ > 0) pixels = blurred(pixels, side_, blur_);
   if (noise_ > 0)
     for (auto& pixel : pixels) pixel += static_cast<float>(noise_ * random.normal());

@@ -6,9 +6,11 @@
 namespace heed::tasks {
 
 /// A digit of 8 x 8 pixels at a random place, over pieces of 4 x 4 pixels cut from other digits; all begin at a corner
-/// of a patch. Digits are the ones of DigitsTask's splits.
+/// of a patch. Digits are the ones of DigitsTask's splits. Asked for is the digit, or of every patch whether it is one
+/// of the digit's.
 class ClutterTask final : public LearnedTask {
  public:
+  enum class Answer { digit, place };
   static constexpr int64_t kDigit = 8, kPiece = 4;
 
   struct Drawn {
@@ -18,14 +20,18 @@ class ClutterTask final : public LearnedTask {
 
   explicit ClutterTask(const nlohmann::json& parameters);
   Face face() const override;
-  /// The commonest digit's share of the test images.
-  double chance() const override { return digits_.chance(); }
+  /// The commonest digit's share of the test images, or the share of the patches that are not the digit's.
+  double chance() const override;
   Example example(Split split, uint64_t index) const override { return draw(split, index).example; }
   Drawn draw(Split split, uint64_t index) const;
   static std::vector<Parameter> parameters();
 
  private:
+  /// Of every patch, row by row, whether it is one of a digit's that begins at this pixel.
+  std::vector<int64_t> covered(int64_t row, int64_t column) const;
+
   DigitsTask digits_;
+  Answer answer_;
   int64_t side_, patch_, pieces_, blur_;
   double noise_;
 };

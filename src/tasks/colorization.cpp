@@ -42,13 +42,11 @@ std::vector<Parameter> ColorizationTask::parameters() {
 ColorizationTask::ColorizationTask(const nlohmann::json& parameters) : LearnedTask("colorization") {
   ConfigReader reader(name_, parameters);
   side_ = reader.integer("side", 16, 4, 512);
-  patch_ = reader.integer("patch", 4, 1, side_);
-  require(side_ % patch_ == 0, "{}: patch = {}: a divisor of side = {} is accepted", name_, patch_, side_);
+  patch_ = read_patch(reader, 4, 1, side_);
   regions_ = reader.integer("regions", 3, 2, 64);
   hints_ = reader.integer("hints", 8, 0, side_ * side_);
   fixed_ = reader.get("fixed", false);
-  noise_ = reader.get<double>("noise", 0.02);
-  require(std::isfinite(noise_) && noise_ >= 0, "{}: noise = {}: 0 or more is accepted", name_, noise_);
+  noise_ = read_noise(reader, 0.02);
   finish(reader);
 }
 

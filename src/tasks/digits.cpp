@@ -54,17 +54,7 @@ DigitsTask::DigitsTask(const nlohmann::json& parameters)
           "{}: images U8 [1797, 8, 8] and labels U8 [1797] are accepted", file_.path().string());
 }
 
-Face DigitsTask::face() const {
-  Face face;
-  face.input = Face::Input::image;
-  face.sight = Face::Sight::all;
-  face.channels = 1;
-  face.height = face.width = kSide;
-  face.patch = patch_;
-  face.outputs = 10;
-  face.whole = true;
-  return face;
-}
+Face DigitsTask::face() const { return image_face(1, kSide, patch_, 10, true); }
 
 int64_t DigitsTask::size(Split split) const {
   const auto s = static_cast<size_t>(split);

@@ -24,21 +24,11 @@ MarksTask::MarksTask(const nlohmann::json& parameters) : LearnedTask("marks") {
   colours_ = reader.integer("colours", 2, 2, 64);
   distance_ = reader.integer("distance", 0, 0, side_ - 1);
   if (distance_ == 0) distance_ = side_ / 2;
-  noise_ = reader.get<double>("noise", 0.1);
-  require(std::isfinite(noise_) && noise_ >= 0, "{}: noise = {}: 0 or more is accepted", name_, noise_);
+  noise_ = read_noise(reader, 0.1);
   finish(reader);
 }
 
-Face MarksTask::face() const {
-  Face face;
-  face.input = Face::Input::image;
-  face.sight = Face::Sight::all;
-  face.channels = colours_;
-  face.height = face.width = side_;
-  face.patch = 1;
-  face.outputs = answer_ == Answer::same ? 2 : colours_;
-  return face;
-}
+Face MarksTask::face() const { return image_face(colours_, side_, 1, answer_ == Answer::same ? 2 : colours_, false); }
 
 double MarksTask::chance() const { return answer_ == Answer::same ? 0.5 : 1 / double(colours_); }
 

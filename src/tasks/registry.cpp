@@ -5,6 +5,7 @@
 #include "heed/names.h"
 #include "heed/tasks/task.h"
 #include "tasks/algo.h"
+#include "tasks/birds.h"
 #include "tasks/byte_lm.h"
 #include "tasks/clutter.h"
 #include "tasks/colorization.h"
@@ -20,6 +21,7 @@
 #include "tasks/reset_sum.h"
 #include "tasks/sequence_tasks.h"
 #include "tasks/shapes.h"
+#include "tasks/stripes.h"
 #include "tasks/threading_tasks.h"
 #include "tasks/ts_forecast.h"
 
@@ -142,6 +144,8 @@ const std::vector<Entry>& entries() {
                           1998),
       learned<ClutterTask>("clutter", "image", "", 0),
       learned<MarksTask>("marks", "image", "", 0),
+      learned<BirdsTask>("birds", "image", "", 0),
+      learned<StripesTask>("stripes", "image", "", 0),
   };
   return table;
 }

@@ -56,26 +56,17 @@ ShapesTask::ShapesTask(const nlohmann::json& parameters) : LearnedTask("shapes")
   const auto answer = reader.choice("answer", "shape", kAnswers);
   answer_ = static_cast<Answer>(std::find(kAnswers.begin(), kAnswers.end(), answer) - kAnswers.begin());
   side_ = reader.integer("side", 16, 8, 512);
-  patch_ = reader.integer("patch", 2, 1, side_);
-  require(side_ % patch_ == 0, "{}: patch = {}: a divisor of side = {} is accepted", name_, patch_, side_);
+  patch_ = read_patch(reader, 2, 1, side_);
   // Of so many objects of the largest size, most throws leave room for all.
   most_ = reader.integer("objects", 3, 1, std::max<int64_t>(1, 3 * side_ * side_ / 256));
-  noise_ = reader.get<double>("noise", 0.1);
-  require(std::isfinite(noise_) && noise_ >= 0, "{}: noise = {}: 0 or more is accepted", name_, noise_);
+  noise_ = read_noise(reader, 0.1);
   finish(reader);
   if (answer_ == Answer::shape) most_ = 1;
 }
 
 Face ShapesTask::face() const {
-  Face face;
-  face.input = Face::Input::image;
-  face.sight = Face::Sight::all;
-  face.channels = kChannels;
-  face.height = face.width = side_;
-  face.patch = patch_;
-  face.outputs = answer_ == Answer::shape ? kShapes : answer_ == Answer::count ? most_ : 1 + kShapes;
-  face.whole = answer_ != Answer::segments;
-  return face;
+  const int64_t outputs = answer_ == Answer::shape ? kShapes : answer_ == Answer::count ? most_ : 1 + kShapes;
+  return image_face(kChannels, side_, patch_, outputs, answer_ != Answer::segments);
 }
 
 std::vector<ShapesTask::Object> ShapesTask::draw(Random& random) const {

@@ -76,8 +76,15 @@ TEST(ResultsPageTest, NamesOfExperimentsAreOnce) {
 
 TEST(ResultsPageTest, MechanismsHaveExperiments) {
   // What others are compared with.
-  const std::set<std::string> baselines{"base_conv", "gru",         "lstm",     "linear_attention",
-                                        "agent_sd",  "convolution", "mlp_mixer"};
+  const std::set<std::string> baselines{"base_conv",
+                                        "gru",
+                                        "lstm",
+                                        "linear_attention",
+                                        "agent_sd",
+                                        "convolution",
+                                        "mlp_mixer",
+                                        "squeeze_excitation",
+                                        "coordinate_attention"};
   std::set<std::string> tried;
   for (const auto& page : pages())
     for (const auto& experiment : experiments(page)) tried.insert(experiment.cards.begin(), experiment.cards.end());

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "heed/mixers/token_mixer.h"
+#include "support/torch_support.h"
 
 namespace heed::test {
 
@@ -24,6 +25,25 @@ inline torch::Tensor in_parts(TokenMixer& mixer, const torch::Tensor& x, const s
     at += count;
   }
   return torch::cat(parts, 1);
+}
+
+/// Of four layers of a causal attention mixer with these settings the first and the last are dense, given
+/// `dense_layers` for them, and the others are not.
+inline void expect_dense_layers(const char* name, nlohmann::json config) {
+  torch::manual_seed(9);
+  torch::NoGradGuard no_grad;
+  config.update({{"dim", 16}, {"heads", 2}, {"dense_layers", {0, -1}}});
+  auto mixer = make_mixer(name, config), whole = make_mixer("dense", {{"dim", 16}, {"heads", 2}});
+  mixer->eval(), whole->eval();
+  for (auto& p : mixer->parameters()) p.normal_();
+  copy_weights(*whole, *mixer);
+  MixerInput in;
+  in.x = torch::randn({1, 40, 16});
+  const auto expected = whole->forward(in);
+  for (int64_t layer = 0; layer < 4; ++layer) {
+    in.layer = {layer, 4};
+    EXPECT_EQ(relative_error(mixer->forward(in), expected) < kForwardTolerance, layer == 0 || layer == 3) << layer;
+  }
 }
 
 }  // namespace heed::test

@@ -6,8 +6,10 @@
 
 #include "heed/error.h"
 #include "support/test_files.h"
+#include "tasks/birds.h"
 #include "tasks/clutter.h"
 #include "tasks/marks.h"
+#include "tasks/stripes.h"
 
 namespace heed::tasks::image_tasks_test {
 namespace {
@@ -73,6 +75,96 @@ TEST(Clutter, HoldsADigitAmongPiecesOfOthers) {
     EXPECT_GT(places.size(), 9u);
   }
   EXPECT_NEAR(ClutterTask(json::object()).chance(), digits->chance(), 0);
+}
+
+TEST(Clutter, AsksForThePatchesOfTheDigit) {
+  for (const int64_t patch : {1, 2, 4}) {
+    const ClutterTask task({{"answer", "place"}, {"patch", patch}, {"side", 20}}),
+        named({{"patch", patch}, {"side", 20}});
+    const int64_t across = 20 / patch;
+    EXPECT_EQ(task.face().outputs, 2);
+    EXPECT_FALSE(task.face().whole);
+    EXPECT_DOUBLE_EQ(task.chance(), 1 - 64.0 / 400);
+    for (uint64_t i = 0; i < 20; ++i) {
+      const auto drawn = task.draw(Split::test, i);
+      EXPECT_EQ(drawn.example.values, named.example(Split::test, i).values);
+      ASSERT_EQ(int64_t(drawn.example.labels.size()), across * across);
+      for (int64_t p = 0; p < across * across; ++p) {
+        const int64_t y = p / across * patch - drawn.row, x = p % across * patch - drawn.column;
+        EXPECT_EQ(drawn.example.labels[size_t(p)], y >= 0 && y < 8 && x >= 0 && x < 8);
+      }
+    }
+  }
+}
+
+/// One spot of the species' colour in one patch, on the bird; the rest does not tell.
+TEST(Birds, WearTheirSpeciesInOnePatch) {
+  for (const auto& [side, patch] : {std::pair<int64_t, int64_t>{24, 4}, {16, 2}, {18, 3}, {21, 7}}) {
+    const BirdsTask task({{"side", side}, {"patch", patch}, {"noise", 0.0}});
+    constexpr int kBirds = 300;
+    int64_t red = 0;
+    std::set<int64_t> patches;
+    for (uint64_t i = 0; i < kBirds; ++i) {
+      const auto bird = task.bird(Split::test, i);
+      const auto example = task.example(Split::test, i);
+      ASSERT_EQ(int64_t(example.values.size()), 3 * side * side);
+      EXPECT_EQ(example.labels, std::vector<int64_t>{bird.species});
+      for (int64_t y = 0; y < side; ++y)
+        for (int64_t x = 0; x < side; ++x) {
+          const bool spot =
+              y - bird.spot_row >= 0 && y - bird.spot_row < 2 && x - bird.spot_column >= 0 && x - bird.spot_column < 2;
+          if (spot) {
+            EXPECT_TRUE(bird.covers(y, x));
+            EXPECT_EQ(y / patch * (side / patch) + x / patch, task.deciding_patch(bird));
+          }
+          for (int64_t c = 0; c < 3; ++c) {
+            const float expected = spot                ? float(c == (bird.species == 0 ? 0 : 2))
+                                   : bird.covers(y, x) ? bird.colour[size_t(c)]
+                                                       : 0;
+            EXPECT_EQ(example.values[size_t((c * side + y) * side + x)], expected);
+          }
+        }
+      red += bird.species == 0;
+      patches.insert(task.deciding_patch(bird));
+    }
+    EXPECT_NEAR(double(red), kBirds / 2.0, 5 * std::sqrt(kBirds) / 2);
+    EXPECT_GT(patches.size(), 3u);
+  }
+}
+
+/// Along a wave pixels of a patch repeat, across it they are alike; each patch begins elsewhere.
+TEST(Stripes, AreWavesOfTheClassInEveryPatch) {
+  constexpr int64_t kSide = 24, kPatch = 8, kPeriods = 3;
+  const StripesTask task({{"side", kSide}, {"patch", kPatch}, {"periods", kPeriods}, {"noise", 0.0}});
+  EXPECT_EQ(task.face().outputs, 12);
+  EXPECT_DOUBLE_EQ(task.chance(), 1.0 / 12);
+  std::set<int64_t> classes;
+  for (uint64_t i = 0; i < 200; ++i) {
+    const auto example = task.example(Split::train, i);
+    const auto label = example.labels[0];
+    classes.insert(label);
+    const double angle = M_PI * double(label / kPeriods) / 4,
+                 frequency = 2 * M_PI / (2.5 * std::pow(1.3, double(label % kPeriods)));
+    std::set<int64_t> phases;
+    for (int64_t top = 0; top < kSide; top += kPatch)
+      for (int64_t left = 0; left < kSide; left += kPatch) {
+        // A wave is known by its parts that go with the sine and with the cosine of the place: a fit without rest.
+        double ss = 0, sc = 0, cc = 0, vs = 0, vc = 0, vv = 0;
+        for (int64_t y = top; y < top + kPatch; ++y)
+          for (int64_t x = left; x < left + kPatch; ++x) {
+            const double at = frequency * (double(y) * std::sin(angle) + double(x) * std::cos(angle)),
+                         v = double(example.values[size_t(y * kSide + x)]), s = std::sin(at), c = std::cos(at);
+            ss += s * s, sc += s * c, cc += c * c, vs += v * s, vc += v * c, vv += v * v;
+          }
+        const double det = ss * cc - sc * sc, a = (vs * cc - vc * sc) / det, b = (vc * ss - vs * sc) / det;
+        // 64 pixels, each rounded to a float of at most 1.
+        EXPECT_NEAR(vv - a * vs - b * vc, 0, 64 * 6e-8 * 2);
+        EXPECT_NEAR(a * a + b * b, 1, 1e-5);
+        phases.insert(int64_t(1000 * std::atan2(b, a)));
+      }
+    EXPECT_GT(phases.size(), 5u);
+  }
+  EXPECT_EQ(classes.size(), 12u);
 }
 
 TEST(Clutter, BlurAndNoiseAreOnTopOfTheSameSample) {
@@ -152,6 +244,13 @@ TEST(ImageTasks, RefuseBadParameters) {
   refused("clutter", {{"side", 26}}, "side = 26");
   refused("clutter", {{"noise", -1.0}}, "noise = -1");
   refused("clutter", {{"blur", -1}}, "blur = -1");
+  refused("clutter", {{"answer", "where"}}, "place");
+  refused("birds", {{"patch", 5}}, "patch = 5");
+  refused("birds", {{"side", 8}}, "side = 8");
+  refused("birds", {{"noise", -1.0}}, "noise = -1");
+  refused("stripes", {{"patch", 5}}, "patch = 5");
+  refused("stripes", {{"periods", 0}}, "periods = 0");
+  refused("stripes", {{"noise", -1.0}}, "noise = -1");
   refused("marks", {{"answer", "colour"}}, "copy");
   refused("marks", {{"colours", 1}}, "colours = 1");
   refused("marks", {{"distance", 9}}, "distance = 9");

@@ -18,6 +18,7 @@ constexpr int64_t kChannelsToOne = 4;  // channels to one inside the channel gat
 
 struct MixingConfig {
   int64_t dim = 64, heads = 1, kernel = 7, context = 0;
+  bool dynamic = true;
 };
 
 class ContextMixingConv final : public vision::ImageMixer {
@@ -37,9 +38,11 @@ class ContextMixingConv final : public vision::ImageMixer {
     };
     local_ = register_module("local", nn::GridConv(c.dim, 3));
     norm_ = register_module("norm", torch::nn::LayerNorm(torch::nn::LayerNormOptions({c.dim})));
-    q_ = linear("q_proj", own, inner), q_norm_ = batch_norm("q_norm", inner);
-    k_ = linear("k_proj", c.context == 0 ? c.dim : c.context, inner), k_norm_ = batch_norm("k_norm", inner);
-    kernels_ = linear("kernels", kRegionSide * kRegionSide, kSmallSide * kSmallSide + c.kernel * c.kernel);
+    if (c.dynamic) {
+      q_ = linear("q_proj", own, inner), q_norm_ = batch_norm("q_norm", inner);
+      k_ = linear("k_proj", c.context == 0 ? c.dim : c.context, inner), k_norm_ = batch_norm("k_norm", inner);
+      kernels_ = linear("kernels", kRegionSide * kRegionSide, kSmallSide * kSmallSide + c.kernel * c.kernel);
+    }
     near_bias_ = register_parameter("near_bias", torch::zeros({groups_, square(2 * kSmallSide - 1)}));
     far_bias_ = register_parameter("far_bias", torch::zeros({groups_, square(2 * c.kernel - 1)}));
     mix_ = linear("mix", c.dim, c.dim), mix_norm_ = batch_norm("mix_norm", c.dim);
@@ -52,15 +55,12 @@ class ContextMixingConv final : public vision::ImageMixer {
 
  protected:
   Tensor mix_image(const Image& image) override {
-    const int64_t own = dim_ - config_.context;
     const auto fused = image.shown(norm_(image.cells + vision::convolve(local_, image.cells)));
-    const auto context = config_.context == 0 ? fused : fused.narrow(3, own, config_.context);
     const auto hidden = image.hidden.defined() ? image.hidden.flatten(1) : Tensor();
-    const auto q = split_heads(nn::norm_of_shown(q_norm_, q_(fused.narrow(3, 0, own)).flatten(1, 2), hidden), groups_);
-    const auto regions = vision::pool(image, context, kRegionSide, kRegionSide);
-    const auto k = split_heads(nn::norm_of_shown(k_norm_, k_(regions.cells), regions.hidden), groups_);
-    const double scale = 1 / std::sqrt(double(own) / double(groups_));
-    const auto logits = kernels_(torch::matmul(q * scale, k.transpose(2, 3)));
+    const auto logits = config_.dynamic
+                            ? affinities(image, fused, hidden)
+                            : torch::zeros({1, 1, 1, square(kSmallSide) + square(config_.kernel)}, fused.options())
+                                  .expand({image.batch(), groups_, image.height() * image.width(), -1});
 
     const auto halves = fused.flatten(1, 2).chunk(2, 2);
     const auto near = filter(image, logits.narrow(3, 0, square(kSmallSide)), near_bias_, kSmallSide, halves[0]);
@@ -74,6 +74,17 @@ class ContextMixingConv final : public vision::ImageMixer {
 
  private:
   static int64_t square(int64_t side) { return side * side; }
+
+  /// What every cell asks of its kernels, [B, groups, N, 25 + K^2], from its affinity to the regions of the context.
+  Tensor affinities(const Image& image, const Tensor& fused, const Tensor& hidden) {
+    const int64_t own = dim_ - config_.context;
+    const auto context = config_.context == 0 ? fused : fused.narrow(3, own, config_.context);
+    const auto q = split_heads(nn::norm_of_shown(q_norm_, q_(fused.narrow(3, 0, own)).flatten(1, 2), hidden), groups_);
+    const auto regions = vision::pool(image, context, kRegionSide, kRegionSide);
+    const auto k = split_heads(nn::norm_of_shown(k_norm_, k_(regions.cells), regions.hidden), groups_);
+    const double scale = 1 / std::sqrt(double(own) / double(groups_));
+    return kernels_(torch::matmul(q * scale, k.transpose(2, 3)));
+  }
 
   /// Cells [B, N, C / 2] under the kernels of `logits` [B, groups, N, side^2], which lie over windows that are moved
   /// inwards at borders. Of an image smaller than the kernel, the middle of the kernel is used.
@@ -136,6 +147,7 @@ RegistryRow rows::context_mixing_conv() {
                       {"heads", 1, "halves of the channels are filtered in groups of their own, 2 a head"},
                       {"kernel", 7, "K: cells a side of the large kernels, odd, 3 to 17; the small ones have 5"},
                       {"context", 0, "the last so many channels are a context, whose regions make the kernels; 0: all"},
+                      {"dynamic", true, "false: all cells have the same kernels, learned by offset"},
                       {"causal", false, "only false is accepted"}},
        .small = {{"dim", 16}, {"heads", 1}, {"kernel", 3}},
        .make = [](const nlohmann::json& json) -> std::shared_ptr<TokenMixer> {
@@ -146,6 +158,7 @@ RegistryRow rows::context_mixing_conv() {
          c.kernel = reader.integer("kernel", c.kernel, 3, 17);
          require(c.kernel % 2 == 1, "context_mixing_conv: kernel = {}; odd sizes are accepted", c.kernel);
          c.context = reader.integer("context", c.context, 0, 1 << 20);
+         c.dynamic = reader.get("dynamic", c.dynamic);
          require(!reader.get("causal", false), "context_mixing_conv: causal = true is not accepted");
          reader.finish();
          return std::make_shared<ContextMixingConv>(c);

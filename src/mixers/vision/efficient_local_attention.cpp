@@ -26,21 +26,15 @@ class EfficientLocalAttention final : public vision::ImageMixer {
 
  protected:
   Tensor mix_image(const Image& image) override {
-    return image.cells * strips(image, 2).unsqueeze(2) * strips(image, 1).unsqueeze(1);
+    return image.cells * gate(image, image.height(), 1).unsqueeze(2) * gate(image, 1, image.width()).unsqueeze(1);
   }
 
  private:
-  /// Gates [B, cells of the other axis, C] from means over `axis`; padded cells do not count.
-  Tensor strips(const Image& image, int64_t axis) {
-    auto mean = image.cells.mean(axis);
-    Tensor hidden;
-    if (image.hidden.defined()) {
-      const auto count = image.hidden.logical_not().sum(axis);
-      mean = image.cells.sum(axis) / count.clamp_min(1).unsqueeze(2).to(image.cells.scalar_type());
-      hidden = count == 0;
-    }
-    const auto around = conv_(mean.transpose(1, 2).contiguous());
-    return torch::sigmoid(nn::norm_of_shown(norm_, around, hidden)).transpose(1, 2);
+  /// Gates [B, strips, C] of rows x columns strips.
+  Tensor gate(const Image& image, int64_t rows, int64_t columns) {
+    const auto strips = vision::pool(image, image.cells, rows, columns);
+    const auto around = conv_(strips.cells.transpose(1, 2).contiguous());
+    return torch::sigmoid(nn::norm_of_shown(norm_, around, strips.hidden)).transpose(1, 2);
   }
 
   torch::nn::Conv1d conv_{nullptr};

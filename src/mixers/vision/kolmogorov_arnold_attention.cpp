@@ -63,6 +63,18 @@ class KolmogorovArnoldAttention final : public RecurrentMixer, public SharedPara
     functions_ = leader.functions_, expand_ = leader.expand_, shape_ = leader.shape_;
   }
 
+  Tensor mix(const CoreInput& in) override {
+    const int64_t n = in.k.size(2);
+    require(
+        n <= config_.max_length && in.q.size(1) == config_.heads.heads,
+        "kolmogorov_arnold_attention: {} heads over {} keys: {} heads and at most max_length = {} keys are accepted",
+        in.q.size(1), n, config_.heads.heads, config_.max_length);
+    const auto scores = torch::matmul(in.q, in.k.transpose(2, 3)) / std::sqrt(double(in.q.size(3)));
+    auto rows = operate(scores, in.key_padding);
+    if (config_.simplex) rows = to_simplex(rows);
+    return torch::matmul(rows, in.v);
+  }
+
  protected:
   Tensor run(RecurrentCall& call) override {
     const int64_t n = call.tokens();
@@ -71,19 +83,18 @@ class KolmogorovArnoldAttention final : public RecurrentMixer, public SharedPara
     require(!call.input.cu_seqlens, "kolmogorov_arnold_attention: cu_seqlens is not accepted");
     const auto parts = qkv_(call.x).chunk(3, 2);
     const auto heads = [&](size_t i) { return split_heads(parts[i], config_.heads.heads); };
-    const auto q = heads(0), k = heads(1), v = call.heads_without_padding(heads(2));
-    const auto scores = torch::matmul(q, k.transpose(2, 3)) / std::sqrt(double(q.size(3)));
-    auto rows = operate(call, scores);
-    if (config_.simplex) rows = to_simplex(rows);
-    return out_(join_heads(torch::matmul(rows, v)));
+    CoreInput core;
+    core.q = heads(0), core.k = heads(1), core.v = call.heads_without_padding(heads(2));
+    core.key_padding = call.input.key_padding;
+    return out_(join_heads(mix(core)));
   }
 
  private:
   /// sigma(s)_p = sum_q phi_pq(s_q) of every row: [B, heads, N, N]. A padded key has no function.
-  Tensor operate(RecurrentCall& call, const Tensor& scores) const {
+  Tensor operate(const Tensor& scores, const std::optional<Tensor>& key_padding) const {
     const int64_t n = scores.size(3), inner = config_.rank == 0 ? n : config_.rank;
     auto stacked = config_.basis.values(scores, shape_);  // [B, heads, N, keys, functions]
-    if (call.input.key_padding) stacked = stacked.masked_fill(call.input.key_padding->view({-1, 1, 1, n, 1}), 0);
+    if (key_padding) stacked = stacked.masked_fill(key_padding->view({-1, 1, 1, n, 1}), 0);
     const auto functions = functions_.narrow(1, 0, inner).narrow(2, 0, n).flatten(2);  // [heads, inner, keys functions]
     const auto sums = torch::matmul(stacked.flatten(3), functions.transpose(1, 2).unsqueeze(0));
     if (config_.rank == 0) return sums;

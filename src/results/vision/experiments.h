@@ -31,7 +31,9 @@ Experiment summaries();
 Experiment pooled_keys();
 // gates.cpp: gates, kernels, filters and operators
 Experiment gates();
+Experiment strips();
 Experiment kernels();
+Experiment cues();
 Experiment spectra();
 Experiment operators();
 // pyramids.cpp: token mixers in a pyramid of stages
@@ -40,7 +42,6 @@ Experiment pyramids();
 Experiment words();
 Experiment skips();
 Experiment one_body();
-Experiment overview();
 Experiment branches();
 // colours.cpp: images and videos to be coloured
 Experiment hints();

@@ -171,5 +171,25 @@ TEST(ContextMixingConv, OneLayerSeesTheWholeImage) {
   EXPECT_EQ(test::reached(*mixer, in, 0).sum().item<int64_t>(), 400);
 }
 
+/// Kernels that are not made from affinities are the softmax of the biases by offset, whatever the image.
+TEST(ContextMixingConv, StaticKernelsAreThoseOfTheBiases) {
+  test::seed_images(46);
+  torch::NoGradGuard no_grad;
+  const int64_t side = 9;
+  auto in = image_input(side, side, kDim);
+  const auto mixer = test::drawn_image_mixer("context_mixing_conv", {{"dim", kDim}, {"kernel", 7}, {"dynamic", false}});
+  EXPECT_FALSE(mixer->named_parameters().contains("q_proj.weight"));
+  lay_bare(*mixer);
+  zero(*mixer, {"norm.bias", "mix_norm.bias"});
+  for (const char* name : {"norm.weight", "mix_norm.weight"}) parameter(*mixer, name).fill_(1);
+  const auto values = torch::layer_norm(in.x, {kDim}).view({side, side, kDim});
+  // The middle cell's large window is cells 1 to 7, offsets -3 to 3 of a table of -6 to 6; the last channels are its.
+  const auto bias = parameter(*mixer, "far_bias")[1].view({13, 13}).narrow(0, 3, 7).narrow(1, 3, 7);
+  const auto kernel = torch::softmax(bias.flatten(), 0).view({7, 7, 1});
+  const auto last = values.narrow(0, 1, 7).narrow(1, 1, 7).narrow(2, kDim - kDim / 4, kDim / 4);
+  const auto found = mixer->forward(in).view({side, side, kDim})[4][4].narrow(0, kDim - kDim / 4, kDim / 4);
+  EXPECT_LT(relative_error(found, bare((last * kernel).flatten(0, 1).sum(0))), 1e-10);
+}
+
 }  // namespace
 }  // namespace heed::context_mixing_test

@@ -100,6 +100,87 @@ TEST(LargeKernelAttention, OtherKernelsReachAsFarAsTheirParts) {
   }
 }
 
+/// The ablations of the card: what the gate does, and the near convolution alone.
+TEST(LargeKernelAttention, OtherGatesAreWhatTheySay) {
+  test::seed_images(42);
+  torch::NoGradGuard no_grad;
+  const auto in = image_input(6, 7, 4);
+  const auto image_of = [](const Tensor& x) { return x.view({1, 6, 7, 4}).permute({0, 3, 1, 2}); };
+  for (const bool dilated : {true, false})
+    for (const std::string gate : {"product", "sigmoid", "sum"}) {
+      const auto mixer = test::drawn_image_mixer(
+          "large_kernel_attention", {{"dim", 4}, {"kernel", 5}, {"dilation", 2}, {"gate", gate}, {"dilated", dilated}});
+      const auto x = torch::gelu(test::linear_of(*mixer, "in_proj", in.x));
+      auto around =
+          torch::conv2d(image_of(x), parameter(*mixer, "near.weight"), parameter(*mixer, "near.bias"), 1, 1, 1, 4);
+      if (dilated)
+        around = torch::conv2d(around, parameter(*mixer, "far.weight"), parameter(*mixer, "far.bias"), 1, 2, 2, 4);
+      EXPECT_EQ(mixer->named_parameters().contains("far.weight"), dilated);
+      const auto g = test::linear_of(*mixer, "gate", around.flatten(2).transpose(1, 2));
+      const auto gated = gate == "product" ? g * x : gate == "sigmoid" ? torch::sigmoid(g) * x : g + x;
+      EXPECT_LT(relative_error(mixer->forward(in), in.x + test::linear_of(*mixer, "o_proj", gated)), kDouble)
+          << gate << " " << dilated;
+    }
+}
+
+TEST(Convolution, MayBeDepthwiseAndGated) {
+  test::seed_images(43);
+  torch::NoGradGuard no_grad;
+  auto in = image_input(4, 5, 6, 2);
+  in.key_padding = torch::zeros({2, 20}, torch::kBool);
+  in.key_padding->slice(1, 17).fill_(true);
+  for (const bool depthwise : {false, true}) {
+    const auto mixer = test::drawn_image_mixer(
+        "convolution",
+        {{"dim", 6}, {"kernel", 3}, {"depthwise", depthwise}, {"gate", {{"name", "squeeze_excitation"}}}});
+    const auto hidden = in.key_padding->unsqueeze(2);
+    const auto image = in.x.masked_fill(hidden, 0).view({2, 4, 5, 6}).permute({0, 3, 1, 2});
+    const auto around = torch::conv2d(image, parameter(*mixer, "conv.weight"), parameter(*mixer, "conv.bias"), 1, 1, 1,
+                                      depthwise ? 6 : 1)
+                            .flatten(2)
+                            .transpose(1, 2)
+                            .masked_fill(hidden, 0);
+    const auto mean = around.sum(1, true) / 17;
+    const auto gate = torch::sigmoid(
+        test::linear_of(*mixer, "gate.excite", torch::relu(test::linear_of(*mixer, "gate.squeeze", mean))));
+    EXPECT_LT(relative_error(mixer->forward(in).masked_fill(hidden, 0), around * gate), kDouble) << depthwise;
+  }
+  EXPECT_THROW(make_mixer("convolution", {{"gate", {{"reduction", 4}}}}), Error);
+  EXPECT_THROW(make_mixer("convolution", {{"gate", {{"name", "squeeze"}}}}), Error);
+}
+
+TEST(SqueezeExcitation, IsWhatTheFormulaSays) {
+  test::seed_images(44);
+  torch::NoGradGuard no_grad;
+  const auto in = image_input(3, 5, 8, 2);
+  const auto mixer = test::drawn_image_mixer("squeeze_excitation", {{"dim", 8}, {"reduction", 3}});
+  EXPECT_EQ(parameter(*mixer, "squeeze.weight").size(0), 2);
+  const auto inner = torch::relu(test::linear_of(*mixer, "squeeze", in.x.mean(1, true)));
+  EXPECT_LT(relative_error(mixer->forward(in), in.x * torch::sigmoid(test::linear_of(*mixer, "excite", inner))),
+            kDouble);
+}
+
+TEST(CoordinateAttention, IsWhatTheFormulaSays) {
+  test::seed_images(45);
+  torch::NoGradGuard no_grad;
+  const int64_t height = 3, width = 5;
+  const auto in = image_input(height, width, 6, 2);
+  const auto mixer = test::drawn_image_mixer("coordinate_attention", {{"dim", 6}, {"reduction", 2}});
+  EXPECT_EQ(parameter(*mixer, "squeeze.weight").size(0), 8);  // the fewest
+  mixer->train();
+  const auto x = in.x.view({2, height, width, 6});
+  // One batch norm over the strips of both directions.
+  const std::vector<int64_t> axes{0, 1};
+  const auto squeezed = test::linear_of(*mixer, "squeeze", torch::cat({x.mean(2), x.mean(1)}, 1));
+  const auto apart = squeezed - squeezed.mean(axes, true);
+  const auto normed = apart / (apart.square().mean(axes, true) + 1e-5).sqrt() * parameter(*mixer, "norm.weight") +
+                      parameter(*mixer, "norm.bias");
+  const auto inner = normed * (normed + 3).clamp(0, 6) / 6;
+  const auto row = torch::sigmoid(test::linear_of(*mixer, "rows", inner.narrow(1, 0, height))),
+             column = torch::sigmoid(test::linear_of(*mixer, "columns", inner.narrow(1, height, width)));
+  EXPECT_LT(relative_error(mixer->forward(in), (x * row.unsqueeze(2) * column.unsqueeze(1)).flatten(1, 2)), kDouble);
+}
+
 TEST(EfficientLocalAttention, ClosedConvolutionsGiveAQuarter) {
   torch::manual_seed(3);
   const auto in = image_input(4, 5, 8, 2);

@@ -67,9 +67,21 @@ std::vector<Mode> modes() {
        false},
       {"aggregated_table", "aggregated_attention", {{"dim", 8}, {"heads", 2}, {"side", 4}, {"bias", "table"}}, false},
       {"convolution", "convolution", {{"dim", 6}, {"kernel", 3}}, true},
+      {"depthwise", "convolution", {{"dim", 6}, {"kernel", 3}, {"depthwise", true}}, true},
+      {"gated_convolution", "convolution", {{"dim", 6}, {"gate", {{"name", "coordinate_attention"}}}}, true},
       {"dual", "dual_attention", {{"dim", 8}, {"heads", 2}, {"size", 3}}, true},
       {"channels", "dual_attention", {{"dim", 8}, {"heads", 4}, {"size", 3}, {"parts", "channel"}}, true},
       {"large_kernel", "large_kernel_attention", {{"dim", 6}, {"kernel", 5}, {"dilation", 2}}, true},
+      {"large_kernel_added",
+       "large_kernel_attention",
+       {{"dim", 6}, {"kernel", 5}, {"dilation", 2}, {"gate", "sum"}},
+       true},
+      {"near_kernel_sigmoid",
+       "large_kernel_attention",
+       {{"dim", 6}, {"kernel", 5}, {"dilation", 2}, {"gate", "sigmoid"}, {"dilated", false}},
+       true},
+      {"squeeze", "squeeze_excitation", {{"dim", 6}, {"reduction", 2}}, true},
+      {"coordinates", "coordinate_attention", {{"dim", 6}}, true},
       {"strips", "efficient_local_attention", {{"dim", 8}, {"kernel", 3}, {"norm_groups", 2}}, true},
       {"strips_of_groups",
        "efficient_local_attention",
@@ -79,6 +91,7 @@ std::vector<Mode> modes() {
       {"one_subspace", "subspace_attention", {{"dim", 8}, {"groups", 1}}, true},
       {"mixing", "context_mixing_conv", {{"dim", 16}, {"heads", 2}, {"kernel", 5}}, false},
       {"mixing_of_context", "context_mixing_conv", {{"dim", 16}, {"kernel", 3}, {"context", 4}}, false},
+      {"mixing_static", "context_mixing_conv", {{"dim", 16}, {"kernel", 3}, {"dynamic", false}}, false},
       {"spectrum", "spectral_gating", {{"dim", 6}, {"height", 5}, {"width", 7}}, false},
       {"resized_spectrum", "spectral_gating", {{"dim", 6}, {"height", 3}, {"width", 4}}, false},
   };
@@ -192,8 +205,9 @@ TEST(ImageMixers, BadSettingsAreNamed) {
     refused(name, {{"dim", 64}, {"heads", 0}});
     refused(name, {{"dim", 64}, {"causal", true}});
   }
-  for (const char* name : {"large_kernel_attention", "efficient_local_attention", "subspace_attention",
-                           "context_mixing_conv", "spectral_gating", "convolution"})
+  for (const char* name :
+       {"large_kernel_attention", "efficient_local_attention", "subspace_attention", "context_mixing_conv",
+        "spectral_gating", "convolution", "squeeze_excitation", "coordinate_attention"})
     refused(name, {{"causal", true}});
   refused("bilevel_routing_attention", {{"regions", 0}});
   refused("bilevel_routing_attention", {{"top", 0}});
@@ -211,6 +225,9 @@ TEST(ImageMixers, BadSettingsAreNamed) {
   refused("aggregated_attention", {{"bias", "table"}, {"keys", "near"}});
   refused("dual_attention", {{"parts", "both_"}});
   refused("large_kernel_attention", {{"kernel", 0}});
+  refused("large_kernel_attention", {{"gate", "none"}});
+  refused("squeeze_excitation", {{"reduction", 0}});
+  refused("coordinate_attention", {{"reduction", 0}});
   refused("efficient_local_attention", {{"dim", 24}, {"norm_groups", 5}});
   refused("efficient_local_attention", {{"kernel", 4}});
   refused("subspace_attention", {{"dim", 24}, {"groups", 5}});

@@ -298,5 +298,27 @@ TEST(KolmogorovArnoldAttention, RowsOfTheSimplex) {
             8);
 }
 
+/// The core of unit vectors is the map of the layer.
+TEST(KolmogorovArnoldAttention, TheCoreAloneIsTheMap) {
+  test::seed_images(47);
+  torch::NoGradGuard no_grad;
+  auto in = image_input(1, 5, 4, 2);
+  in.key_padding = torch::zeros({2, 5}, torch::kBool);
+  (*in.key_padding)[1][4] = true;
+  const auto mixer = test::drawn_image_mixer("kolmogorov_arnold_attention",
+                                             {{"dim", 4}, {"heads", 2}, {"max_length", 6}, {"rank", 3}});
+  const auto qkv = linear_of(*mixer, "qkv", in.x).chunk(3, 2);
+  CoreInput core;
+  core.q = split_heads(qkv[0], 2), core.k = split_heads(qkv[1], 2);
+  core.v = torch::eye(5, torch::kFloat64).expand({2, 2, 5, 5}).contiguous();
+  core.key_padding = in.key_padding;
+  const auto map = mixer->mix(core);
+  const auto values = split_heads(qkv[2].masked_fill(in.key_padding->unsqueeze(2), 0), 2);
+  EXPECT_LT(relative_error(mixer->forward(in), linear_of(*mixer, "o_proj", join_heads(torch::matmul(map, values)))),
+            kDouble);
+  core.q = core.q.narrow(1, 0, 1);
+  EXPECT_THROW(mixer->mix(core), Error);
+}
+
 }  // namespace
 }  // namespace heed::kolmogorov_arnold_test
