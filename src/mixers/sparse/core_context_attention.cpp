@@ -15,6 +15,7 @@ constexpr double kHidden = -3e4;  // a logit of no weight, in 16 bits, too
 
 struct CoreContextConfig {
   int64_t group = 16, window = 1024;
+  bool mean = false;  ///< a core is the plain mean of its group
 };
 
 /// Quotient towards minus infinity.
@@ -107,8 +108,9 @@ class CoreContextAttention final : public sparse::SparseMixer {
     const auto k = grouped(tokens.k), v = grouped(tokens.v);
     const auto hidden = tokens.hidden.narrow(1, 0, groups * g).unflatten(1, {groups, g});  // [B, c, g]
     const auto last = (torch::arange(first, first + groups) + 1) * g - 1 - seen;
-    // A group that ends with padding is asked for its plain mean.
-    const auto asked = q.index_select(2, last).masked_fill(hidden.select(2, g - 1).unsqueeze(1).unsqueeze(3), 0);
+    // A group that ends with padding is asked for its plain mean, too.
+    const auto plain = own_.mean ? torch::ones_like(hidden.select(2, 0)) : hidden.select(2, g - 1);
+    const auto asked = q.index_select(2, last).masked_fill(plain.unsqueeze(1).unsqueeze(3), 0);
     auto logits =
         torch::matmul(k.unsqueeze(2), asked.unflatten(1, {kv_heads, q.size(1) / kv_heads}).unsqueeze(5)).squeeze(5) *
         scale_of(q);
@@ -195,13 +197,16 @@ RegistryRow rows::core_context_attention() {
           .cost = "O(N (N / g + s))",
           .parameters = attention_parameters(
               {{"group", 16, "g: tokens that one core token stands for"},
-               {"window", 1024, "s: tokens seen as they are at least, the own one included; at most s + g - 1"}}),
+               {"window", 1024, "s: tokens seen as they are at least, the own one included; at most s + g - 1"},
+               {"pooling", "last",
+                "a core is the mean of its group weighed by the attention of its last token, or the plain mean"}}),
           .small = {{"dim", 24}, {"heads", 4}, {"kv_heads", 2}, {"positions", "rope"}, {"group", 4}, {"window", 6}},
           .make = attention_maker("core_context_attention", [](const AttentionConfig& config, ConfigReader& reader) {
             sparse::require_causal("core_context_attention", config);
             CoreContextConfig own;
             own.group = reader.integer("group", own.group, 1, 1 << 20);
             own.window = reader.integer("window", own.window, 1);
+            own.mean = reader.choice("pooling", "last", {"last", "mean"}) == "mean";
             return std::make_shared<CoreContextAttention>(config, own);
           })};
 }

@@ -33,6 +33,7 @@ Experiment transnormer_lengths();
 Experiment local_then_linear();
 Experiment bounded_gradients();
 Experiment normalised_features();
+Experiment feature_kinds();
 Experiment lag_pairs();
 // sequences.cpp: copying, delayed and selective
 Experiment selection();
@@ -46,7 +47,8 @@ Experiment nested_lists();
 // digits.cpp: images
 Experiment digits();
 Experiment competing_pixels();
-Experiment scanned_images();
+// lesions.cpp
+Experiment lesions();
 // series.cpp: numbers
 Experiment forecasts();
 Experiment oscillations();

@@ -320,6 +320,29 @@ Experiment normalised_features() {
           run};
 }
 
+Experiment feature_kinds() {
+  const auto run = [](const Report& report) {
+    const auto features = [](const char* name, const char* kind) {
+      return variant(name, "performer", {{"features", 64}, {"feature_kind", kind}});
+    };
+    const Contest contest(bytes_lesson(500, 2),
+                          {features("positive features", "softmax"), features("ReLU features", "relu"), plain("dense")},
+                          report);
+    const double few_percent = 0.05 * contest.scores("dense").mean();
+    auto finding = finding_of(contest, {contest.better("ReLU features", "positive features"),
+                                        contest.as_good("positive features", "dense", few_percent),
+                                        contest.as_good("ReLU features", "dense", few_percent)});
+    finding.setup += " 64 features a head.";
+    return finding;
+  };
+  return {"feature_kinds",
+          "Random features of softmax, and of ReLU",
+          {"performer"},
+          "both kinds of random features come close to softmax attention, and those of a ReLU, which stand for no "
+          "softmax, learn better (arXiv 2009.14794).",
+          run};
+}
+
 Experiment lag_pairs() {
   const auto run = [](const Report& report) {
     const std::vector<int64_t> lengths{512, 2048, 8192};

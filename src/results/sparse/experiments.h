@@ -17,9 +17,11 @@ Experiment growth();
 Experiment strides();
 Experiment neighborhood_kernels();
 
+// hybrids.cpp: recall by a layer behind one that joins keys with values
+Experiment routed_recall();
+Experiment masked_recall();
+Experiment jumping_recall();
 // needles.cpp: a trained model whose mixer is exchanged
-Experiment masked_needles();
-Experiment jumping_needles();
 Experiment landmark_needles();
 Experiment mixed_spans();
 // language.cpp: the next byte of a real text
@@ -28,8 +30,7 @@ Experiment long_tuning();
 Experiment subsampled();
 Experiment principles();
 Experiment segments();
-// recall.cpp: what clusters, hashed buckets and a layer of pairs can learn
-Experiment routed_copies();
+// recall.cpp: what hashed buckets and a layer of pairs can learn
 Experiment hashed_copies();
 Experiment reversible_layers();
 Experiment triples();
@@ -37,6 +38,8 @@ Experiment triples();
 Experiment predicted_masks();
 Experiment fewer_tokens();
 Experiment redundant_tokens();
+// filler.cpp
+Experiment repeated_filler();
 // tables.cpp, pruning.cpp: whole models
 Experiment tables();
 Experiment pruned_encoder();

@@ -178,8 +178,8 @@ Experiment fewer_tokens() {
       "Tokens merged, fused or dropped",
       {"token_merging"},
       "without training, merging tokens that are alike costs less than fusing those of little weight, that less than "
-      "dropping them, and that less than dropping any (arXiv 2210.09461, 2505.18227). Repeated filler in texts was "
-      "not run.",
+      "dropping them, and that less than dropping any (arXiv 2210.09461, 2505.18227). Repeated filler in a text: see "
+      "filler that merges.",
       run};
 }
 

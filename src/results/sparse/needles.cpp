@@ -1,4 +1,4 @@
-// Who still finds a needle when few keys are seen, and what must have been learned for it.
+// Who still finds a needle when few keys are seen.
 #include <fmt/format.h>
 
 #include "heed/bench/measure.h"
@@ -15,11 +15,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int64_t kNeedleTokens = 256, kNeedleSteps = 60;
-
-Learner window_of(int64_t keys) {
-  return variant(fmt::format("window of {}", keys), "sliding_window", {{"window", keys}, {"sinks", 0}});
-}
+constexpr int64_t kNeedleTokens = 256;
 
 /// Share of the answers' bytes that a model with landmarks predicts behind a state.
 double landmark_accuracy(DecoderLm& model, int64_t block, int64_t landmark, int64_t tokens, int64_t samples) {
@@ -43,68 +39,33 @@ double landmark_accuracy(DecoderLm& model, int64_t block, int64_t landmark, int6
   return right / asked;
 }
 
+/// Nothing is decided where `learnt` knows little more than a guess among ten digits.
+Claim judged(Claim claim, const Figure& learnt) {
+  constexpr double kGuess = 0.1;
+  if (learnt.mean() < kGuess + 0.05 * (1 - kGuess)) {
+    claim.outcome = Outcome::undecided;
+    claim.figures += fmt::format("; a guess has {:g}", kGuess);
+  }
+  return claim;
+}
+
 }  // namespace
-
-Experiment masked_needles() {
-  const auto run = [](const Report& report) {
-    const auto masked = [](const char* name, std::vector<std::string> frozen) {
-      auto learner = variant(name, "dynamic_mask_attention", {{"kept", 32}});
-      learner.frozen = std::move(frozen);
-      return learner;
-    };
-    const Contest contest(needle_lesson(kNeedleTokens, {2 * kNeedleTokens}, 2 * kNeedleSteps),
-                          {masked("32 keys, learned", {}), masked("32 keys, random", {"importance", "amplitude"}),
-                           window_of(32), plain("dense")},
-                          report);
-    return finding_of(
-        contest, {contest.as_good("32 keys, learned", "dense", 0.1), contest.better("32 keys, learned", "window of 32"),
-                  contest.better("32 keys, learned", "32 keys, random")});
-  };
-  return {"masked_needles",
-          "Keys that weigh themselves",
-          {"dynamic_mask_attention"},
-          "a number made of each value, which learns, keeps the few keys that will be asked for; a window or a frozen "
-          "random number does not (arXiv 2508.02124).",
-          run};
-}
-
-Experiment jumping_needles() {
-  const auto run = [](const Report& report) {
-    const auto jumping = [](const char* name, std::vector<std::string> frozen) {
-      // A window of 15, and two spans of about 2 sqrt(t).
-      auto learner = variant(name, "superlinear_attention", {{"skip", 3}, {"anchors", 2}});
-      learner.frozen = std::move(frozen);
-      return learner;
-    };
-    const Contest contest(
-        needle_lesson(kNeedleTokens, {4 * kNeedleTokens}, 2 * kNeedleSteps),
-        {jumping("search that learns", {}), jumping("random search", {"q_search_proj"}), window_of(80)}, report);
-    return finding_of(contest, {contest.better("search that learns", "random search"),
-                                contest.better("search that learns", "random search", 1),
-                                contest.better("search that learns", "window of 80", 1)});
-  };
-  return {"jumping_needles",
-          "Spans around anchors",
-          {"superlinear_attention"},
-          "recall rises only where the search is trained; with frozen random search queries it stays low (arXiv "
-          "2601.18401).",
-          run};
-}
 
 Experiment landmark_needles() {
   const auto run = [](const Report& report) {
-    constexpr int64_t kBlock = 16, kRead = 2, kSamples = 32;
+    constexpr int64_t kBlock = 16, kRead = 2, kSamples = 32, kSteps = 240;
+    constexpr double kRate = 1e-3;
     const std::vector<int64_t> lengths{256, 1024, 2048};
     auto source = shipped_model();
     auto learner = surgery::add_landmarks(source, {{"block", kBlock}, {"landmarks", "given"}});
     const int64_t landmark = source->config().vocab_size;
     const tasks::Mixture mixture("niah_single=1", nullptr, kNeedleTokens);
-    train::ScheduledAdamW optimizer("landmarks", learner->parameters(), 2 * kNeedleSteps, 5e-4, 0);
+    train::ScheduledAdamW optimizer("landmarks", learner->parameters(), kSteps, kRate, 0);
     learner->train();
-    for (int64_t step = 0; step < 2 * kNeedleSteps; ++step) {
+    for (int64_t step = 0; step < kSteps; ++step) {
       optimizer.step(train::lm_loss(
           learner, surgery::with_landmarks(train::mixture_batch(mixture, step, 8, kNeedleTokens), kBlock, landmark)));
-      report(0.7 * double(step) / double(2 * kNeedleSteps), "landmarks");
+      report(0.7 * double(step) / double(kSteps), "landmarks");
     }
     // The same weights, of which a state reads few blocks.
     auto config = learner->config();
@@ -125,17 +86,18 @@ Experiment landmark_needles() {
       table.rows.push_back({std::to_string(tokens), fmt::format("{:.3g}", few.back()),
                             fmt::format("{:.3g}", all.back()), fmt::format("{:.3g}", near.back())});
     }
-    auto kept = reaches({"2 blocks read at 2048 bytes", {few.back()}}, {"at 256 bytes", {few.front()}}, 0.1);
-    auto closer = reaches({"2 blocks read at 1024 bytes", {few[1]}}, {"all blocks", {all[1]}}, 0.1);
+    const Figure here{"at 256 bytes", {few.front()}}, far{"2 blocks read at 2048 bytes", {few.back()}},
+        whole{"all blocks", {all[1]}};
     return Finding{
         fmt::format("The language model that comes with heed gets a landmark behind every {} bytes and goes on for {} "
-                    "steps of 8 windows of {} bytes with needles; its rotary positions were trained for 4096. Share "
-                    "of the answers' bytes that are right, {} samples a length, where a state reads {} blocks a query, "
-                    "all of them, or (untrained for it) a window of as many tokens.",
-                    kBlock - 1, 2 * kNeedleSteps, kNeedleTokens, kSamples, kRead),
+                    "steps of 8 windows of {} bytes with needles at a rate of {:g}; its rotary positions were trained "
+                    "for 4096. Share of the answers' bytes that are right, {} samples a length, where a state reads {} "
+                    "blocks a query, all of them, or (untrained for it) a window of as many tokens.",
+                    kBlock - 1, kSteps, kNeedleTokens, kRate, kSamples, kRead),
         {table},
-        {kept, closer,
-         exceeds({"2 blocks read at 2048 bytes", {few.back()}}, {"a window of as many tokens", {near.back()}})}};
+        {judged(reaches(far, here, 0.1), here),
+         judged(reaches({"2 blocks read at 1024 bytes", {few[1]}}, whole, 0.1), whole),
+         judged(exceeds(far, {"a window of as many tokens", {near.back()}}), far)}};
   };
   return {"landmark_needles",
           "Blocks retrieved by their landmark",
@@ -151,12 +113,11 @@ Experiment mixed_spans() {
       return variant(name, "masformer", {{"full", full}, {"placement", placement}, {"window", 32}});
     };
     // Six layers of 32 reach 187 bytes back.
-    const Contest contest(
-        needle_lesson(kNeedleTokens, {4 * kNeedleTokens}, kNeedleSteps),
-        {spans("no full layer", 0, "spread"), spans("1 full, bottom", 1, "bottom"),
-         spans("1 full, middle", 1, "middle"), spans("1 full, top", 1, "top"), spans("2 full, spread", 2, "spread"),
-         spans("2 full, middle", 2, "middle"), spans("6 full", 6, "spread")},
-        report);
+    const Contest contest(needle_lesson(kNeedleTokens, {4 * kNeedleTokens}, 150),
+                          {spans("no full layer", 0, "spread"), spans("1 full, bottom", 1, "bottom"),
+                           spans("1 full, middle", 1, "middle"), spans("1 full, top", 1, "top"),
+                           spans("2 full, spread", 2, "spread"), spans("6 full", 6, "spread")},
+                          report);
     const auto recovered = [&](const char* name) {
       const double none = contest.scores("no full layer", 1).mean(), all = contest.scores("6 full", 1).mean(),
                    some = contest.scores(name, 1).mean();
@@ -164,8 +125,7 @@ Experiment mixed_spans() {
                    fmt::format("{:.3g} between {:.3g} and {:.3g}", some, none, all));
     };
     return finding_of(contest, {contest.better("1 full, middle", "no full layer", 1), recovered("1 full, bottom"),
-                                recovered("1 full, middle"), recovered("1 full, top"), recovered("2 full, spread"),
-                                recovered("2 full, middle")});
+                                recovered("1 full, middle"), recovered("1 full, top"), recovered("2 full, spread")});
   };
   return {"mixed_spans",
           "Full attention in a few layers",

@@ -1,4 +1,4 @@
-// Clusters and hashed buckets, layers that keep no activations, and a layer of pairs.
+// Hashed buckets, layers that keep no activations, and a layer of pairs.
 #include <fmt/format.h>
 
 #include "bench/memory_meter.h"
@@ -71,31 +71,6 @@ Lesson copies() {
 }
 
 }  // namespace
-
-Experiment routed_copies() {
-  const auto run = [](const Report& report) {
-    const auto routed = [](const char* name, const nlohmann::json& own) {
-      nlohmann::json settings{{"clusters", 4}, {"window", 8}};
-      settings.update(own);
-      return variant(name, "routing_attention", settings);
-    };
-    const Contest contest(
-        copies(),
-        {routed("clusters that follow", {{"decay", 0.99}}), routed("random clusters", {{"decay", 1.0}}),
-         routed("local heads alone", {{"local_heads", 2}}), plain("dense")},
-        report);
-    return finding_of(contest, {contest.better("clusters that follow", "local heads alone"),
-                                contest.better("clusters that follow", "random clusters"),
-                                contest.better("random clusters", "local heads alone"),
-                                contest.as_good("clusters that follow", "dense", 0.05)});
-  };
-  return {"routed_copies",
-          "Keys of the same cluster",
-          {"routing_attention"},
-          "half of the heads attending within clusters that follow queries and keys recall what local attention, and "
-          "clusters that do not follow, miss (arXiv 2003.05997). The paper's perplexities need its size.",
-          run};
-}
 
 Experiment hashed_copies() {
   const auto run = [](const Report& report) {

@@ -77,6 +77,22 @@ TEST(CoreContextAttention, CoresAndTokensCoverThePastOnce) {
   }
 }
 
+TEST(CoreContextAttention, PlainMeansAreWhatQueriesOfZeroAskFor) {
+  // What a query of 0 asks of its group is the plain mean. The last query is in no group that has become a core.
+  test::seed_torch(8);
+  for (const auto& c : kCases) {
+    auto in = test::drawn_core(40, 40, 4, 2, torch::kFloat64);
+    auto mixer = make_mixer(
+        "core_context_attention",
+        {{"dim", 32}, {"heads", 4}, {"kv_heads", 2}, {"group", c.group}, {"window", c.window}, {"pooling", "mean"}});
+    mixer->eval();
+    const auto last = [](const Tensor& x) { return x.select(2, 39); };
+    const auto out = last(mixer->mix(in));
+    in.q.narrow(2, 0, 39).zero_();
+    EXPECT_LT(relative_error(out, last(formula(in, c))), 1e-12) << c.group << " " << c.window;
+  }
+}
+
 TEST(CoreContextAttention, CoresStandWhereTheirGroupEnds) {
   // A layer with rotations, by its definition: keys are pooled before them, the core is rotated to its last token.
   test::seed_torch(7);
@@ -179,6 +195,7 @@ TEST(CoreContextAttention, AStepHoldsCoresAndAWindow) {
 
 TEST(CoreContextAttention, BadInputIsNamed) {
   EXPECT_THROW(make_mixer("core_context_attention", {{"group", 0}}), Error);
+  EXPECT_THROW(make_mixer("core_context_attention", {{"pooling", "max"}}), Error);
   EXPECT_THROW(make_mixer("core_context_attention", {{"causal", false}}), Error);
   EXPECT_THROW(make_mixer("core_context_attention", {{"positions", "t5"}}), Error);
 }
