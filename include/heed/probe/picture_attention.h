@@ -18,8 +18,8 @@ struct PictureNorm {
   static PictureNorm of(const std::filesystem::path& checkpoint);
 };
 
-/// The picture in the size and the colours of a model: [1, channels, image_height, image_width], of one channel its grey.
-/// Throws heed::Error for another number of channels than 1 and 3.
+/// The picture in the size and the colours of a model: [1, channels, image_height, image_width], of one channel its
+/// grey. Throws heed::Error for another number of channels than 1 and 3.
 torch::Tensor pixels_of(const formats::Picture& picture, const VisionConfig& config, const PictureNorm& norm);
 
 struct PictureMaps {
