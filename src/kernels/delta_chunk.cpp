@@ -15,9 +15,10 @@ void split_columns(AnyView& view, int64_t parts) {
 }
 
 /// The backward takes a head of a sequence as one item. The columns of values of a lone, long one become two heads
-/// that share its queries, keys and strengths. A function of the shapes, as sums depend on it.
+/// that share its queries, keys and strengths; with fewer columns what they share would cost more than the second
+/// thread brings. A function of the shapes, as sums depend on it.
 void split_lone_head(DeltaChunkParams& p, DeltaChunkGrads& g) {
-  constexpr int64_t kParts = 2, kLeastColumns = 64, kLeastTokens = 2048;
+  constexpr int64_t kParts = 2, kLeastColumns = 128, kLeastTokens = 2048;
   if (count_spans(p, p.q) * p.out.size[1] > 1) return;
   if (p.v.size[3] < kLeastColumns || p.v.size[3] % kParts != 0 || p.q.size[2] < kLeastTokens) return;
   for (AnyView* view : {&p.v, &p.out, &p.initial_state, &g.d_out, &g.d_final_state, &g.d_v, &g.d_initial_state})

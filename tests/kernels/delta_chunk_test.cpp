@@ -101,7 +101,7 @@ TEST(DeltaChunk, ALoneHeadDoesNotDependOnThreads) {
   const int before = num_threads();
   for (const Decay decay : kDecays) {
     Shape shape = Shape::of_heads(1);
-    shape.tokens = 2100, shape.d = 24, shape.dv = 68, shape.decay = decay, shape.strength = 0.05;
+    shape.tokens = 2100, shape.d = 24, shape.dv = 132, shape.decay = decay, shape.strength = 0.05;
     SCOPED_TRACE(shape.text());
     Case one(shape, 20), two(shape, 20);
     set_num_threads(1);
