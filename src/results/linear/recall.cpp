@@ -129,7 +129,7 @@ Experiment recall_of_large_states() {
     const auto state = [](int64_t size) {
       return variant("`mamba2`, state " + std::to_string(size), "mamba2", {{"state_dim", size}, {"head_dim", 32}});
     };
-    auto lesson = recall_lesson(32, 4, 1500);
+    auto lesson = recall_lesson(32, 4, 3000);
     lesson.training.learning_rate = 5e-3;
     const Contest contest(lesson, {state(8), state(32), state(128)}, report);
     return finding_of(contest, {contest.better("`mamba2`, state 32", "`mamba2`, state 8"),
