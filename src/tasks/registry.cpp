@@ -13,6 +13,7 @@
 #include "tasks/digits.h"
 #include "tasks/hawkes.h"
 #include "tasks/icl_regression.h"
+#include "tasks/lesions.h"
 #include "tasks/listops.h"
 #include "tasks/marks.h"
 #include "tasks/niah.h"
@@ -146,6 +147,7 @@ const std::vector<Entry>& entries() {
       learned<MarksTask>("marks", "image", "", 0),
       learned<BirdsTask>("birds", "image", "", 0),
       learned<StripesTask>("stripes", "image", "", 0),
+      learned<LesionsTask>("lesions", "image", "", 0),
   };
   return table;
 }

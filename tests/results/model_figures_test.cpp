@@ -1,5 +1,5 @@
 // Figures of trained models are those of what the models answer.
-#include "results/vision/model_figures.h"
+#include "results/model_figures.h"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 #include "heed/error.h"
 #include "heed/train/task_batch.h"
 
-namespace heed::results::vision::model_figures_test {
+namespace heed::results::model_figures_test {
 namespace {
 
 using torch::Tensor;
@@ -74,4 +74,4 @@ TEST(ModelFigures, AreKeptByLearnerOnceASeed) {
 }
 
 }  // namespace
-}  // namespace heed::results::vision::model_figures_test
+}  // namespace heed::results::model_figures_test

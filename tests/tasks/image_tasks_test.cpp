@@ -8,6 +8,7 @@
 #include "support/test_files.h"
 #include "tasks/birds.h"
 #include "tasks/clutter.h"
+#include "tasks/lesions.h"
 #include "tasks/marks.h"
 #include "tasks/stripes.h"
 
@@ -235,6 +236,34 @@ TEST(Marks, AskEveryCellForTheColourOfTheOnlyMark) {
   EXPECT_EQ(cells.size(), 25u);
 }
 
+TEST(Lesions, AreEllipsesAmongRectanglesOfTheirArea) {
+  const LesionsTask task(json::object({{"noise", 0.0}}));
+  EXPECT_FALSE(task.face().whole);
+  std::set<size_t> counts;
+  for (uint64_t i = 0; i < 50; ++i) {
+    const auto bodies = task.bodies(Split::test, i);
+    counts.insert(bodies.size());
+    const auto example = task.example(Split::test, i);
+    std::vector<int64_t> inside(256, 0);
+    for (int64_t at = 0; at < 64 * 64; ++at) {
+      const double y = double(at / 64), x = double(at % 64);
+      double lesion = 0, other = 0;
+      for (const auto& body : bodies) (body.lesion ? lesion : other) += body.covers(y, x);
+      ASSERT_LE(lesion + other, 1) << "two bodies touch";
+      EXPECT_EQ(example.values[size_t(at)], float(lesion + other));
+      inside[size_t(at / 64 / 4 * 16 + at % 64 / 4)] += int64_t(lesion);
+    }
+    for (size_t p = 0; p < inside.size(); ++p) EXPECT_EQ(example.labels[p], int64_t(inside[p] >= 8)) << i << ", " << p;
+    // Areas as drawn: pi a b of an ellipse, 4 a b of a rectangle whose sides are shorter by the root of pi / 4.
+    for (const auto& body : bodies) {
+      const double area = (body.lesion ? M_PI : 4) * body.half_length * body.half_width;
+      EXPECT_GE(area, M_PI * 0.6 * 49 * (1 - 1e-12));
+      EXPECT_LE(area, M_PI * 0.9 * 121 * (1 + 1e-12));
+    }
+  }
+  EXPECT_EQ(counts, (std::set<size_t>{3, 4}));
+}
+
 TEST(ImageTasks, RefuseBadParameters) {
   const auto refused = [](const char* name, const json& parameters, std::string_view expected) {
     const auto message = error_of([&] { make_task(name, parameters); });
@@ -248,6 +277,8 @@ TEST(ImageTasks, RefuseBadParameters) {
   refused("birds", {{"patch", 5}}, "patch = 5");
   refused("birds", {{"side", 8}}, "side = 8");
   refused("birds", {{"noise", -1.0}}, "noise = -1");
+  refused("lesions", {{"side", 32}}, "side = 32");
+  refused("lesions", {{"patch", 5}}, "patch = 5");
   refused("stripes", {{"patch", 5}}, "patch = 5");
   refused("stripes", {{"periods", 0}}, "periods = 0");
   refused("stripes", {{"noise", -1.0}}, "noise = -1");

@@ -4,8 +4,8 @@
 #include "heed/models/dual_cross.h"
 #include "heed/models/medusa.h"
 #include "heed/nn/rollout.h"
+#include "results/model_figures.h"
 #include "results/vision/experiments.h"
-#include "results/vision/model_figures.h"
 #include "tasks/birds.h"
 
 namespace heed::results::vision {

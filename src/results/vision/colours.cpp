@@ -5,8 +5,8 @@
 #include <cmath>
 
 #include "heed/train/video_colours.h"
+#include "results/model_figures.h"
 #include "results/vision/experiments.h"
-#include "results/vision/model_figures.h"
 
 namespace heed::results::vision {
 namespace {

@@ -3,9 +3,9 @@
 
 #include "heed/mixers/recurrent_mixer.h"
 #include "heed/nn/shared_conv.h"
+#include "results/model_figures.h"
 #include "results/trained_maps.h"
 #include "results/vision/experiments.h"
-#include "results/vision/model_figures.h"
 
 namespace heed::results::vision {
 namespace {

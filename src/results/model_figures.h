@@ -3,7 +3,7 @@
 
 #include "results/learning.h"
 
-namespace heed::results::vision {
+namespace heed::results {
 
 /// Quantities of trained models, by learner, once a seed.
 class ModelFigures {
@@ -33,4 +33,4 @@ double dice(train::TaskModel& model, const tasks::Task& task, int64_t samples);
 /// Dice of a lesson's models.
 ModelFigures dice_of(const Lesson& lesson);
 
-}  // namespace heed::results::vision
+}  // namespace heed::results

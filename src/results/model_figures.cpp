@@ -1,9 +1,9 @@
-#include "results/vision/model_figures.h"
+#include "results/model_figures.h"
 
 #include <algorithm>
 #include <cmath>
 
-namespace heed::results::vision {
+namespace heed::results {
 
 using torch::Tensor;
 
@@ -60,4 +60,4 @@ ModelFigures dice_of(const Lesson& lesson) {
   });
 }
 
-}  // namespace heed::results::vision
+}  // namespace heed::results
