@@ -112,7 +112,9 @@ TEST(LinearChunk, SegmentsThatShapesChooseDoNotDependOnThreads) {
     for (size_t i = 0; i < first.size(); ++i)
       EXPECT_TRUE(first[i].second->same_bits(*second[i].second)) << first[i].first;
     // Decays may leave nothing to carry.
-    if (decay == Decay::none) EXPECT_FALSE(one.out.same_bits(whole.out)) << "nothing was cut";
+    if (decay == Decay::none) {
+      EXPECT_FALSE(one.out.same_bits(whole.out)) << "nothing was cut";
+    }
   }
   set_num_threads(before);
 }
