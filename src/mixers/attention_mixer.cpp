@@ -5,6 +5,7 @@
 #include "heed/error.h"
 #include "heed/mixers/attention_cache.h"
 #include "heed/mixers/taps.h"
+#include "heed/nn/start.h"
 
 namespace heed {
 namespace {
@@ -109,25 +110,16 @@ void KvState::truncate(int64_t length) {
 AttentionMixer::AttentionMixer(std::string name, AttentionConfig config)
     : name_(std::move(name)), config_(std::move(config)) {
   const auto& c = config_;
-  auto linear = [&](int64_t in, int64_t out, bool bias) {
-    return torch::nn::Linear(torch::nn::LinearOptions(in, out).bias(bias));
-  };
-  q_proj_ = register_module("q_proj", linear(c.dim, c.heads * c.head_dim, c.qkv_bias));
-  k_proj_ = register_module("k_proj", linear(c.dim, c.kv_heads * c.head_dim, c.qkv_bias));
-  v_proj_ = register_module("v_proj", linear(c.dim, c.kv_heads * c.head_dim, c.qkv_bias));
-  o_proj_ = register_module("o_proj", linear(c.heads * c.head_dim, c.dim, c.output_bias));
+  q_proj_ = register_module("q_proj", nn::started_linear(c.dim, c.heads * c.head_dim, c.qkv_bias));
+  k_proj_ = register_module("k_proj", nn::started_linear(c.dim, c.kv_heads * c.head_dim, c.qkv_bias));
+  v_proj_ = register_module("v_proj", nn::started_linear(c.dim, c.kv_heads * c.head_dim, c.qkv_bias));
+  o_proj_ = register_module("o_proj", nn::started_linear(c.heads * c.head_dim, c.dim, c.output_bias));
   if (c.qk_norm != "none") {
     const auto kind = c.qk_norm == "rms" ? formats::NormKind::rms : formats::NormKind::layer;
     q_norm_ = register_module("q_norm", nn::Norm(kind, c.head_dim, c.norm_eps));
     k_norm_ = register_module("k_norm", nn::Norm(kind, c.head_dim, c.norm_eps));
   }
   positions_ = register_module("positions", nn::Positions(c.positions, c.dim, c.heads, c.causal));
-  torch::NoGradGuard no_grad;
-  for (auto& parameter : named_parameters())
-    if (parameter.key().ends_with("proj.weight"))
-      parameter.value().normal_(0, 0.02);
-    else if (parameter.key().ends_with("proj.bias"))
-      parameter.value().zero_();
 }
 
 std::unique_ptr<MixerState> AttentionMixer::make_state(int64_t) const {

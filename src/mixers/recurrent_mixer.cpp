@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "heed/error.h"
+#include "heed/nn/start.h"
 
 namespace heed {
 
@@ -191,11 +192,7 @@ std::unique_ptr<MixerState> RecurrentMixer::make_state(int64_t batch) const {
 }
 
 torch::nn::Linear RecurrentMixer::project(const std::string& name, int64_t in, int64_t out, bool bias) {
-  auto linear = register_module(name, torch::nn::Linear(torch::nn::LinearOptions(in, out).bias(bias)));
-  torch::NoGradGuard no_grad;
-  linear->weight.normal_(0, 0.02);
-  if (bias) linear->bias.zero_();
-  return linear;
+  return register_module(name, nn::started_linear(in, out, bias));
 }
 
 Tensor split_heads(const Tensor& x, int64_t heads) { return x.unflatten(2, {heads, -1}).transpose(1, 2); }

@@ -4,6 +4,7 @@
 #include "heed/mixers/recurrent_mixer.h"
 #include "heed/models/unet.h"
 #include "heed/nn/grid.h"
+#include "heed/nn/start.h"
 
 namespace heed {
 namespace {
@@ -97,7 +98,7 @@ AttentionSwinUnetImpl::AttentionSwinUnetImpl(const VisionSpec& spec, const SwinU
   auto owner = register_module("bottom", std::make_shared<torch::nn::Module>("bottom"));
   bottom_ = make_blocks(*owner, below, false, torch::kFloat32);
   bottom_reducers_ = make_reducers(*owner, spec.reducer, below);
-  positions_ = register_parameter("positions", torch::randn({1, spec.rows() * spec.columns(), base.dim}) * 0.02);
+  positions_ = register_parameter("positions", nn::started_rows({1, spec.rows() * spec.columns(), base.dim}));
   norm_ = register_module("norm", nn::Norm(base.block.norm, base.dim, base.norm_eps));
   classifier_ = register_module("classifier", torch::nn::Linear(base.dim, spec.labels));
 }

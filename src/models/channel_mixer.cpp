@@ -6,6 +6,7 @@
 #include "heed/names.h"
 #include "heed/nn/grid.h"
 #include "heed/nn/shared_conv.h"
+#include "heed/nn/start.h"
 
 namespace heed {
 namespace {
@@ -16,7 +17,7 @@ constexpr int64_t kNear = 3;  // cells a side that a convolution sees
 
 void start(Tensor weight, Tensor bias) {
   torch::NoGradGuard no_grad;
-  weight.normal_(0, 0.02);
+  weight.normal_(0, nn::start_deviation(weight.numel() / weight.size(0)));
   if (bias.defined()) bias.zero_();
 }
 

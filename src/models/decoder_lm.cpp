@@ -3,6 +3,7 @@
 #include "heed/error.h"
 #include "heed/mixers/attention_share.h"
 #include "heed/mixers/companion.h"
+#include "heed/nn/start.h"
 
 namespace heed {
 
@@ -31,7 +32,7 @@ DecoderLmImpl::DecoderLmImpl(DecoderConfig config, torch::ScalarType dtype) : co
   torch::NoGradGuard no_grad;
   const auto table = [&](const char* name, int64_t rows) {
     auto embedding = register_module(name, torch::nn::Embedding(rows, c.dim));
-    embedding->weight.normal_(0, 0.02);
+    embedding->weight.normal_(0, nn::start_deviation(c.dim));
     return embedding;
   };
   embedding_ = table("embed_tokens", c.vocab_size);
@@ -40,10 +41,7 @@ DecoderLmImpl::DecoderLmImpl(DecoderConfig config, torch::ScalarType dtype) : co
   landmarks_ = make_landmarks(*this, blocks, c.dim);
   reset_landmark();
   norm_ = register_module("norm", nn::Norm(c.block.norm, c.dim, c.norm_eps));
-  if (!c.tie_embeddings) {
-    head_ = register_module("lm_head", torch::nn::Linear(torch::nn::LinearOptions(c.dim, c.vocab_size).bias(false)));
-    head_->weight.normal_(0, 0.02);
-  }
+  if (!c.tie_embeddings) head_ = register_module("lm_head", nn::started_linear(c.dim, c.vocab_size, false));
   to(dtype);
 }
 

@@ -1,6 +1,7 @@
 #include "heed/models/encoder.h"
 
 #include "heed/error.h"
+#include "heed/nn/start.h"
 
 namespace heed {
 
@@ -11,14 +12,11 @@ EncoderImpl::EncoderImpl(EncoderConfig config, torch::ScalarType dtype) : config
   torch::NoGradGuard no_grad;
   const auto table = [&](const char* name, int64_t rows) {
     auto embedding = register_module(name, torch::nn::Embedding(rows, c.dim));
-    embedding->weight.normal_(0, 0.02);
+    embedding->weight.normal_(0, nn::start_deviation(c.dim));
     return embedding;
   };
   const auto linear = [&](const char* name, int64_t out) {
-    auto module = register_module(name, torch::nn::Linear(c.dim, out));
-    module->weight.normal_(0, 0.02);
-    module->bias.zero_();
-    return module;
+    return register_module(name, nn::started_linear(c.dim, out));
   };
   tokens_ = table("embed_tokens", c.vocab_size);
   positions_ = table("embed_positions", c.position_rows);

@@ -5,6 +5,7 @@
 #include "heed/nn/generator.h"
 #include "heed/nn/grid.h"
 #include "heed/nn/positions.h"
+#include "heed/nn/start.h"
 
 namespace heed {
 
@@ -40,7 +41,7 @@ LaMambaDenoiserImpl::LaMambaDenoiserImpl(LaMambaDenoiserConfig config) : config_
   time_in_ = linear("time_in", kTimeChannels, c.dim);
   time_out_ = linear("time_out", c.dim, c.dim);
   class_embedding_ = register_module("class_embedding", torch::nn::Embedding(c.classes + 1, c.dim));
-  class_embedding_->weight.normal_(0, 0.02);
+  class_embedding_->weight.normal_(0, nn::start_deviation(c.dim));
   body_ = register_module("body", UNet(Grid{{c.height, c.width}}, c.dim, c.scales));
   for (int64_t s = 1; s < c.scales; ++s) {
     widen_.push_back(register_module("widen_" + std::to_string(s),

@@ -3,6 +3,7 @@
 #include "heed/error.h"
 #include "heed/mixers/landmark_reader.h"
 #include "heed/nn/landmark_tokens.h"
+#include "heed/nn/start.h"
 
 namespace heed {
 
@@ -19,7 +20,7 @@ Tensor landmarks_behind(int64_t seen, int64_t tokens, int64_t block) {
 
 LandmarksImpl::LandmarksImpl(int64_t block, int64_t dim) : block_(block) {
   require(block >= 2, "landmarks: block = {}: 2 or more is accepted", block);
-  embedding = register_parameter("embedding", torch::randn({dim}) * 0.02);
+  embedding = register_parameter("embedding", nn::started_rows({dim}));
 }
 
 MixerInput LandmarksImpl::inserted(MixerInput input, int64_t seen) const {

@@ -14,12 +14,8 @@ MixerStackImpl::MixerStackImpl(const std::string& mixer, nlohmann::json config, 
     const auto number = std::to_string(i);
     norms_.push_back(register_module("norm_" + number, nn::Norm(formats::NormKind::rms, dim, 1e-5)));
     mixers_.push_back(register_module("mixer_" + number, make_mixer(mixer, config)));
-    for (auto& entry : mixers_.back()->named_parameters()) {
-      if (!entry.key().ends_with("proj.weight")) continue;
-      const double inputs = static_cast<double>(entry.value().size(1));
-      const bool joins = entry.key() == "o_proj.weight";
-      entry.value().normal_(0, 1 / std::sqrt(inputs * (joins ? static_cast<double>(layers) : 1.0)));
-    }
+    for (auto& entry : mixers_.back()->named_parameters())
+      if (entry.key() == "o_proj.weight") entry.value().mul_(1 / std::sqrt(static_cast<double>(layers)));
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include "heed/error.h"
 #include "heed/nn/grid.h"
+#include "heed/nn/start.h"
 
 namespace heed {
 
@@ -12,14 +13,6 @@ using torch::Tensor;
 namespace {
 
 constexpr int64_t kStages = OverlockConfig::kStages - 1;  // without the overview
-
-torch::nn::Linear linear(int64_t in, int64_t out) {
-  torch::nn::Linear module(in, out);
-  torch::NoGradGuard no_grad;
-  module->weight.normal_(0, 0.02);
-  module->bias.zero_();
-  return module;
-}
 
 }  // namespace
 
@@ -47,8 +40,9 @@ OverlockImpl::OverlockImpl(const VisionSpec& spec, const PyramidConfig& stages, 
   overview_ = make_blocks(*owner, overview, false, torch::kFloat32);
   overview_reducers_ = make_reducers(*owner, spec.reducer, overview);
   overview_norm_ = owner->register_module("norm", nn::Norm(overview.block.norm, overview.dim, overview.norm_eps));
-  if (!spec.dense) overview_classifier_ = owner->register_module("classifier", linear(overview.dim, spec.labels));
-  to_context_ = owner->register_module("to_context", linear(overview.dim, context));
+  if (!spec.dense)
+    overview_classifier_ = owner->register_module("classifier", nn::started_linear(overview.dim, spec.labels));
+  to_context_ = owner->register_module("to_context", nn::started_linear(overview.dim, context));
 
   auto focus = overview;
   focus.grid = stages.grid(kStages - 1).sizes;
@@ -58,7 +52,7 @@ OverlockImpl::OverlockImpl(const VisionSpec& spec, const PyramidConfig& stages, 
   auto second = register_module("focus", std::make_shared<torch::nn::Module>("focus"));
   focus_ = make_blocks(*second, focus, false, torch::kFloat32);
   norm_ = second->register_module("norm", nn::Norm(focus.block.norm, focus.dim, focus.norm_eps));
-  from_focus_ = second->register_module("read", linear(focus.dim, dim));
+  from_focus_ = second->register_module("read", nn::started_linear(focus.dim, dim));
   mix_ = register_parameter("context_mix", torch::ones({config.depth, 2}));
 }
 

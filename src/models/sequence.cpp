@@ -1,6 +1,7 @@
 #include "heed/models/sequence.h"
 
 #include "heed/error.h"
+#include "heed/nn/start.h"
 
 namespace heed {
 
@@ -28,9 +29,7 @@ SequenceModelImpl::SequenceModelImpl(SequenceConfig config) : config_(std::move(
     landmarks_ = make_landmarks(*this, blocks_, c.dim);
     norm_ = register_module("norm", nn::Norm(c.block.norm, c.dim, c.norm_eps));
   }
-  head_ = register_module("head", torch::nn::Linear(c.dim, c.outputs));
-  head_->weight.normal_(0, 0.02);
-  head_->bias.zero_();
+  head_ = register_module("head", nn::started_linear(c.dim, c.outputs));
 }
 
 Tensor SequenceModelImpl::forward(const Tensor& inputs, const std::optional<Tensor>& key_padding, DecoderState* state,

@@ -8,6 +8,7 @@
 #include "heed/mixers/taps.h"
 #include "heed/nn/gelu.h"
 #include "heed/nn/positions.h"
+#include "heed/nn/start.h"
 
 namespace heed {
 
@@ -73,7 +74,7 @@ TimestepExpertsImpl::TimestepExpertsImpl(TimestepExpertsConfig config) : config_
     group.time = owner->register_module("time", torch::nn::Linear(c.dim, c.dim));
     group.out = owner->register_module("out", torch::nn::Linear(c.dim, c.channels));
     if (c.classes) group.label = owner->register_module("label", torch::nn::Embedding(c.classes, c.dim));
-    group.positions = owner->register_parameter("positions", torch::randn({1, c.tokens, c.dim}) * 0.02);
+    group.positions = owner->register_parameter("positions", nn::started_rows({1, c.tokens, c.dim}));
     group.norm = owner->register_module("norm", nn::Norm(formats::NormKind::layer, c.dim, kEps));
     for (int64_t l = 0; l < c.layers / c.groups; ++l) {
       const auto number = "layer_" + std::to_string(l);

@@ -165,12 +165,13 @@ std::vector<TransformerBlock> make_blocks(torch::nn::Module& owner, const Transf
   std::vector<TransformerBlock> blocks;
   std::map<std::string, TokenMixer*> first_of;  // layers that have parameters in common, by mixer
   torch::NoGradGuard no_grad;
-  const double residual = 0.02 / std::sqrt(2.0 * double(config.layers.size()));
+  // What is added twice a layer starts smaller, so that the residual stream keeps its size over the depth.
+  const double residual = 1 / std::sqrt(2.0 * double(config.layers.size()));
   for (size_t i = 0; i < config.layers.size(); ++i) {
     auto block = owner.register_module("layers_" + std::to_string(i), TransformerBlock(config, i, causal));
-    if (block->mlp) block->mlp->output_weight().normal_(0, residual);
+    if (block->mlp) block->mlp->output_weight().mul_(residual);
     for (auto& parameter : block->mixer->named_parameters())
-      if (parameter.key() == "o_proj.weight") parameter.value().normal_(0, residual);
+      if (parameter.key() == "o_proj.weight") parameter.value().mul_(residual);
     if (auto* shares = dynamic_cast<SharedParameters*>(block->mixer.get())) {
       const auto [first, alone] = first_of.try_emplace(config.layers[i].mixer, block->mixer.get());
       if (!alone) shares->take_from(*first->second);

@@ -4,6 +4,7 @@
 #include "heed/mixers/attention_share.h"
 #include "heed/nn/grid.h"
 #include "heed/nn/patches.h"
+#include "heed/nn/start.h"
 
 namespace heed {
 
@@ -28,9 +29,9 @@ TntImpl::TntImpl(TntConfig config, bool dense) : config_(std::move(config)), den
   const auto options = torch::nn::Conv2dOptions(c.channels, c.inner.dim, c.word_kernel);
   word_embedding_ = register_module(
       "word_embedding", torch::nn::Conv2d(torch::nn::Conv2dOptions(options).stride(c.word).padding(c.word_kernel / 2)));
-  word_positions_ = register_parameter("word_positions", torch::randn({1, words, c.inner.dim}) * 0.02);
-  if (c.class_token) class_token_ = register_parameter("class_token", torch::randn({1, 1, c.dim}) * 0.02);
-  positions_ = register_parameter("positions", torch::randn({1, tokens, c.dim}) * 0.02);
+  word_positions_ = register_parameter("word_positions", nn::started_rows({1, words, c.inner.dim}));
+  if (c.class_token) class_token_ = register_parameter("class_token", nn::started_rows({1, 1, c.dim}));
+  positions_ = register_parameter("positions", nn::started_rows({1, tokens, c.dim}));
   first_ = make_fold("first_fold", true);
   auto owner = register_module("inner", std::make_shared<torch::nn::Module>("inner"));
   inner_ = make_blocks(*owner, c.inner, false, torch::kFloat32);
@@ -39,9 +40,7 @@ TntImpl::TntImpl(TntConfig config, bool dense) : config_(std::move(config)), den
   for (size_t l = 0; l < blocks_.size(); ++l) folds_.push_back(make_fold("fold_" + std::to_string(l), false));
   norm_ = register_module("norm", nn::Norm(c.block.norm, c.dim, c.norm_eps));
   if (c.labels == 0) return;
-  classifier_ = register_module("classifier", torch::nn::Linear(c.dim, c.labels));
-  classifier_->weight.normal_(0, 0.02);
-  classifier_->bias.zero_();
+  classifier_ = register_module("classifier", nn::started_linear(c.dim, c.labels));
 }
 
 TntImpl::Fold TntImpl::make_fold(const std::string& name, bool bias) {
@@ -50,9 +49,7 @@ TntImpl::Fold TntImpl::make_fold(const std::string& name, bool bias) {
   Fold fold;
   const int64_t inputs = word_positions_.size(1) * c.inner.dim;
   fold.word_norm = owner->register_module("word_norm", nn::Norm(c.block.norm, c.inner.dim, c.norm_eps));
-  fold.map = owner->register_module("map", torch::nn::Linear(torch::nn::LinearOptions(inputs, c.dim).bias(bias)));
-  fold.map->weight.normal_(0, 0.02);
-  if (bias) fold.map->bias.zero_();
+  fold.map = owner->register_module("map", nn::started_linear(inputs, c.dim, bias));
   fold.norm = owner->register_module("norm", nn::Norm(c.block.norm, c.dim, c.norm_eps));
   return fold;
 }

@@ -1,6 +1,7 @@
 #include "heed/models/vision.h"
 
 #include "heed/error.h"
+#include "heed/nn/start.h"
 
 namespace heed {
 
@@ -17,16 +18,13 @@ VisionTransformerImpl::VisionTransformerImpl(VisionConfig config, torch::ScalarT
   const auto options = torch::nn::Conv2dOptions(c.channels, c.dim, {c.patch_height, c.patch_width});
   patches_ = register_module(
       "patch_embedding", torch::nn::Conv2d(torch::nn::Conv2dOptions(options).stride({c.patch_height, c.patch_width})));
-  if (c.class_token) class_token_ = register_parameter("class_token", torch::randn({1, 1, c.dim}) * 0.02);
+  if (c.class_token) class_token_ = register_parameter("class_token", nn::started_rows({1, 1, c.dim}));
   if (c.patch_positions)
-    positions_ = register_parameter("positions", torch::randn({1, c.patches() + int64_t(c.class_token), c.dim}) * 0.02);
+    positions_ = register_parameter("positions", nn::started_rows({1, c.patches() + int64_t(c.class_token), c.dim}));
   blocks = make_blocks(*this, c, false, dtype);
   norm_ = register_module("norm", nn::Norm(c.block.norm, c.dim, c.norm_eps));
   const auto linear = [&](const char* name, int64_t out) {
-    auto module = register_module(name, torch::nn::Linear(c.dim, out));
-    module->weight.normal_(0, 0.02);
-    module->bias.zero_();
-    return module;
+    return register_module(name, nn::started_linear(c.dim, out));
   };
   if (c.pooler) pooler_ = linear("pooler", c.dim);
   if (c.labels) classifier_ = linear("classifier", c.labels);

@@ -9,6 +9,7 @@
 #include "heed/models/bare_block.h"
 #include "heed/nn/config.h"
 #include "heed/nn/grid.h"
+#include "heed/nn/start.h"
 
 namespace heed {
 
@@ -130,12 +131,6 @@ VisionPyramidImpl::VisionPyramidImpl(PyramidConfig config) : config_(std::move(c
   require(c.patch > 0 && c.image_height % c.patch == 0 && c.image_width % c.patch == 0,
           "an image of {} x {} does not divide into patches of {}", c.image_height, c.image_width, c.patch);
   torch::NoGradGuard no_grad;
-  const auto linear = [](int64_t in, int64_t out) {
-    torch::nn::Linear module(in, out);
-    module->weight.normal_(0, 0.02);
-    module->bias.zero_();
-    return module;
-  };
   const int64_t first = c.stages[0].dim;
   for (size_t s = 0; s < c.stages.size(); ++s) {
     auto& plan = c.stages[s];
@@ -150,7 +145,7 @@ VisionPyramidImpl::VisionPyramidImpl(PyramidConfig config) : config_(std::move(c
       auto before = c.stages[s - 1];
       before.layers = {*downsampling};
       stage.downsampling = owner->register_module("downsampling", make_layer_mixer(before, 0, false));
-      stage.widening = owner->register_module("widening", linear(before.dim, plan.dim));
+      stage.widening = owner->register_module("widening", nn::started_linear(before.dim, plan.dim));
     } else {
       // Cells of the first stage are patches; later ones see a cell's neighbours and keep the border of odd grids.
       auto options = s == 0 ? torch::nn::Conv2dOptions(c.channels, plan.dim, c.patch).stride(c.patch)
@@ -160,10 +155,11 @@ VisionPyramidImpl::VisionPyramidImpl(PyramidConfig config) : config_(std::move(c
     stage.blocks = make_blocks(*owner, plan, false, torch::kFloat32);
     stage.reducers = make_reducers(*owner, c.reducer, plan);
     stage.norm = owner->register_module("norm", nn::Norm(plan.block.norm, plan.dim, plan.norm_eps));
-    if (c.dense) stage.lateral = owner->register_module("lateral", linear(plan.dim, first));
+    if (c.dense) stage.lateral = owner->register_module("lateral", nn::started_linear(plan.dim, first));
   }
-  positions_ = register_parameter("positions", torch::randn({1, c.stages[0].max_length, first}) * 0.02);
-  if (c.labels) classifier_ = register_module("classifier", linear(c.dense ? first : c.stages.back().dim, c.labels));
+  positions_ = register_parameter("positions", nn::started_rows({1, c.stages[0].max_length, first}));
+  if (c.labels)
+    classifier_ = register_module("classifier", nn::started_linear(c.dense ? first : c.stages.back().dim, c.labels));
 }
 
 Tensor VisionPyramidImpl::enter(size_t s, const Tensor& image, const MixerInput& call) {

@@ -2,6 +2,7 @@
 
 #include "heed/mixers/attention_share.h"
 #include "heed/nn/grid.h"
+#include "heed/nn/start.h"
 
 namespace heed {
 
@@ -12,7 +13,7 @@ VisionUnetImpl::VisionUnetImpl(const VisionSpec& spec, int64_t scales) : spec_(s
   const auto& base = spec.base;
   const auto patches = torch::nn::Conv2dOptions(spec.channels, base.dim, spec.patch).stride(spec.patch);
   embedding_ = register_module("embedding", torch::nn::Conv2d(patches));
-  positions_ = register_parameter("positions", torch::randn({1, spec.rows() * spec.columns(), base.dim}) * 0.02);
+  positions_ = register_parameter("positions", nn::started_rows({1, spec.rows() * spec.columns(), base.dim}));
   body_ = register_module("body", UNet(Grid{{spec.rows(), spec.columns()}}, base.dim, scales));
   for (size_t stop = 0; stop < body_->stops(); ++stop) {
     auto own = base;

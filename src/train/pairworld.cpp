@@ -1,7 +1,6 @@
 #include "heed/train/pairworld.h"
 
 #include <algorithm>
-#include <cmath>
 #include <numbers>
 
 #include "heed/error.h"
@@ -61,12 +60,7 @@ VisionText pair_world_model(uint64_t seed) {
   text.vocab_size = PairWorld::kVocabulary;
   text.max_length = 64;
   text.positions.kind = "rope";
-  VisionText model(vision, text);
-  // Models of this width learn nothing from weights as small as a language model's.
-  torch::NoGradGuard no_grad;
-  for (auto& p : model->named_parameters())
-    if (p.value().dim() == 2) p.value().normal_(0, 1 / std::sqrt(double(p.value().size(1))));
-  return model;
+  return VisionText(vision, text);
 }
 
 Tensor plant_sink(const Tensor& image, const Tensor& kept, const Tensor& empty, double sink) {

@@ -36,7 +36,7 @@ TEST_P(VisionTask, IsLearned) {
       training.steps = 300;
     }
     auto model = make_task_model(*task, options);
-    training.warmup = 10, training.learning_rate = 5e-3;
+    training.warmup = 10, training.learning_rate = 3e-3;
     const auto run = run_task(*model, *task, training, 64);
     const double share = (run.score.score - task->chance()) / (1 - task->chance());
     EXPECT_GT(share, 1.0 / 3) << name << " score " << run.score.score << " where chance is " << task->chance();

@@ -6,6 +6,7 @@
 #include "heed/nn/keys.h"
 #include "heed/nn/recompute.h"
 #include "heed/nn/relative_scores.h"
+#include "heed/nn/start.h"
 #include "mixers/sparse/sparse_mixer.h"
 
 namespace heed {
@@ -22,10 +23,7 @@ class TransformerXl final : public sparse::SparseMixer, public SharedParameters 
     require(c.positions.kind == "none", "transformer_xl: positions {}: none is accepted, it has its own",
             c.positions.kind);
     require(c.softcap == 0, "transformer_xl: softcap = {}: 0 is accepted", c.softcap);
-    torch::NoGradGuard no_grad;
-    r_proj_ =
-        register_module("r_proj", torch::nn::Linear(torch::nn::LinearOptions(c.dim, c.heads * c.head_dim).bias(false)));
-    r_proj_->weight.normal_(0, 0.02);
+    r_proj_ = register_module("r_proj", nn::started_linear(c.dim, c.heads * c.head_dim, false));
     content_ = register_parameter("content_bias", torch::zeros({c.heads, 1, c.head_dim}));
     distance_ = register_parameter("distance_bias", torch::zeros({c.heads, 1, c.head_dim}));
   }

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "heed/error.h"
+#include "heed/nn/start.h"
 #include "heed/ops/softmax_scan.h"
 #include "mixers/linear/heads_config.h"
 #include "mixers/rows.h"
@@ -15,7 +16,7 @@ using torch::Tensor;
 class Aaren final : public RecurrentMixer {
  public:
   explicit Aaren(const HeadsConfig& c) : RecurrentMixer("aaren", c.dim, true), config_(c) {
-    query_ = register_parameter("query", torch::randn({c.dim}) * 0.02);
+    query_ = register_parameter("query", nn::started_rows({c.dim}));
     q_proj_ = project("q_proj", c.dim, c.keys());
     k_proj_ = project("k_proj", c.dim, c.keys());
     v_proj_ = project("v_proj", c.dim, c.values());

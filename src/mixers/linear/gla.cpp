@@ -27,10 +27,6 @@ class Gla final : public linear::LinearAttention {
     }
     swish_proj_ = project("gate_proj", config.dim, config.values());
     norm_ = register_module("norm", nn::Norm(formats::NormKind::rms, config.head_dim, 1e-5));
-    torch::NoGradGuard no_grad;
-    for (auto& child : children())
-      if (auto* linear = child->as<torch::nn::LinearImpl>())
-        torch::nn::init::xavier_uniform_(linear->weight, std::exp2(-2.5));
   }
 
  protected:

@@ -4,6 +4,7 @@
 
 #include "heed/error.h"
 #include "heed/nn/gelu.h"
+#include "heed/nn/start.h"
 #include "heed/ops/linear_chunk.h"
 
 namespace heed::linear {
@@ -151,10 +152,7 @@ Tensor memory_chunk(MemoryWeights& memory, const Tensor& q, const Tensor& k, con
 
 NeuralMemoryImpl::NeuralMemoryImpl(const NeuralMemoryConfig& config) : config_(config) {
   const auto project = [&](const char* name, int64_t out, bool bias) {
-    auto linear = register_module(name, torch::nn::Linear(torch::nn::LinearOptions(config.dim, out).bias(bias)));
-    torch::NoGradGuard no_grad;
-    linear->weight.normal_(0, 0.02);
-    return linear;
+    return register_module(name, nn::started_linear(config.dim, out, bias));
   };
   q_proj_ = project("q_proj", config.dim, false);
   k_proj_ = project("k_proj", config.dim, false);

@@ -2,6 +2,7 @@
 #include "heed/attention.h"
 #include "heed/error.h"
 #include "heed/nn/norm.h"
+#include "heed/nn/start.h"
 #include "mixers/linear/neural_memory.h"
 #include "mixers/rows.h"
 
@@ -33,7 +34,7 @@ class Titans final : public RecurrentMixer {
       norm_ = register_module("norm", nn::Norm(formats::NormKind::rms, dim, 1e-5));
     }
     if (config_.persistent > 0)
-      persistent_ = register_parameter("persistent", torch::randn({config_.persistent, dim}) * 0.02);
+      persistent_ = register_parameter("persistent", nn::started_rows({config_.persistent, dim}));
     o_proj_ = project("o_proj", dim, dim);
   }
 

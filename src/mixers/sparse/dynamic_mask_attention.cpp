@@ -5,6 +5,7 @@
 #include "heed/nn/keys.h"
 #include "heed/nn/row_attention.h"
 #include "heed/nn/running_top.h"
+#include "heed/nn/start.h"
 #include "mixers/sparse/panels.h"
 #include "mixers/sparse/sparse_mixer.h"
 
@@ -22,10 +23,7 @@ class DynamicMaskAttention final : public sparse::SparseMixer {
  public:
   DynamicMaskAttention(const AttentionConfig& c, DynamicMaskConfig own)
       : SparseMixer("dynamic_mask_attention", c), own_(own) {
-    torch::NoGradGuard no_grad;
-    importance_ = register_module(
-        "importance", torch::nn::Linear(torch::nn::LinearOptions(c.kv_heads * c.head_dim, c.kv_heads).bias(false)));
-    importance_->weight.normal_(0, 0.02);
+    importance_ = register_module("importance", nn::started_linear(c.kv_heads * c.head_dim, c.kv_heads, false));
     amplitude_ = register_parameter("amplitude", torch::randn({c.kv_heads}) * 0.02);
   }
 

@@ -7,6 +7,7 @@
 #include "heed/mixers/attention_cache.h"
 #include "heed/nn/jump_plan.h"
 #include "heed/nn/partial.h"
+#include "heed/nn/start.h"
 #include "heed/ops/key_search.h"
 #include "heed/ops/span_attention.h"
 #include "mixers/rows.h"
@@ -32,11 +33,7 @@ class SuperlinearAttention final : public AttentionMixer {
             "superlinear_attention: positions {}, softcap {}, dropout {}: rotations or positions of the input, and 0, "
             "are accepted",
             kind, c.softcap, c.dropout);
-    q_search_proj_ = register_module(
-        "q_search_proj", torch::nn::Linear(torch::nn::LinearOptions(c.dim, c.heads * c.head_dim).bias(c.qkv_bias)));
-    torch::NoGradGuard no_grad;
-    q_search_proj_->weight.normal_(0, 0.02);
-    if (c.qkv_bias) q_search_proj_->bias.zero_();
+    q_search_proj_ = register_module("q_search_proj", nn::started_linear(c.dim, c.heads * c.head_dim, c.qkv_bias));
   }
 
   Tensor forward(const MixerInput& in, MixerState* state) override {
