@@ -16,7 +16,7 @@ Lesson digits_lesson(int64_t patch, int64_t steps) {
   lesson.task = "digits";
   lesson.parameters = {{"patch", patch}};
   lesson.model.layers = 2, lesson.model.dim = 32, lesson.model.heads = 2, lesson.model.hidden = 64;
-  lesson.training.steps = steps, lesson.training.batch = 32, lesson.training.learning_rate = 5e-3;
+  lesson.training.steps = steps, lesson.training.batch = 32, lesson.training.learning_rate = 3e-3;
   lesson.samples = 360;
   return lesson;
 }

@@ -95,7 +95,7 @@ double divergence(train::TaskModel& teacher, train::TaskModel& student, const ta
 
 Experiment estimated_map() {
   const auto run = [](const Report& report) {
-    constexpr int64_t kFirst = 400, kAfter = 300;
+    constexpr int64_t kFirst = 300, kAfter = 200;
     constexpr uint64_t kSeeds = 3;
     const auto task = tasks::make_task("byte_lm", {{"context", 128}});
     train::TaskModelOptions options;

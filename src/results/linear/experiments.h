@@ -24,6 +24,7 @@ Experiment overwritten_keys();
 Experiment recall_and_state();
 Experiment recall_of_large_states();
 Experiment lookups();
+Experiment far_copies();
 Experiment neural_memory();
 Experiment memory_and_attention();
 // language.cpp: the next byte of a real text
@@ -42,7 +43,6 @@ Experiment resets();
 Experiment induction();
 Experiment state_spaces();
 Experiment far_memory();
-Experiment far_copies();
 Experiment nested_lists();
 // digits.cpp: images
 Experiment digits();

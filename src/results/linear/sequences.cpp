@@ -35,8 +35,8 @@ torch::Tensor active_tokens(const LayerCall& call) {
 
 Experiment selection() {
   const auto run = [](const Report& report) {
-    auto lesson = sequence_lesson("selective_copy", {{"length", 16}, {"marked", 4}, {"symbols", 8}}, 2000);
-    lesson.training.learning_rate = 1e-3;
+    auto lesson = sequence_lesson("selective_copy", {{"length", 16}, {"marked", 4}, {"symbols", 8}}, 1000);
+    lesson.training.learning_rate = 2e-3;
     lesson.beyond = {{"32 places", {{"length", 32}}}, {"64 places", {{"length", 64}}}};
     const Contest contest(lesson, {plain("mamba"), plain("s4d"), plain("mamba2"), plain("seqboat")}, report);
     return finding_of(contest, {contest.better("mamba", "s4d"), contest.better("mamba", "s4d", 1),
@@ -54,8 +54,8 @@ Experiment selection() {
 Experiment router() {
   const auto run = [](const Report& report) {
     constexpr int64_t kLength = 16, kSamples = 128;
-    auto lesson = sequence_lesson("selective_copy", {{"length", kLength}, {"marked", 4}, {"symbols", 8}}, 2000);
-    lesson.training.learning_rate = 1e-3, lesson.seeds = 2;
+    auto lesson = sequence_lesson("selective_copy", {{"length", kLength}, {"marked", 4}, {"symbols", 8}}, 1000);
+    lesson.training.learning_rate = 2e-3, lesson.seeds = 2;
     struct Choice {
       Figure precision, recall, both, share;
     };
@@ -138,7 +138,7 @@ Experiment resets() {
 
 Experiment induction() {
   const auto run = [](const Report& report) {
-    auto lesson = sequence_lesson("induction", {{"length", 24}, {"symbols", 8}}, 1000);
+    auto lesson = sequence_lesson("induction", {{"length", 24}, {"symbols", 8}}, 500);
     lesson.training.batch = 64;
     lesson.beyond = {{"48 bytes", {{"length", 48}}}, {"192 bytes", {{"length", 192}}}};
     const Contest contest(lesson, {plain("mamba"), plain("s4d"), plain("dense")}, report);
@@ -202,25 +202,6 @@ Experiment far_memory() {
           {"s4", "s4d"},
           "state spaces keep what they saw hundreds of tokens ago; an LSTM does not learn to in the same steps (arXiv "
           "2111.00396).",
-          run};
-}
-
-Experiment far_copies() {
-  const auto run = [](const Report& report) {
-    auto lesson = sequence_lesson("mqar", {{"vocabulary", 128}, {"length", 64}, {"pairs", 4}, {"power", 1.0}}, 600);
-    lesson.model.heads = 2, lesson.seeds = 2;
-    const Contest contest(lesson,
-                          {variant("combiner, spans of 8", "combiner", {{"span", 8}}),
-                           variant("blocks of 8", "diag_attention", {{"block", 8}}), plain("dense")},
-                          report);
-    return finding_of(contest, {contest.better("combiner, spans of 8", "blocks of 8"),
-                                contest.as_good("combiner, spans of 8", "dense", 0.05)});
-  };
-  return {"far_copies",
-          "Recall across spans",
-          {"combiner"},
-          "a token that sees its span directly and others through their sums attends to everything; one that sees "
-          "its span alone does not (arXiv 2107.05768).",
           run};
 }
 
