@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "heed/nn/start.h"
+
 namespace heed {
 
 using torch::Tensor;
@@ -9,13 +11,11 @@ using torch::Tensor;
 MixerStackImpl::MixerStackImpl(const std::string& mixer, nlohmann::json config, int64_t dim, int64_t layers) {
   if (config.is_null()) config = nlohmann::json::object();
   config["dim"] = dim;
-  torch::NoGradGuard no_grad;
   for (int64_t i = 0; i < layers; ++i) {
     const auto number = std::to_string(i);
     norms_.push_back(register_module("norm_" + number, nn::Norm(formats::NormKind::rms, dim, 1e-5)));
     mixers_.push_back(register_module("mixer_" + number, make_mixer(mixer, config)));
-    for (auto& entry : mixers_.back()->named_parameters())
-      if (entry.key() == "o_proj.weight") entry.value().mul_(1 / std::sqrt(static_cast<double>(layers)));
+    nn::scale_outputs(*mixers_.back(), 1 / std::sqrt(static_cast<double>(layers)));
   }
 }
 

@@ -9,6 +9,7 @@
 #include "heed/mixers/taps.h"
 #include "heed/models/bare_block.h"
 #include "heed/models/reversible.h"
+#include "heed/nn/start.h"
 #include "heed/registry.h"
 #include "models/mixer_parameters.h"
 
@@ -170,8 +171,7 @@ std::vector<TransformerBlock> make_blocks(torch::nn::Module& owner, const Transf
   for (size_t i = 0; i < config.layers.size(); ++i) {
     auto block = owner.register_module("layers_" + std::to_string(i), TransformerBlock(config, i, causal));
     if (block->mlp) block->mlp->output_weight().mul_(residual);
-    for (auto& parameter : block->mixer->named_parameters())
-      if (parameter.key() == "o_proj.weight") parameter.value().mul_(residual);
+    nn::scale_outputs(*block->mixer, residual);
     if (auto* shares = dynamic_cast<SharedParameters*>(block->mixer.get())) {
       const auto [first, alone] = first_of.try_emplace(config.layers[i].mixer, block->mixer.get());
       if (!alone) shares->take_from(*first->second);

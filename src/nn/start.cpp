@@ -16,4 +16,10 @@ torch::nn::Linear started_linear(int64_t in, int64_t out, bool bias) {
 
 torch::Tensor started_rows(at::IntArrayRef sizes) { return torch::randn(sizes) * start_deviation(sizes.back()); }
 
+void scale_outputs(const torch::nn::Module& mixer, double factor) {
+  torch::NoGradGuard no_grad;
+  for (auto& parameter : mixer.named_parameters())
+    if (parameter.key().ends_with("o_proj.weight")) parameter.value().mul_(factor);
+}
+
 }  // namespace heed::nn

@@ -42,7 +42,6 @@ RegistryRow row(const char* name, const char* family, const char* paper, int yea
   row.family = family;
   row.paper = paper;
   row.year = year;
-  row.patterns.causal_self = true;
   row.parameters = std::move(parameters);
   return row;
 }

@@ -16,7 +16,6 @@ RegistryRow row(const char* name, const char* paper) {
   row.family = "kv_cache_and_long_context";
   row.paper = paper;
   row.year = 2024;
-  row.patterns.causal_self = true;
   row.training_free = true;
   return row;
 }

@@ -99,7 +99,7 @@ TEST(StyleGenerator, TheFirstResolutionIsWhatTheFormulaSays) {
         for (int64_t j = 0; j < 16; ++j) bias[i][j] = table[0][(i / 4 - j / 4 + 3) * 7 + i % 4 - j % 4 + 3];
       halves.push_back(torch::matmul(torch::softmax(torch::matmul(of(0), of(1).transpose(1, 2)) / 2 + bias, 2), of(2)));
     }
-    x = x + linear(block + "attention.out", torch::cat(halves, 2));
+    x = x + linear(block + "attention.o_proj", torch::cat(halves, 2));
     x = x + linear(block + "down", torch::gelu(linear(block + "up", norm(block + "mlp_norm", x))));
   }
   const auto expected = linear("resolution_0.colours", x).transpose(1, 2).view({2, 2, 4, 4});

@@ -15,4 +15,7 @@ torch::nn::Linear started_linear(int64_t in, int64_t out, bool bias = true);
 /// Normal numbers [..., dim] with `start_deviation(dim)`: rows of embeddings, positions, queries that are learned.
 torch::Tensor started_rows(at::IntArrayRef sizes);
 
+/// Multiplies the weights of a mixer's projections to the residual stream, which are named o_proj, by `factor`.
+void scale_outputs(const torch::nn::Module& mixer, double factor);
+
 }  // namespace heed::nn

@@ -1,6 +1,7 @@
 // Half of the heads attend inside windows, the other half inside windows that begin half a window further; or all heads
 // of a layer in the one sort, all of the next in the other.
 #include "heed/error.h"
+#include "heed/nn/start.h"
 #include "mixers/rows.h"
 #include "mixers/vision/image_mixer.h"
 
@@ -17,8 +18,8 @@ class DoubleWindowAttention final : public vision::ImageMixer {
       : ImageMixer("double_window_attention", heads.dim), size_(size), alternate_(alternate) {
     require(heads.heads % 2 == 0, "double_window_attention: heads = {}; an even number is accepted", heads.heads);
     const auto half = heads.heads / 2;
-    qkv_ = register_module("qkv", torch::nn::Linear(heads.dim, 3 * heads.dim));
-    out_ = register_module("out", torch::nn::Linear(heads.dim, heads.dim));
+    qkv_ = register_module("qkv", nn::started_linear(heads.dim, 3 * heads.dim));
+    out_ = register_module("o_proj", nn::started_linear(heads.dim, heads.dim));
     for (auto* core : {&still_, &shifted_}) *core = vision::WindowCore(half, size, size);
     register_module("still", still_);
     register_module("shifted", shifted_);

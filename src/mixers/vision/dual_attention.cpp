@@ -1,5 +1,6 @@
 // Attention between the cells of windows, then between channels: each channel weighs all cells.
 #include "heed/error.h"
+#include "heed/nn/start.h"
 #include "mixers/rows.h"
 #include "mixers/vision/image_mixer.h"
 
@@ -14,8 +15,8 @@ using vision::Image;
 class ChannelAttentionImpl : public torch::nn::Module {
  public:
   explicit ChannelAttentionImpl(vision::WindowHeads heads) : groups_(heads.heads) {
-    qkv_ = register_module("qkv", torch::nn::Linear(heads.dim, 3 * heads.dim));
-    out_ = register_module("out", torch::nn::Linear(heads.dim, heads.dim));
+    qkv_ = register_module("qkv", nn::started_linear(heads.dim, 3 * heads.dim));
+    out_ = register_module("o_proj", nn::started_linear(heads.dim, heads.dim));
   }
 
   Tensor forward(const Image& image) {

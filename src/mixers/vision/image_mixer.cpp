@@ -2,6 +2,7 @@
 
 #include "heed/attention.h"
 #include "heed/error.h"
+#include "heed/nn/start.h"
 
 namespace heed::vision {
 
@@ -74,8 +75,8 @@ Tensor WindowCoreImpl::forward(const nn::Windows& windows, const Image& image, c
 }
 
 WindowAttentionImpl::WindowAttentionImpl(WindowHeads heads, int64_t rows, int64_t columns, bool offset_bias) {
-  qkv_ = register_module("qkv", torch::nn::Linear(heads.dim, 3 * heads.dim));
-  out_ = register_module("out", torch::nn::Linear(heads.dim, heads.dim));
+  qkv_ = register_module("qkv", nn::started_linear(heads.dim, 3 * heads.dim));
+  out_ = register_module("o_proj", nn::started_linear(heads.dim, heads.dim));
   core_ = register_module("core", WindowCore(heads.heads, rows, columns, offset_bias));
 }
 

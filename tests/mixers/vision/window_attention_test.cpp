@@ -29,7 +29,7 @@ Tensor dense(torch::nn::Module& mixer, const std::string& prefix, const Tensor& 
   };
   const auto parts = linear("qkv", x).chunk(3, 2);
   const auto out = attention(split_heads(parts[0], heads), split_heads(parts[1], heads), split_heads(parts[2], heads));
-  return linear("out", join_heads(out));
+  return linear("o_proj", join_heads(out));
 }
 
 TEST(MultiAxisAttention, OneWindowIsDense) {
@@ -54,7 +54,7 @@ TEST(MultiAxisAttention, ABiasForEveryOffset) {
   const auto value = parameter(*mixer, "block.qkv.weight").narrow(0, 16, 8);
   const auto expected =
       torch::linear(torch::linear(in.x[0][4], value, parameter(*mixer, "block.qkv.bias").narrow(0, 16, 8)),
-                    parameter(*mixer, "block.out.weight"), parameter(*mixer, "block.out.bias"));
+                    parameter(*mixer, "block.o_proj.weight"), parameter(*mixer, "block.o_proj.bias"));
   EXPECT_LT(relative_error(mixer->forward(in)[0][2], expected), kDouble);
   EXPECT_TRUE(seen[1].item<bool>());
   EXPECT_FALSE(seen[2].item<bool>());
@@ -148,7 +148,7 @@ TEST(MultiAxisAttention, GroupsOfOddGridsAreWhatTheFormulaSays) {
       const auto heads = in_groups(
           qkv[0], qkv[1], qkv[2], 2, width, group,
           [&](int64_t h, int64_t rows, int64_t columns) { return bias(h, rows / down, columns / right); }, hidden);
-      const auto expected = test::linear_of(*mixer, axes + ".out", heads);
+      const auto expected = test::linear_of(*mixer, axes + ".o_proj", heads);
       EXPECT_LT(relative_error(mixer->forward(in)[0] * shown, expected * shown), kDouble) << axes << " " << padded;
     }
   }
@@ -171,7 +171,7 @@ TEST(MultiAxisAttention, TheSecondSeesWhatTheFirstLeft) {
         return grid ? row % 2 * 10 + column % 3 : row / 2 * 10 + column / 2;
       };
       return test::linear_of(
-          *mixer, name + ".out",
+          *mixer, name + ".o_proj",
           in_groups(qkv[0], qkv[1], qkv[2], 2, width, group, [&](int64_t h, int64_t rows, int64_t columns) {
             return grid ? bias(h, rows / 2, columns / 3) : bias(h, rows, columns);
           }));
@@ -243,7 +243,7 @@ TEST(DoubleWindowAttention, ReachesTheCornerAsSoonAsTheBetterOrderOfWindows) {
     after.select(1, 0).add_(1);
     for (int64_t layer = 0;; ++layer) {
       const auto mixer = test::drawn_image_mixer("double_window_attention", {{"dim", 8}, {"heads", 2}, {"size", 4}});
-      if (silenced >= 0) parameter(*mixer, "out.weight").narrow(1, 4 * ((layer + silenced + 1) % 2), 4).zero_();
+      if (silenced >= 0) parameter(*mixer, "o_proj.weight").narrow(1, 4 * ((layer + silenced + 1) % 2), 4).zero_();
       for (auto* x : {&before, &after}) *x = *x + mixer->forward({.x = *x, .grid = in.grid});
       if ((after - before).select(1, side * side - 1).abs().max().item<double>() > 0) return layer + 1;
     }
@@ -305,7 +305,7 @@ TEST(DoubleWindowAttention, HalvesAreWhatTheFormulaSays) {
         halves.push_back(
             in_groups(half(0), half(1), half(2), 2, width, group, table_of(*mixer, name, size, size), hidden));
       }
-      const auto expected = test::linear_of(*mixer, "out", torch::cat(halves, 1));
+      const auto expected = test::linear_of(*mixer, "o_proj", torch::cat(halves, 1));
       EXPECT_LT(relative_error(mixer->forward(in)[0] * shown, expected * shown), kDouble)
           << height << " " << width << " " << padded;
     }
@@ -469,7 +469,7 @@ TEST(DualAttention, BothPartsAreWhatTheFormulasSay) {
   auto qkv = test::linear_of(*mixer, "spatial.qkv", normed("spatial_norm", x)).chunk(3, 1);
   const auto window = [&](int64_t row, int64_t column) { return row / size * 10 + column / size; };
   x = x + test::linear_of(
-              *mixer, "spatial.out",
+              *mixer, "spatial.o_proj",
               in_groups(qkv[0], qkv[1], qkv[2], heads, width, window, [](int64_t, int64_t, int64_t) { return 0.0; }));
   x = x + convolved("channel_conv", x);
   qkv = test::linear_of(*mixer, "channel.qkv", normed("channel_norm", x)).chunk(3, 1);
@@ -479,7 +479,7 @@ TEST(DualAttention, BothPartsAreWhatTheFormulasSay) {
     const auto map = torch::softmax(torch::matmul(of(1).t(), of(2)) / 2, 1);  // c^-1/2 of 4 channels
     groups.push_back(torch::matmul(map, of(0).t()).t());
   }
-  x = x + test::linear_of(*mixer, "channel.out", torch::cat(groups, 1));
+  x = x + test::linear_of(*mixer, "channel.o_proj", torch::cat(groups, 1));
   EXPECT_LT(relative_error(mixer->forward(in)[0], x - in.x[0]), kDouble);
 }
 
@@ -566,7 +566,7 @@ TEST(DualAttention, GroupsOfOneChannelPassTheirQueries) {
   const auto q = torch::linear(normed, parameter(*mixer, "channel.qkv.weight").narrow(0, 0, 4),
                                parameter(*mixer, "channel.qkv.bias").narrow(0, 0, 4));
   const auto expected =
-      torch::linear(q, parameter(*mixer, "channel.out.weight"), parameter(*mixer, "channel.out.bias"));
+      torch::linear(q, parameter(*mixer, "channel.o_proj.weight"), parameter(*mixer, "channel.o_proj.bias"));
   EXPECT_LT(relative_error(mixer->forward(in), expected), kDouble);
 }
 
