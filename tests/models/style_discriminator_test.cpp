@@ -140,7 +140,7 @@ TEST(Adversaries, AGeneratorLearnsFromThem) {
     return (painted().mean(0) - real().mean(0)).square().mean().item<double>();
   };
   const double before = apart();
-  for (int64_t step = 0; step < 150; ++step) {
+  for (int64_t step = 0; step < 250; ++step) {
     const auto images = real();
     judges.zero_grad();
     const auto told = discriminator_loss(discriminator->forward(images), discriminator->forward(painted().detach()));
