@@ -45,7 +45,7 @@ void run(const Options& o) {
   apply(o.common);
   const auto experiments = chosen(o);
   if (o.list) {
-    for (const auto* e : experiments) fmt::print("{:<20} {} ({})\n", e->name, e->title, fmt::join(e->cards, ", "));
+    for (const auto* e : experiments) fmt::print("{:<20} {} ({})\n", e->name, e->title, fmt::join(e->mechanisms, ", "));
     return;
   }
   results::ResultsPage page(o.page);

@@ -71,8 +71,8 @@ std::string tally(const Finding& finding) {
 }
 
 std::string section(const Experiment& experiment, const Entry& entry) {
-  std::string text = fmt::format("## {}\n\n{}. Claim: {}\n\n{}\n\n", experiment.title, names_text(experiment.cards),
-                                 experiment.claim, entry.finding.setup);
+  std::string text = fmt::format("## {}\n\n{}. Claim: {}\n\n{}\n\n", experiment.title,
+                                 names_text(experiment.mechanisms), experiment.claim, entry.finding.setup);
   for (const auto& table : entry.finding.tables) text += table_text(table);
   for (const auto& claim : entry.finding.claims)
     text += fmt::format("- {}: **{}** ({})\n", claim.text, to_string(claim.outcome), claim.figures);
@@ -130,7 +130,7 @@ std::string ResultsPage::markdown() const {
   double seconds = 0;
   for (const auto& experiment : experiments(name_)) {
     const auto found = entries_.find(experiment.name);
-    overview += row_text({experiment.title, names_text(experiment.cards),
+    overview += row_text({experiment.title, names_text(experiment.mechanisms),
                           found == entries_.end() ? "not run" : tally(found->second.finding)});
     if (found == entries_.end()) continue;
     sections += section(experiment, found->second);

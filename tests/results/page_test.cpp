@@ -69,7 +69,7 @@ TEST(ResultsPageTest, NamesOfExperimentsAreOnce) {
     std::set<std::string> names;
     for (const auto& experiment : experiments(page)) {
       EXPECT_TRUE(names.insert(experiment.name).second) << experiment.name;
-      EXPECT_FALSE(experiment.cards.empty()) << experiment.name;
+      EXPECT_FALSE(experiment.mechanisms.empty()) << experiment.name;
     }
   }
 }
@@ -87,7 +87,8 @@ TEST(ResultsPageTest, MechanismsHaveExperiments) {
                                         "coordinate_attention"};
   std::set<std::string> tried;
   for (const auto& page : pages())
-    for (const auto& experiment : experiments(page)) tried.insert(experiment.cards.begin(), experiment.cards.end());
+    for (const auto& experiment : experiments(page))
+      tried.insert(experiment.mechanisms.begin(), experiment.mechanisms.end());
   for (const auto& rows : {mixer_rows(), nn::reducer_rows()})
     for (const auto& row : rows) {
       if (row.family != "sparse_and_vision" && row.family != "linear_and_recurrent") continue;

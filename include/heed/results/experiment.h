@@ -70,10 +70,10 @@ struct Finding {
 using Report = std::function<void(double share, const std::string& next)>;
 
 struct Experiment {
-  std::string name;                ///< of the command line
-  std::string title;               ///< of the page
-  std::vector<std::string> cards;  ///< the mechanisms it is about, by their names in the registry
-  std::string claim;               ///< the paper's, in a sentence
+  std::string name;                     ///< of the command line
+  std::string title;                    ///< of the page
+  std::vector<std::string> mechanisms;  ///< the mechanisms it is about, by their names in the registry
+  std::string claim;                    ///< the paper's, in a sentence
   std::function<Finding(const Report&)> run;
   bool timed = false;  ///< compares times, so nothing runs beside it
 };

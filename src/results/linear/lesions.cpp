@@ -50,7 +50,7 @@ Experiment lesions() {
                         "scans in four directions, convolutions of 3 x 3, or attention in windows of 4 x 4 patches. "
                         "Dice of patches on the test images, all of them together. Pixels that matter: the least share "
                         "of the image that holds {:g} % of the gradient of the middle patch's answer, over {} images. "
-                        "The card asks for a mask of pixels; this is one of patches. Time against the side of an "
+                        "A full trial takes a mask of pixels; this is one of patches. Time against the side of an "
                         "image: see what one cell sees.",
                         100 * kMass, kLooks),
         {contest.table(), figures.table("What is found, and what is looked at")},

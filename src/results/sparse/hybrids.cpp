@@ -101,7 +101,7 @@ Experiment routed_recall() {
                                         contest.as_good("clusters that follow", "one cluster", 0.1)});
     finding.setup +=
         " 20 scores a query in all but one cluster: a head of 8 near keys and one of 4 clusters of 8 keys, or two "
-        "heads of 10 near keys. The card asks for 512 tokens and attention in clusters from the start; keys that are "
+        "heads of 10 near keys. A full trial takes 512 tokens and attention in clusters from the start; keys that are "
         "their queries learn so late that it is 32 tokens here, and clusters come last.";
     return finding;
   };
@@ -136,8 +136,8 @@ Experiment masked_recall() {
     }
     auto finding = finding_of(contest, claims);
     finding.setup +=
-        " A layer of Mamba with a state of 4, then the attention. The card asks for 64 keys of 512 tokens; trained at "
-        "that length attention does not learn in minutes, so it is 16 of 64, and the same 16 of 128 (the card's "
+        " A layer of Mamba with a state of 4, then the attention. A full trial takes 64 keys of 512 tokens; trained at "
+        "that length attention does not learn in minutes, so it is 16 of 64, and the same 16 of 128 (the full trial's "
         "share) and of 512 at the test.";
     return finding;
   };
@@ -176,7 +176,8 @@ Experiment jumping_recall() {
                                         contest.better("search that learns", "window of 131"),
                                         contest.as_good("search that learns", "dense", 0.1)});
     finding.setup += fmt::format(
-        " Before it goes on, dense attention has {} at {} tokens. The card asks for a needle in text of 1k to 4k; here "
+        " Before it goes on, dense attention has {} at {} tokens. A full trial takes a needle in text of 1k to 4k; "
+        "here "
         "pairs of 1k and 2k tokens.",
         before.text(), kLength);
     return finding;

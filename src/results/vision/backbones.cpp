@@ -81,7 +81,7 @@ Experiment skips() {
                               exceeds(figures.of("both", "Dice"), plain)};
     return Finding{contest.setup() +
                        " Dice is of the patches that shapes cover, told by the right name; claims compare it. Channel "
-                       "mixers are wider where skips are plain, so that parameters are equal. The card asks for blobs "
+                       "mixers are wider where skips are plain, so that parameters are equal. A full trial takes blobs "
                        "of 64 x 64 pixels with noisy borders; here coloured shapes under noise, 16 x 16.",
                    {contest.table(), figures.table("How well the patches found cover the shapes")},
                    claims};

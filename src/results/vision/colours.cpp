@@ -107,7 +107,7 @@ Experiment hints() {
                 " Steps are those of the colours from pixel to pixel where the truth has none, with 4 hints: 1 "
                 "where borders of patches can't be seen. Range: how many pixels from the only hint the farthest "
                 "pixel is that it changes by more than 2.3 of 110, as a colour of Lab would be seen to change; "
-                "images have {} x {} pixels. The card asks for 32 x 32 in Lab.",
+                "images have {} x {} pixels. A full trial takes 32 x 32 in Lab.",
                 side, side),
         {contest.table(), quality, figures.table("Borders of patches, and the range of a hint")},
         claims};

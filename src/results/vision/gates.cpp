@@ -66,7 +66,7 @@ Experiment gates() {
     const Contest contest(lesson, {groups(1), groups(2), groups(4)}, report);
     auto finding = finding_of(contest, {contest.better("subspace_attention, 2", "subspace_attention, 1"),
                                         contest.better("subspace_attention, 4", "subspace_attention, 1")});
-    finding.setup += " The card asks for a small MobileNet over pairs of colours and shapes.";
+    finding.setup += " A full trial takes a small MobileNet over pairs of colours and shapes.";
     return finding;
   };
   return {"gates",
@@ -100,8 +100,8 @@ Experiment strips() {
             " The digit has 4 x 4 of 12 x 12 patches: which are its? Gates stand behind the 3 x 3 "
             "convolution of a residual branch, batches have 4 images. Coordinate attention has a batch norm, "
             "efficient local attention a norm of 16 groups. "
-            "Claims compare Dice, which counts the digit's patches: eight of nine are background. The card asks "
-            "for a small residual network; here the blocks around the convolutions are a transformer's.",
+            "Claims compare Dice, which counts the digit's patches: eight of nine are background. A full trial "
+            "takes a small residual network; here the blocks around the convolutions are a transformer's.",
         {contest.table(), figures.table("How well the patches found cover the digit's")},
         claims};
   };
@@ -133,7 +133,7 @@ Experiment kernels() {
     return Finding{
         contest.setup() +
             " 24 x 24 cells of a pixel: which are the digit's? Kernels of 21, 13 and 5 see 23, 15 and 7 "
-            "cells; the card asks for 13 in the middle, which does not come apart. Added: the convolutions' "
+            "cells; a full trial takes 13 in the middle, which does not come apart. Added: the convolutions' "
             "result is added to what it is made from, it does not multiply it; not dilated: the 5 x 5 "
             "convolution alone. Claims compare Dice, which counts the digit's cells: eight of nine are background.",
         {contest.table(), figures.table("How well the cells found cover the digit's")},
@@ -201,8 +201,8 @@ Experiment spectra() {
     for (const char* end : {"0 of 6", "6 of 6"}) claims.push_back(contest.as_good("2 of 6", end, 0.01));
     auto finding = finding_of(contest, claims);
     finding.setup +=
-        " The first layers are spectral, 0, 2, 4 or all of 6; the others attend. Trained without noise. The card asks "
-        "for CIFAR.";
+        " The first layers are spectral, 0, 2, 4 or all of 6; the others attend. Trained without noise. A full trial "
+        "takes CIFAR.";
     return finding;
   };
   return {"spectra",
@@ -258,7 +258,7 @@ Experiment operators() {
             "map, "
             "which are linear maps, of 5, and padded ones of 3. Entropies of rows are in nats (at most 2.77); "
             "weights that may be negative have none. Ranks are exponentials of the entropy of singular values, "
-            "of scores and of what is made of them, 16 at most; means of layers, on 64 test digits. The card asks for "
+            "of scores and of what is made of them, 16 at most; means of layers, on 64 test digits. A full trial takes "
             "CIFAR.",
         {contest.table(), figures.table("Maps of trained models")},
         claims};

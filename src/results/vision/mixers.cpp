@@ -84,7 +84,7 @@ Experiment mixers() {
         "none; what one mark tells is a guess's 0.5. The others see all, and what falls short in as many "
         "steps as attention may still learn: the rate and the steps were chosen for attention. "
         "ninformer_gating, context_mixing_conv and mlp_mixer have more parameters than the rest, however "
-        "narrow their channel mixers are. The cards ask for CIFAR.";
+        "narrow their channel mixers are. Full trials take CIFAR.";
     return finding;
   };
   return {"mixers",
@@ -125,7 +125,7 @@ Experiment bags() {
     auto finding = finding_of(contest, claims);
     finding.setup +=
         " All but dense have no positions, as in the papers; ninformer_gating and activator_glu have one norm "
-        "a block. The card asks for CIFAR.";
+        "a block. A full trial takes CIFAR.";
     return finding;
   };
   return {

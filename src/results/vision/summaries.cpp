@@ -20,8 +20,8 @@ Experiment summaries() {
     auto finding = finding_of(contest, claims);
     finding.setup +=
         " 12 x 12 patches. Windows are of 6 x 6, shifted in the second layer: 36 keys a patch; the summaries give an "
-        "eighth of the channels 36 keys and the others 49, in the mean 47. Trained under a noise of 0.1. The card asks "
-        "for CIFAR, and for blur, too.";
+        "eighth of the channels 36 keys and the others 49, in the mean 47. Trained under a noise of 0.1. A full trial "
+        "takes CIFAR, and for blur, too.";
     return finding;
   };
   return {
@@ -53,8 +53,8 @@ Experiment pooled_keys() {
     for (const size_t beyond : {1, 2}) claims.push_back(contest.better(both, "biases from a table", beyond));
     auto finding = finding_of(contest, claims);
     finding.setup +=
-        " Trained on 24 x 24 pixels; larger ones have as many more pieces. Models know places by the mixers alone. The "
-        "card asks for CIFAR at 32, 48 and 64 pixels.";
+        " Trained on 24 x 24 pixels; larger ones have as many more pieces. Models know places by the mixers alone. A "
+        "full trial takes CIFAR at 32, 48 and 64 pixels.";
     return finding;
   };
   return {"pooled_keys",

@@ -25,7 +25,7 @@ Experiment windows() {
                   contest.as_good("block, grid", "dense", 0.02), contest.as_good("block, grid", "grid, block", 0.01)});
     finding.setup +=
         " Blocks and grids have 3 x 3 cells; marks are 6 cells apart or more, and two colours make it a parity. Layers "
-        "are named by what stands in them: two layers of blocks, two of grids, or of both in turn. The card asks for "
+        "are named by what stands in them: two layers of blocks, two of grids, or of both in turn. A full trial takes "
         "the order of both on CIFAR; here it is tried on the marks.";
     return finding;
   };
@@ -56,7 +56,7 @@ Experiment routes() {
     row("4 of 9 regions", 4 * kRegion, true);
     return Finding{contest.setup() +
                        " Two marks are alike or not, 6 cells apart or more; windows and regions have 3 x 3 cells. "
-                       "Routing counts a 5 x 5 convolution of values beside it. The card asks for CIFAR in a pyramid, "
+                       "Routing counts a 5 x 5 convolution of values beside it. A full trial takes CIFAR in a pyramid, "
                        "too, which was not run.",
                    {contest.table(), work},
                    {contest.better("2 of 9 regions", "windows"), contest.better("2 of 9 regions", "1 of 9 regions"),
@@ -120,8 +120,8 @@ Experiment halos() {
         contest, {contest.as_good("halo 1", "convolution", 0.01), contest.as_good("halo 2", "convolution", 0.01),
                   contest.better("halo 1", "halo 0"), contest.better("halo 2", "halo 1")});
     finding.setup +=
-        " 6 x 6 patches, blocks of 3 x 3; channel mixers are of one width, so that parameters differ. The card asks "
-        "for CIFAR, blocks of 4 and a residual network with batch norms; here the blocks around both are a "
+        " 6 x 6 patches, blocks of 3 x 3; channel mixers are of one width, so that parameters differ. A full trial "
+        "takes CIFAR, blocks of 4 and a residual network with batch norms; here the blocks around both are a "
         "transformer's.";
     return finding;
   };
