@@ -328,7 +328,8 @@ class ForwardBlock {
       gemm_tn(values.data, values.stride, s_.tile, width, outputs, width, task_.dv, panel.vectors, count,
               store::RescaleAdd(factors));
     } else {
-      gemm_tn(values.data, values.stride, s_.tile, width, outputs, width, task_.dv, panel.vectors, count, store::Add());
+      gemm_tn(values.data, values.stride, s_.tile, width, outputs, width, task_.dv, panel.vectors, count,
+              store::AddAhead{{}, &ahead_});
     }
   }
 
@@ -476,7 +477,8 @@ class ForwardBlock {
   const Sequence sequence_;
   std::bitset<kMostForwardRows> packed_, started_;  // by the panel's first row
   enum Ahead { kQueries, kOutputs, kKeys, kValues };
-  RowsAhead ahead_{12};
+  // A group's keys and values are 2048 lines of 64 channels, and 64 queries pass over it in some 90 register tiles.
+  RowsAhead ahead_{24};
   std::array<int32_t, kForwardKeys> next_rows_;  // of tensors
   int64_t joined_ = 0;                           // keys in s_.joined_keys
   int64_t key_head_, value_head_;
